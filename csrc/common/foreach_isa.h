@@ -1,0 +1,53 @@
+// foreach_isa.h: compiles the file named by SEGFAST_ISA_FILE once for each instruction set, each time
+// inside another namespace SEGFAST_ISA. No include guard: this header is meant to be included once
+// in each <op>_cpu.cpp.
+//
+// Rules for such a file: no #include of its own (the .cpp includes all headers first, so that nothing
+// shared is compiled for a newer machine than the one at hand), no include guard, no lambda (GCC does
+// not give a lambda the pragma's target), everything inside `namespace segfast::SEGFAST_ISA`.
+#include "common/isa.h"
+
+#define SEGFAST_ISA isa_default
+#include SEGFAST_ISA_FILE
+#undef SEGFAST_ISA
+
+#if SEGFAST_X86_VARIANTS
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi,bmi2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,bmi,bmi2")
+#endif
+#define SEGFAST_ISA isa_avx2
+#define SEGFAST_ISA_AVX2 1
+#include SEGFAST_ISA_FILE
+#undef SEGFAST_ISA
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#if defined(__clang__)
+#pragma clang attribute push(                                                                  \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2"))), \
+    apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2")
+#pragma GCC target("prefer-vector-width=512")
+#endif
+#define SEGFAST_ISA isa_avx512
+#define SEGFAST_ISA_AVX512 1
+#include SEGFAST_ISA_FILE
+#undef SEGFAST_ISA
+#undef SEGFAST_ISA_AVX2
+#undef SEGFAST_ISA_AVX512
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif  // SEGFAST_X86_VARIANTS
