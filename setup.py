@@ -1,0 +1,116 @@
+"""Builds segfast._C; all else about the package stands in pyproject.toml."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+
+from setuptools import setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def load(name: str) -> ModuleType:
+    """Imports segfast/<name>.py alone: segfast itself needs the module that is built here."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "segfast" / f"{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+toolkit, build_info = load("_toolkit"), load("_build_info")
+try:
+    import torch
+except ImportError:
+    sys.exit(
+        "segfast compiles against the torch that you use, but torch is not installed here (or pip "
+        "hides it, as it does by default): run `pip install torch`, then `pip install "
+        "--no-build-isolation .`"
+    )
+
+gpus = range(torch.cuda.device_count() if torch.version.cuda else 0)
+try:
+    plan = toolkit.make_plan(
+        os.environ,
+        torch.__version__,
+        torch.version.cuda,
+        [torch.cuda.get_device_capability(gpu) for gpu in gpus],
+    )
+    jobs = toolkit.choose_jobs(os.environ, toolkit.usable_cores(), toolkit.free_memory())
+except toolkit.BuildError as error:
+    sys.exit(f"segfast: {error}")
+
+# torch.utils.cpp_extension reads all of these, some of them at its import.
+os.environ["MAX_JOBS"] = str(jobs)
+if plan.toolkit:
+    os.environ["CUDA_HOME"] = str(plan.toolkit.home)
+    os.environ["TORCH_CUDA_ARCH_LIST"] = plan.archs
+if shutil.which("ninja") is None:  # a virtual environment that is not activated
+    os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")
+
+from torch.utils import cpp_extension  # noqa: E402
+
+
+def make_extension():
+    sources = [
+        f"csrc/{line}"
+        for line in (ROOT / "csrc" / "sources.txt").read_text().split()
+        if plan.toolkit or not line.endswith(".cu")
+    ]
+    # No contraction into fused multiply-adds: one result on every machine, equal to PyTorch's.
+    flags = ["-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden"]
+    extension = cpp_extension.CppExtension(
+        "segfast._C",
+        sources,
+        include_dirs=[str(ROOT / "csrc")],
+        extra_compile_args={"cxx": list(flags)},
+    )
+    if sys.platform == "linux":  # at::parallel_for is serial without it
+        extension.extra_compile_args["cxx"].append("-fopenmp")
+        extension.extra_link_args.append("-fopenmp")
+    if plan.toolkit:
+        cpp_extension.CUDA_HOME = str(plan.toolkit.home)
+        extension.define_macros.append(("SEGFAST_WITH_CUDA", None))
+        extension.include_dirs.append(str(plan.toolkit.include))
+        extension.library_dirs.append(str(plan.toolkit.lib))
+        extension.libraries.append("c10_cuda")
+        extension.extra_link_args += plan.toolkit.link_args
+        host_flags = ",".join(flags[1:])
+        extension.extra_compile_args["nvcc"] = ["-O3", "-Xcompiler", host_flags]
+    return extension
+
+
+class BuildExtension(cpp_extension.BuildExtension):
+    """torch's, which also says what it builds and leaves the record of it beside the binary."""
+
+    def run(self) -> None:
+        print(f"segfast: {plan.summary}; {jobs} parallel jobs", flush=True)
+        super().run()
+        [extension] = self.extensions
+        directory = Path(self.get_ext_fullpath(extension.name)).parent
+        record = build_info.describe_torch(torch) | {
+            "python": sys.version.split()[0],
+            "toolkit": ".".join(map(str, plan.toolkit.version)) if plan.toolkit else None,
+            "archs": plan.archs,
+            "summary": plan.summary,
+            "compiler": first_line(os.environ.get("CXX", "c++"), "--version"),
+            "commit": first_line("git", "-C", str(ROOT), "rev-parse", "HEAD"),
+        }
+        (directory / build_info.FILE_NAME).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def first_line(*command: str) -> str | None:
+    """The first line that a command prints, or None where it cannot run."""
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return output.partition("\n")[0]
+
+
+setup(ext_modules=[make_extension()], cmdclass={"build_ext": BuildExtension})
