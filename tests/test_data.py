@@ -1,0 +1,322 @@
+"""Folder data sets: layouts, class tables, verification, reading of awkward files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("PIL")
+from PIL import Image
+
+from segfast.data.classes import IGNORE_INDEX, ClassTable, default_palette, read_class_file
+from segfast.data.folder import find_mask, find_pairs
+from segfast.data.images import DataError, Mask, open_upright, to_array, to_mask
+from segfast.data.verify import ClassOptions, verify
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def save_pair(images: Path, masks: Path, name: str, mask: np.ndarray, suffix: str = "png") -> None:
+    images.mkdir(parents=True, exist_ok=True)
+    masks.mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(len(name)).integers(0, 256, (*mask.shape[:2], 3), dtype=np.uint8)
+    Image.fromarray(image).save(images / f"{name}.{suffix}")
+    Image.fromarray(mask).save(masks / f"{name}.png")
+
+
+@pytest.fixture
+def camvid_like(tmp_path: Path) -> Path:
+    """train/ and val/ of four pairs each, three classes in every mask, 9x12 pixels."""
+    mask = (np.arange(9 * 12, dtype=np.uint8) % 3).reshape(9, 12)
+    for split in ("train", "val"):
+        for name in "abcd":
+            save_pair(tmp_path / split, tmp_path / f"{split}annot", name, mask)
+    return tmp_path
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    """images/ and masks/ of ten pairs with train.txt and val.txt; 0/255 masks."""
+    mask = np.zeros((8, 10), np.uint8)
+    mask[2:5, 3:7] = 255
+    for number in range(10):
+        save_pair(tmp_path / "images", tmp_path / "masks", f"n{number}", mask)
+    (tmp_path / "train.txt").write_text("".join(f"n{n}.png\n" for n in range(8)))
+    (tmp_path / "val.txt").write_text("n8\nn9\n")
+    return tmp_path
+
+
+def only_problem(root: Path, **options: object) -> str:
+    report = verify(root, ClassOptions(**options))  # type: ignore[arg-type]
+    assert len(report.problems) == 1, report.problems
+    return report.problems[0]
+
+
+def test_both_layouts(camvid_like: Path) -> None:
+    report = verify(camvid_like)
+    assert report.problems == []
+    assert {split: len(pairs) for split, pairs in report.splits.items()} == {"train": 4, "val": 4}
+    assert report.classes.names == ("class 0", "class 1", "class 2")
+    assert report.size == (9, 12)
+    assert report.pixels["train"].tolist() == [144, 144, 144, 0]
+    assert find_mask(camvid_like / "val" / "a.png") == camvid_like / "valannot" / "a.png"
+
+
+def test_listed_layout_reads_0_255_masks_as_binary(listed: Path) -> None:
+    report = verify(listed)
+    assert report.problems == []
+    assert [pair.name for pair in report.splits["val"]] == ["n8", "n9"]
+    assert report.classes.names == ("background", "foreground")
+    assert report.pixels["val"].tolist() == [2 * 68, 2 * 12, 0]
+
+
+def test_without_lists_every_fifth_pair_is_held_out(listed: Path) -> None:
+    (listed / "train.txt").unlink()
+    (listed / "val.txt").unlink()
+    folder = find_pairs(listed)
+    assert [pair.name for pair in folder.splits["val"]] == ["n4", "n9"]
+    assert len(folder.splits["train"]) == 8
+    assert "held out" in folder.notes[0]
+
+
+class TestProblems:
+    """Each broken folder gives one sentence that names the file."""
+
+    def test_missing_mask(self, camvid_like: Path) -> None:
+        (camvid_like / "trainannot" / "b.png").unlink()
+        assert only_problem(camvid_like) == "train/b.png: has no mask: expected trainannot/b.png"
+
+    def test_missing_image(self, camvid_like: Path) -> None:
+        (camvid_like / "val" / "c.png").unlink()
+        assert only_problem(camvid_like).startswith("valannot/c.png: has no image: expected val/c")
+
+    def test_missing_mask_folder(self, camvid_like: Path) -> None:
+        (camvid_like / "valannot").rename(camvid_like / "elsewhere")
+        assert only_problem(camvid_like) == "val: its masks are missing: there is no valannot/"
+
+    @pytest.mark.parametrize("kind", ["train", "trainannot"])
+    def test_truncated(self, camvid_like: Path, kind: str) -> None:
+        file = camvid_like / kind / "b.png"
+        file.write_bytes(file.read_bytes()[:-30])
+        assert only_problem(camvid_like).startswith(f"{kind}/b.png: cannot be read: ")
+
+    def test_truncated_jpeg(self, camvid_like: Path) -> None:
+        image = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        file = camvid_like / "train" / "b.jpg"
+        Image.fromarray(image).save(file)
+        (camvid_like / "train" / "b.png").unlink()
+        file.write_bytes(file.read_bytes()[:-40])
+        assert only_problem(camvid_like).startswith("train/b.jpg: cannot be read: image file is tr")
+
+    def test_not_a_picture(self, camvid_like: Path) -> None:
+        (camvid_like / "train" / "b.png").write_text("<html>404</html>")
+        assert "train/b.png: cannot be read: it is not a picture" in only_problem(camvid_like)
+
+    def test_sizes_differ(self, camvid_like: Path) -> None:
+        Image.fromarray(np.zeros((12, 10), np.uint8)).save(camvid_like / "trainannot" / "b.png")
+        expected = "trainannot/b.png: is 10x12, but its image b.png is 12x9 (width x height)"
+        assert only_problem(camvid_like) == expected
+
+    def test_mask_of_an_unturned_photo(self, camvid_like: Path) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned by 90 degrees
+        Image.fromarray(np.zeros((9, 12, 3), np.uint8)).save(
+            camvid_like / "train" / "b.png", exif=exif
+        )
+        assert "turned upright as its EXIF orientation says" in only_problem(camvid_like)
+
+    def test_unknown_value(self, camvid_like: Path) -> None:
+        mask = np.zeros((9, 12), np.uint8)
+        mask[0, :2] = 7
+        Image.fromarray(mask).save(camvid_like / "trainannot" / "b.png")
+        expected = (
+            "trainannot/b.png: holds value 7 in 2 pixels, "
+            "which is none of the 3 classes (0 to 2, 9 ignored)"
+        )
+        assert only_problem(camvid_like, classes="3", ignore_index=9) == expected
+
+    def test_empty_folder(self, camvid_like: Path) -> None:
+        for file in (camvid_like / "val").iterdir():
+            file.unlink()
+        assert only_problem(camvid_like).startswith("val: holds no images (.jpg,")
+
+    def test_jpeg_mask(self, camvid_like: Path) -> None:
+        mask = camvid_like / "trainannot" / "b.png"
+        Image.open(mask).save(mask.with_suffix(".jpg"))
+        mask.unlink()
+        assert "trainannot/b.jpg: is a JPEG, whose compression" in only_problem(camvid_like)
+
+    def test_two_images_of_one_name(self, camvid_like: Path) -> None:
+        Image.open(camvid_like / "train" / "b.png").save(camvid_like / "train" / "b.bmp")
+        assert "train/b.png: has the same name as b.bmp" in only_problem(camvid_like)
+
+    def test_list_names_a_missing_image(self, listed: Path) -> None:
+        (listed / "val.txt").write_text("n8\nn11\n")
+        expected = "val.txt: line 2 names 'n11', but images/ has no such file"
+        assert only_problem(listed) == expected
+
+    def test_empty_list(self, listed: Path) -> None:
+        (listed / "val.txt").write_text("\n")
+        assert only_problem(listed) == "val.txt: is empty; write one image name a line"
+
+    def test_several_at_once(self, camvid_like: Path) -> None:
+        (camvid_like / "trainannot" / "b.png").unlink()
+        (camvid_like / "val" / "c.png").write_bytes(b"")
+        assert [problem.split(":")[0] for problem in verify(camvid_like).problems] == [
+            "train/b.png",
+            "val/c.png",
+        ]
+
+    def test_unknown_layout(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            DataError, match="is not laid out as a data set; expected\n.*trainannot"
+        ):
+            verify(tmp_path)
+        with pytest.raises(DataError, match="nowhere: does not exist"):
+            verify(tmp_path / "nowhere")
+
+
+class TestClasses:
+    def test_palette_is_that_of_pascal_voc(self) -> None:
+        voc = ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128))
+        assert default_palette(5) == voc
+        assert len(set(default_palette(255))) == 255
+
+    def test_instance_ids_are_not_taken_for_classes(self, listed: Path) -> None:
+        for number in range(10):
+            mask = np.zeros((8, 10), np.uint8)
+            for k in range(number % 3 + 1):
+                mask[k, :3] = k + 1
+            Image.fromarray(mask).save(listed / "masks" / f"n{number}.png")
+        with pytest.raises(DataError, match="number objects .*--binary .*--classes 4"):
+            verify(listed)
+        assert verify(listed, ClassOptions(binary=True)).classes.names[1] == "foreground"
+        assert len(verify(listed, ClassOptions(classes="4")).classes) == 4
+
+    def test_gaps_need_a_class_list(self, listed: Path) -> None:
+        for file in (listed / "masks").iterdir():
+            Image.fromarray(np.full((8, 10), [[0], [38], [75], [113]] * 2, np.uint8)).save(file)
+        with pytest.raises(
+            DataError, match="hold the values 0, 38, 75, 113, which do not count up"
+        ):
+            verify(listed)
+
+    def test_255_is_ignored_beside_other_values(self, camvid_like: Path) -> None:
+        mask = np.full((9, 12), 255, np.uint8)
+        Image.fromarray(mask).save(camvid_like / "trainannot" / "a.png")
+        report = verify(camvid_like)
+        assert report.classes.ignore_values == (255,)
+        assert report.pixels["train"].tolist() == [108, 108, 108, 108]
+
+    def test_class_file_with_void_and_colours(self, camvid_like: Path) -> None:
+        """RGB masks are read by their colours, palette masks of the same data by their indices."""
+        (camvid_like / "classes.csv").write_text(
+            "name,r,g,b\nvoid,0,0,0\nroad,128,64,128\nsky,200,200,200\n"
+        )
+        colours = np.array([[0, 0, 0], [128, 64, 128], [200, 200, 200]], np.uint8)
+        for file in (camvid_like / "trainannot").iterdir():
+            Image.fromarray(colours[np.array(Image.open(file))]).save(file)
+        report = verify(camvid_like)
+        assert report.classes.names == ("road", "sky")
+        assert report.classes_from == "from classes.csv"
+        assert report.pixels["train"].tolist() == report.pixels["val"].tolist() == [144, 144, 144]
+        labels = report.classes.decode(Mask(np.array([[0, 1, 2]], np.int32), colour=False))
+        assert labels.tolist() == [[IGNORE_INDEX, 0, 1]]
+
+    def test_colour_masks_without_class_file(self, camvid_like: Path) -> None:
+        Image.new("RGB", (12, 9), (1, 2, 3)).save(camvid_like / "trainannot" / "b.png")
+        with pytest.raises(
+            DataError, match="b.png: is a colour mask, .*classes.csv with a line name"
+        ):
+            verify(camvid_like)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "is empty"),
+            ("road,1,2\nsky,1,2,3\n", "each line must be a name"),
+            ("road,1,2,3\nsky,1,2,300\n", "colours run from 0 to 255"),
+            ("road\nroad\n", "'road' is given twice"),
+            ("road\n", "needs 2 to 254 classes, got 1"),
+        ],
+    )
+    def test_bad_class_file(self, tmp_path: Path, text: str, message: str) -> None:
+        (tmp_path / "classes.csv").write_text(text)
+        with pytest.raises(DataError, match=message):
+            read_class_file(tmp_path / "classes.csv")
+
+    def test_decode_names_the_unknown_value(self) -> None:
+        table = ClassTable.numbered([0, 1], [9])
+        assert table.decode(Mask(np.array([[0, 9, 1]], np.int32), False)).tolist() == [[0, 255, 1]]
+        with pytest.raises(DataError, match="holds value -3, which is no class"):
+            table.decode(Mask(np.array([[0, -3]], np.int32), False))
+
+    def test_survives_a_checkpoint(self) -> None:
+        table = ClassTable.numbered([0, 2, 5], [255])
+        assert ClassTable.from_dict(table.to_dict()) == table
+
+
+class TestAwkwardImages:
+    def save(self, path: Path, picture: Image.Image) -> np.ndarray:
+        picture.save(path)
+        return to_array(open_upright(path), channels=3)
+
+    def test_exif_rotation_is_applied(self, tmp_path: Path) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
+        assert to_array(open_upright(tmp_path / "a.jpg"), 3).shape == (40, 20, 3)
+
+    def test_palette_picture(self, tmp_path: Path) -> None:
+        picture = Image.new("P", (3, 2), 1)
+        picture.putpalette([0, 0, 0, 10, 20, 30])
+        assert (self.save(tmp_path / "a.png", picture) == [10, 20, 30]).all()
+
+    def test_transparent_pixels_are_blended_over_white(self, tmp_path: Path) -> None:
+        array = self.save(tmp_path / "a.png", Image.new("RGBA", (3, 2), (0, 0, 0, 0)))
+        assert (array == 255).all()
+
+    def test_16_bit_grey_keeps_its_depth(self, tmp_path: Path) -> None:
+        picture = Image.fromarray(np.full((2, 3), 257, np.uint16))
+        array = self.save(tmp_path / "a.png", picture)
+        assert array.dtype == np.float32
+        np.testing.assert_allclose(array, 257 / 65535, rtol=1e-6)  # one float32 division
+
+    def test_float_picture_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="32-bit pixels"):
+            self.save(tmp_path / "a.tif", Image.new("F", (3, 2)))
+
+    def test_stack_is_refused(self, tmp_path: Path) -> None:
+        frames = [Image.new("L", (3, 2)) for _ in range(4)]
+        frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+        with pytest.raises(DataError, match="holds 4 pictures"):
+            open_upright(tmp_path / "a.tif")
+
+    def test_mask_kinds(self) -> None:
+        indexed = Image.new("P", (3, 2), 7)
+        assert not to_mask(indexed, False).colour
+        assert to_mask(indexed, False).counts() == {7: 6}
+        grey_rgb = Image.new("RGB", (3, 2), (4, 4, 4))
+        assert to_mask(grey_rgb, colour_masks=False).counts() == {4: 6}
+        assert to_mask(grey_rgb, colour_masks=True).counts() == {0x040404: 6}
+        deep = Image.fromarray(np.full((2, 3), 33000, np.uint16))  # beyond int16
+        assert to_mask(deep, False).counts() == {33000: 6}
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the CamVid folder is not there")
+def test_camvid_is_recognised_and_counted() -> None:
+    """Numbers of the data set's own README."""
+    report = verify(SHARED / "camvid")
+    assert report.problems == []
+    assert report.classes.names[0] == "Sky" and len(report.classes) == 11
+    assert "CamVid" in report.classes_from
+    assert report.pixels["train"].tolist() == [
+        10682767, 14750079, 623349, 20076880, 2845085, 6166762,
+        743859, 714595, 3719877, 405385, 184967, 2503995,
+    ]  # fmt: skip
+    np.testing.assert_allclose(report.mean, (0.4116, 0.4247, 0.4321), atol=5e-5)  # 4 digits printed
+    np.testing.assert_allclose(report.std, (0.3066, 0.3111, 0.3067), atol=5e-5)
+    weights = (0.2793, 0.2017, 4.7865, 0.149, 1, 0.4217, 3.8467, 1.9736, 0.7889, 6.3747, 8.8587)
+    np.testing.assert_allclose(report.median_frequency_weights(), weights, atol=5e-5)
