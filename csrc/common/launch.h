@@ -16,6 +16,8 @@
 #include <assert.h>
 #include <cuda_runtime_api.h>
 
+#include <type_traits>
+
 namespace segfast {
 
 // Blocks are numbered along x alone, up to 2^31 - 1 of them.
@@ -36,7 +38,7 @@ inline cudaError_t launch(void (*kernel)(Params), int64_t grid, int block, cudaS
 // Shared memory of a block: SEGFAST_SHARED(float[8], sums) declares a reference named `sums`.
 #define SEGFAST_SHARED(Type, name)                                              \
   __shared__ __align__(16) unsigned char name##_storage[sizeof(Type)];          \
-  Type& name = *reinterpret_cast<Type*>(name##_storage)
+  auto& name = *reinterpret_cast<std::add_pointer_t<Type>>(name##_storage)
 
 // Stops the grid; the host sees an error, with this text on stderr, at its next synchronising call.
 #define SEGFAST_DEVICE_CHECK(condition, message)                             \
