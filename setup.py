@@ -88,6 +88,14 @@ def make_extension():
 class BuildExtension(cpp_extension.BuildExtension):
     """torch's, which also says what it builds and leaves the record of it beside the binary."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        # Kept between builds, of each kind apart, for ninja to find what is done; an editable
+        # install would compile in a directory that it then deletes.
+        kind = "cuda" if plan.toolkit else "cpu"
+        name = f"{sys.implementation.cache_tag}-torch{torch.__version__}-{kind}"
+        self.build_temp = str(ROOT / "build" / name)
+
     def run(self) -> None:
         print(f"segfast: {plan.summary}; {jobs} parallel jobs", flush=True)
         super().run()

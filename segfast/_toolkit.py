@@ -23,6 +23,8 @@ DEFAULT_ARCHS: tuple[Arch, ...] = (
     (7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0),
 )  # fmt: skip
 
+SYSTEM_HOME = Path("/usr/local/cuda")
+
 # The widest translation unit (a binding with torch's headers) needs about this much to compile.
 BYTES_PER_JOB = 2 << 30
 
@@ -96,14 +98,14 @@ def make_plan(
         )
 
     wanted = int(torch_cuda.split(".")[0])
-    pip_command = f'pip install "cuda-toolkit[nvcc,cudart,cccl]=={torch_cuda}.*"'
+    cure = how_to_install(torch_cuda)
     found = [t for _, t in inspect_candidates(env, wanted) if isinstance(t, Toolkit)]
     toolkit = next((t for t in found if t.version[0] == wanted), None)
     if toolkit is None and found:
         version = ".".join(map(str, found[0].version))
         raise BuildError(
             f"torch {torch_version} was built for CUDA {torch_cuda}, but the CUDA toolkit in "
-            f"{found[0].home} is {version}: install a toolkit of torch's version ({pip_command}) "
+            f"{found[0].home} is {version}: install a toolkit of torch's version ({cure}) "
             f"or a torch built for CUDA {found[0].version[0]} (see pytorch.org), or set "
             "SEGFAST_NO_CUDA=1 to build for the CPU only."
         )
@@ -111,17 +113,24 @@ def make_plan(
         if force:
             raise BuildError(
                 "SEGFAST_FORCE_CUDA is set, but no CUDA toolkit was found: set CUDA_HOME to one, "
-                f"or run: {pip_command}"
+                f"or install one ({cure})."
             )
         return Plan(
             None,
             "",
-            "building for the CPU only, because no CUDA toolkit was found; to build for CUDA, run: "
-            f"{pip_command}, then build again",
+            "building for the CPU only, because no CUDA toolkit was found; to build for CUDA, "
+            f"install one ({cure}) and build again",
         )
     archs = env.get("TORCH_CUDA_ARCH_LIST") or choose_archs(visible, known_archs(toolkit))
     version = ".".join(map(str, toolkit.version))
     return Plan(toolkit, archs, f"building for CUDA {version} ({toolkit.home}), archs {archs}")
+
+
+def how_to_install(cuda: str) -> str:
+    """The way to a toolkit of this version. pip's is in one piece from CUDA 13 on."""
+    if int(cuda.split(".")[0]) >= 13:
+        return f"pip install 'cuda-toolkit[nvcc,cudart,cccl]=={cuda}.*'"
+    return f"CUDA {cuda} from developer.nvidia.com/cuda-toolkit-archive"
 
 
 def inspect_candidates(
@@ -143,7 +152,7 @@ def _candidates(env: Mapping[str, str], cuda_major: int) -> Iterator[Path]:
     if nvcc:
         yield _home_of(Path(nvcc))
         yield Path(nvcc).parent.parent
-    yield Path("/usr/local/cuda")
+    yield SYSTEM_HOME
     for entry in sys.path:  # the pip toolkit, beside the CUDA libraries that torch installs
         home = Path(entry, "nvidia", f"cu{cuda_major}")
         if (home / "bin" / "nvcc").exists():
@@ -211,7 +220,7 @@ def choose_archs(visible: Sequence[Arch], known: Sequence[Arch]) -> str:
     if not visible:
         default = [arch for arch in DEFAULT_ARCHS if arch in known]
         return ";".join(map(_dotted, default)) + "+PTX"
-    chosen = {}
+    chosen: dict[Arch, str] = {}
     for capability in sorted(set(visible)):
         older = [arch for arch in known if arch <= capability]
         if not older:
@@ -224,6 +233,17 @@ def choose_archs(visible: Sequence[Arch], known: Sequence[Arch]) -> str:
         # A binary runs on later minor versions; a later major version needs PTX.
         chosen[arch] = "+PTX" if arch[0] < capability[0] else chosen.get(arch, "")
     return ";".join(_dotted(arch) + suffix for arch, suffix in chosen.items())
+
+
+def covers(archs: str, capability: Arch) -> bool:
+    """Whether a build for `archs`, as in TORCH_CUDA_ARCH_LIST, has code for this capability."""
+    numbers = re.findall(r"(\d+)\.(\d+)a?(\+PTX)?", archs)
+    if not numbers:  # names such as Hopper, which torch expands
+        return True
+    return any(
+        (int(major), int(minor)) <= capability and (ptx or int(major) == capability[0])
+        for major, minor, ptx in numbers
+    )
 
 
 def _dotted(arch: Arch) -> str:

@@ -2,11 +2,11 @@
 
 #include <pybind11/pybind11.h>
 
+namespace segfast {
+void bind_build(pybind11::module_& m);
+}  // namespace segfast
+
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "The compiled kernels of segfast; see segfast.functional.";
-#ifdef SEGFAST_WITH_CUDA
-  m.attr("with_cuda") = true;
-#else
-  m.attr("with_cuda") = false;
-#endif
+  segfast::bind_build(m);
 }

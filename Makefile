@@ -1,0 +1,60 @@
+# Every target sets up what it needs: .venv with the pinned packages, and a build in place.
+# Each step leaves a file that make compares, so that what is done is not done again.
+
+PYTHON ?= python3
+OUT ?= out/gpu
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SETUP := $(VENV)/.segfast
+BUILD := segfast/_build_info.json
+
+# Without a GPU in sight, one architecture is enough to prove that the CUDA code compiles.
+ifeq ($(shell nvidia-smi -L 2>/dev/null),)
+export TORCH_CUDA_ARCH_LIST ?= 9.0
+endif
+
+.DELETE_ON_ERROR:
+.PHONY: demo test gpu lint build clean
+
+demo: $(BUILD)
+	$(BIN)/segfast bench --quick
+	$(BIN)/segfast train --data synthetic --model segnet_basic --out out/demo
+
+test: $(BUILD)
+	$(BIN)/python -m pytest
+
+# For a machine that has torch and a GPU but no network: no .venv, nothing installed.
+gpu:
+	$(PYTHON) scripts/gpu.py --out $(OUT)
+
+lint: $(SETUP)
+	$(PIP) clang-format mypy ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	git ls-files '*.h' '*.cpp' '*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
+
+build: $(BUILD)
+
+clean:
+	rm -rf build *.egg-info segfast/_C.*.so $(BUILD)
+
+$(SETUP): pyproject.toml constraints.txt
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@echo "Installing torch and what development needs into $(VENV) (some minutes the first time)"
+	$(PIP) torch torchvision setuptools ninja
+	touch $@
+
+# The switches of a build: a change of any of them builds again.
+SWITCHES := $(TORCH_CUDA_ARCH_LIST) $(SEGFAST_FORCE_CUDA) $(SEGFAST_NO_CUDA) $(CUDA_HOME)
+build/switches: FORCE
+	@mkdir -p build && echo '$(SWITCHES)' | cmp -s - $@ || echo '$(SWITCHES)' > $@
+FORCE:
+
+# Written by setup.py as its last step.
+$(BUILD): $(SETUP) build/switches setup.py $(wildcard segfast/_*.py csrc/sources.txt csrc/*/*.* csrc/*/*/*.*)
+	@echo "Compiling segfast (some minutes the first time)"
+	$(PIP) --no-build-isolation --editable '.[test]'
+	@sed -n 's/.*"summary": "\(.*\)".*/segfast: \1/p' $@
