@@ -9,9 +9,15 @@
 
 #include "common/host_device.h"
 
+#if defined(SEGFAST_WITH_CUDA) || defined(__CUDACC__) || defined(SEGFAST_HOST_RUN)
+#define SEGFAST_CUDA_LAUNCHERS 1  // this build has GPU launchers, real ones or host-run ones
+#else
+#define SEGFAST_CUDA_LAUNCHERS 0
+#endif
+
 #if defined(SEGFAST_HOST_RUN)
 #include "common/host_run.h"
-#else
+#elif SEGFAST_CUDA_LAUNCHERS
 
 #include <assert.h>
 #include <cuda_runtime_api.h>
