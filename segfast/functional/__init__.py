@@ -1,0 +1,14 @@
+"""The ops: stateless, differentiable any number of times, whole under torch.compile and vmap."""
+
+from segfast.functional.max_pool2d import max_pool2d, max_pool2d_with_codes
+from segfast.functional.max_unpool2d import max_unpool2d, max_unpool2d_with_codes
+from segfast.functional.pool_codes import codes_to_indices, indices_to_codes
+
+__all__ = [
+    "codes_to_indices",
+    "indices_to_codes",
+    "max_pool2d",
+    "max_pool2d_with_codes",
+    "max_unpool2d",
+    "max_unpool2d_with_codes",
+]

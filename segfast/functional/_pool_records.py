@@ -1,0 +1,132 @@
+"""The two linear maps between a map and its pooled windows, given where each maximum was.
+
+``max_pool2d_backward`` sends each window's value to the position it won, adding up where windows
+overlap; ``max_unpool2d_backward`` brings each window the value of that position. Each is the other's
+transpose, so each is the other's derivative, and between them they give every derivative of pooling
+and unpooling, of any order. A *record* is int64 indices or uint8 codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from segfast._library import define_op
+from segfast._window import Window, check_record, empty
+from segfast.reference import max_pool2d as pool_reference
+from segfast.reference import max_unpool2d as unpool_reference
+
+
+def fold_batch(op: Callable[..., Any], tensors: int) -> Callable[..., Any]:
+    """The vmap rule of an op whose first ``tensors`` arguments have a leading batch dimension.
+
+    A vmapped dimension joins the batch of [N, C, H, W] maps, and becomes the batch of [C, H, W] ones.
+    """
+
+    def rule(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
+        moved = [
+            x.movedim(d, 0) if d is not None else x.expand(info.batch_size, *x.shape)
+            for x, d in zip(args[:tensors], in_dims, strict=False)
+        ]
+        batched = moved[0].dim() == 5
+        if batched:
+            moved = [x.flatten(0, 1) for x in moved]
+        result = op(*moved, *args[tensors:])
+
+        def unfold(x: Tensor) -> Tensor:
+            return x.unflatten(0, (info.batch_size, -1)) if batched else x
+
+        if isinstance(result, tuple):
+            return tuple(unfold(x) for x in result), (0,) * len(result)
+        return unfold(result), 0
+
+    return rule
+
+
+def _backward_fake(
+    grad_output: Tensor, record: Tensor, window: Window, input_size: Sequence[int]
+) -> Tensor:
+    check_record(record, grad_output.shape, window, "record")
+    return empty([*grad_output.shape[:-2], *input_size], grad_output)
+
+
+def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad_output, record, ctx.window, ctx.input_size = inputs
+    ctx.output_size = grad_output.shape[-2:]
+    ctx.save_for_backward(record)
+    ctx.save_for_forward(record)
+
+
+def _backward_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+    if grad is None:
+        return None, None, None, None
+    (record,) = ctx.saved_tensors
+    return max_unpool2d_backward(grad, record, ctx.window, ctx.output_size), None, None, None
+
+
+def _backward_jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> Tensor | None:
+    if tangent is None:
+        return None
+    (record,) = ctx.saved_tensors
+    return max_pool2d_backward(tangent, record, ctx.window, ctx.input_size)
+
+
+#: ``max_pool2d_backward(grad_output [N, C, OH, OW], record, window, (H, W)) -> [N, C, H, W]``
+max_pool2d_backward = define_op(
+    "max_pool2d_backward(Tensor grad_output, Tensor record, int[] window, SymInt[] input_size)"
+    " -> Tensor",
+    reference=pool_reference.max_pool2d_backward,
+    fake=_backward_fake,
+    vmap=fold_batch(lambda *args: max_pool2d_backward(*args), tensors=2),
+    setup_context=_backward_setup,
+    backward=_backward_backward,
+    jvp=_backward_jvp,
+)
+
+
+def _gather_fake(
+    grad_output: Tensor, record: Tensor, window: Window, pooled_size: Sequence[int]
+) -> Tensor:
+    shape = [*grad_output.shape[:-2], *pooled_size]
+    check_record(record, shape, window, "record")
+    return empty(shape, grad_output)
+
+
+def _gather_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad_output, record, ctx.window, ctx.pooled_size = inputs
+    ctx.map_size = grad_output.shape[-2:]
+    ctx.save_for_backward(record)
+    ctx.save_for_forward(record)
+
+
+def _gather_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+    if grad is None:
+        return None, None, None, None
+    (record,) = ctx.saved_tensors
+    # Indices may come from anywhere, not only from a pooling with this window, which is what the
+    # kernel of max_pool2d_backward relies on. This is a second derivative: plain PyTorch will do.
+    is_codes = not record.dtype.is_signed
+    scatter = max_pool2d_backward if is_codes else pool_reference.max_pool2d_backward
+    return scatter(grad, record, ctx.window, ctx.map_size), None, None, None
+
+
+def _gather_jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> Tensor | None:
+    if tangent is None:
+        return None
+    (record,) = ctx.saved_tensors
+    return max_unpool2d_backward(tangent, record, ctx.window, ctx.pooled_size)
+
+
+#: ``max_unpool2d_backward(grad_output [N, C, H, W], record, window, (OH, OW)) -> [N, C, OH, OW]``
+max_unpool2d_backward = define_op(
+    "max_unpool2d_backward(Tensor grad_output, Tensor record, int[] window, SymInt[] pooled_size)"
+    " -> Tensor",
+    reference=unpool_reference.max_unpool2d_backward,
+    fake=_gather_fake,
+    vmap=fold_batch(lambda *args: max_unpool2d_backward(*args), tensors=2),
+    setup_context=_gather_setup,
+    backward=_gather_backward,
+    jvp=_gather_jvp,
+)
