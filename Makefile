@@ -16,14 +16,21 @@ export TORCH_CUDA_ARCH_LIST ?= 9.0
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: demo test gpu lint build clean
+.PHONY: demo test ctest gpu lint build clean
 
 demo: $(BUILD)
 	$(BIN)/segfast bench --quick
 	$(BIN)/segfast train --data synthetic --model segnet_basic --out out/demo
 
-test: $(BUILD)
+test: ctest $(BUILD)
 	$(BIN)/python -m pytest
+
+# The kernels without torch, those for CUDA run on the CPU; then the same under the sanitizers.
+ctest: export PATH := $(CURDIR)/$(BIN):$(PATH)
+ctest: $(SETUP)
+	set -e; for preset in plain sanitize; do \
+	  cmake --preset $$preset; cmake --build --preset $$preset; ctest --preset $$preset; \
+	done
 
 # For a machine that has torch and a GPU but no network: no .venv, nothing installed.
 gpu:
@@ -44,7 +51,7 @@ clean:
 $(SETUP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "Installing torch and what development needs into $(VENV) (some minutes the first time)"
-	$(PIP) torch torchvision setuptools ninja
+	$(PIP) torch torchvision setuptools ninja cmake
 	touch $@
 
 # The switches of a build: a change of any of them builds again.

@@ -43,11 +43,11 @@ struct Thread {
 
 // The launch that is running. There is one at a time.
 const std::function<void()>* thread_body;
-std::vector<Thread> threads;     // of the running block
-std::vector<unsigned> unborn;    // threads not yet started, in random order
-std::vector<unsigned> ready;     // suspended threads that may go on
-unsigned running;                // the thread that runs
-size_t at_barrier;               // how many wait for the block
+std::vector<Thread> threads;         // of the running block
+std::vector<unsigned> unborn;        // threads not yet started, in random order
+std::vector<unsigned> ready;         // suspended threads that may go on
+unsigned running;                    // the thread that runs
+size_t at_barrier;                   // how many wait for the block
 uint64_t brought[kMaxBlock][kWarp];  // to each thread, by the lanes of its warp
 std::map<const void*, std::unique_ptr<char[]>> shared;
 std::mt19937_64 random_bits;
@@ -94,6 +94,8 @@ Fiber* idle_fiber() {
     fiber->context.uc_stack.ss_sp = fiber->stack.get();
     fiber->context.uc_stack.ss_size = kStackBytes;
     makecontext(&fiber->context, fiber_main, 0);
+    // ASan forgets the bounds of locals on a stack whose size it finds here at each swapcontext().
+    fiber->context.uc_stack.ss_size = 0;
     idle.push_back(fiber.get());
     fibers.push_back(std::move(fiber));
   }
@@ -153,8 +155,8 @@ bool same_site(const Site& a, const Site& b) {
 
 void record(cudaError_t error, const std::string& message) {
   sticky_error = error;
-  failure = "block " + std::to_string(blockIdx.x) + " of " + std::to_string(gridDim.x) + ", " +
-            message;
+  failure =
+      "block " + std::to_string(blockIdx.x) + " of " + std::to_string(gridDim.x) + ", " + message;
 }
 
 // "3 threads (first: 5) wait at __syncthreads, x_cuda.cu:40; 29 threads (first: 0) have returned"
@@ -172,8 +174,8 @@ std::string where_threads_are() {
   }
   std::string text;
   for (const auto& [place, ids] : places) {
-    text += (text.empty() ? "" : "; ") + std::to_string(ids.size()) + " threads (first: " +
-            std::to_string(ids.front()) + ") " + place;
+    text += (text.empty() ? "" : "; ") + std::to_string(ids.size()) +
+            " threads (first: " + std::to_string(ids.front()) + ") " + place;
   }
   return text;
 }
@@ -191,7 +193,8 @@ void run_block(unsigned block) {
       return thread.state == State::returned;
     });
     if (!all_returned) {
-      record(cudaErrorLaunchFailure, "threads wait for each other for ever: " + where_threads_are());
+      record(cudaErrorLaunchFailure,
+             "threads wait for each other for ever: " + where_threads_are());
     }
   }
   if (sticky_error != cudaSuccess) {  // suspended threads never go on
@@ -216,8 +219,8 @@ std::string take_failure() {
   return text;
 }
 
-void fail(cudaError_t error, const std::string& message) {
-  record(error, "thread " + std::to_string(running) + ": " + message);
+void fail(cudaError_t error, const char* word, const char* message) {
+  record(error, "thread " + std::to_string(running) + ": " + word + message);
   switch_to(&main_fiber);
   __builtin_unreachable();
 }
@@ -225,10 +228,10 @@ void fail(cudaError_t error, const std::string& message) {
 void wait_for_block(Site site) {
   threads[running].state = State::at_barrier;
   threads[running].site = site;
-  const bool complete =
-      ++at_barrier == threads.size() &&
-      std::all_of(threads.begin(), threads.end(),
-                  [&](const Thread& thread) { return same_site(thread.site, site); });
+  const bool complete = ++at_barrier == threads.size() &&
+                        std::all_of(threads.begin(), threads.end(), [&](const Thread& thread) {
+                          return same_site(thread.site, site);
+                        });
   if (complete) {
     at_barrier = 0;
     for (unsigned id = 0; id < threads.size(); ++id) release(id);
@@ -240,7 +243,7 @@ const uint64_t* exchange(unsigned mask, uint64_t value, Site site) {
   const unsigned lane = running % kWarp;
   const unsigned first = running - lane;
   if (((mask >> lane) & 1u) == 0) {
-    fail(cudaErrorLaunchFailure, std::string(site.word) + " called by a lane outside its mask");
+    fail(cudaErrorLaunchFailure, site.word, " called by a lane outside its mask");
   }
   Thread& self = threads[running];
   self.state = State::in_warp;

@@ -1,6 +1,6 @@
-// host_run.h: the words of CUDA that our kernels use, for the host compiler. A <op>_cuda.cu compiled
-// with SEGFAST_HOST_RUN runs on the CPU, on its real launch geometry, one GPU thread at a time, so
-// that the tests and the sanitizers see every line of it on a machine without a GPU.
+// host_run.h: the words of CUDA that our kernels use, for the host compiler. A <op>_cuda.cu
+// compiled with SEGFAST_HOST_RUN runs on the CPU, on its real launch geometry, one GPU thread at a
+// time, so that the tests and the sanitizers see every line of it on a machine without a GPU.
 //
 // A GPU thread is a fiber (host_run.cpp); barriers and warp intrinsics are the points where it is
 // suspended. What this makes visible, and what it cannot, is told in CONTRIBUTING.md, section
@@ -60,8 +60,8 @@ void wait_for_block(Site site);
 // values they brought, by lane.
 const uint64_t* exchange(unsigned mask, uint64_t value, Site site);
 
-// Stops the launch.
-[[noreturn]] void fail(cudaError_t error, const std::string& message);
+// Stops the launch. The message is `word` and `message`; the running thread's stack is abandoned.
+[[noreturn]] void fail(cudaError_t error, const char* word, const char* message);
 
 // Shared memory of the running block, one allocation a key, so that a sanitizer knows its end.
 void* shared_memory(const void* key, size_t size);
@@ -75,7 +75,7 @@ T shuffle(unsigned mask, T value, unsigned source, Site site) {
   std::memcpy(&bits, &value, sizeof value);
   const uint64_t* brought = exchange(mask, bits, site);
   if (((mask >> source) & 1u) == 0) {
-    fail(cudaErrorLaunchFailure, std::string(site.word) + " reads a lane outside its mask");
+    fail(cudaErrorLaunchFailure, site.word, " reads a lane outside its mask");
   }
   std::memcpy(&value, &brought[source], sizeof value);
   return value;
@@ -95,14 +95,14 @@ inline cudaError_t launch(void (*kernel)(Params), int64_t grid, int block, cudaS
 
 // Shared memory of a block: SEGFAST_SHARED(float[8], sums) declares a reference named `sums`.
 // The key is one object for each instantiation of the enclosing template, as __shared__ is.
-#define SEGFAST_SHARED(Type, name)                             \
-  static const char name##_key = 0;                            \
-  auto& name = *static_cast<std::add_pointer_t<Type>>(         \
+#define SEGFAST_SHARED(Type, name)                     \
+  static const char name##_key = 0;                    \
+  auto& name = *static_cast<std::add_pointer_t<Type>>( \
       ::segfast::host_run::shared_memory(&name##_key, sizeof(Type)))
 
-#define SEGFAST_DEVICE_CHECK(condition, message)                            \
-  do {                                                                      \
-    if (!(condition)) ::segfast::host_run::fail(cudaErrorAssert, message);  \
+#define SEGFAST_DEVICE_CHECK(condition, message)                               \
+  do {                                                                         \
+    if (!(condition)) ::segfast::host_run::fail(cudaErrorAssert, "", message); \
   } while (0)
 
 // Barriers and warp intrinsics.
@@ -128,7 +128,8 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, HostRunSite site = {"__
 }
 
 template <typename T>
-T __shfl_down_sync(unsigned mask, T value, unsigned delta, HostRunSite site = {"__shfl_down_sync"}) {
+T __shfl_down_sync(unsigned mask, T value, unsigned delta,
+                   HostRunSite site = {"__shfl_down_sync"}) {
   const unsigned lane = threadIdx.x % 32;
   return segfast::host_run::shuffle(mask, value, lane + delta < 32 ? lane + delta : lane, site);
 }

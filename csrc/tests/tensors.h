@@ -1,0 +1,207 @@
+// tensors.h: inputs, outputs and comparisons shared by the tests of all ops.
+#pragma once
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <tuple>
+
+#include "check.h"
+#include "common/dispatch.h"
+#include "common/host_run.h"
+#include "common/types.h"
+
+namespace segfast::test {
+
+// `count` elements, `offset` elements past a 64-byte boundary (where torch starts a tensor; a view
+// may start anywhere). The allocation ends with the last element, so that the address sanitizer
+// sees a read of the next one.
+template <typename T>
+class Array {
+ public:
+  explicit Array(int64_t count, int64_t offset = 0)
+      : count_(count),
+        offset_(offset),
+        memory_(
+            ::operator new(static_cast<size_t>(count + offset) * sizeof(T), std::align_val_t{64})) {
+    fill_bytes(0);
+  }
+  Array(const Array& other) : Array(other.count_, other.offset_) {
+    std::memcpy(data(), other.data(), bytes());
+  }
+  Array& operator=(const Array&) = delete;
+  ~Array() { ::operator delete(memory_, std::align_val_t{64}); }
+
+  T* data() { return static_cast<T*>(memory_) + offset_; }
+  const T* data() const { return static_cast<const T*>(memory_) + offset_; }
+  int64_t size() const { return count_; }
+  size_t bytes() const { return static_cast<size_t>(count_) * sizeof(T); }
+  T& operator[](int64_t i) { return data()[i]; }
+  const T& operator[](int64_t i) const { return data()[i]; }
+  void fill_bytes(int byte) { std::memset(data(), byte, bytes()); }
+
+ private:
+  int64_t count_, offset_;
+  void* memory_;
+};
+
+template <typename T>
+const char* type_name();
+template <>
+inline const char* type_name<float>() {
+  return "float32";
+}
+template <>
+inline const char* type_name<double>() {
+  return "float64";
+}
+template <>
+inline const char* type_name<Half>() {
+  return "float16";
+}
+template <>
+inline const char* type_name<BFloat16>() {
+  return "bfloat16";
+}
+
+template <typename T>
+constexpr DType dtype_of() {
+  if constexpr (std::is_same_v<T, float>) return DType::float32;
+  if constexpr (std::is_same_v<T, double>) return DType::float64;
+  if constexpr (std::is_same_v<T, Half>) return DType::float16;
+  return DType::bfloat16;
+}
+
+// f(TypeTag<T>{}) for each floating type.
+template <typename F>
+void for_each_type(F&& f) {
+  f(TypeTag<float>{});
+  f(TypeTag<double>{});
+  f(TypeTag<Half>{});
+  f(TypeTag<BFloat16>{});
+}
+
+// Offset of element [n, c, h, w] of a dense tensor with C channels and planes of H x W.
+struct Layout {
+  bool channels_last;
+  int64_t C, H, W;
+  int64_t operator()(int64_t n, int64_t c, int64_t h, int64_t w) const {
+    return channels_last ? ((n * H + h) * W + w) * C + c : ((n * C + c) * H + h) * W + w;
+  }
+};
+
+inline std::mt19937_64& generator() {
+  static std::mt19937_64 bits(20240607);
+  return bits;
+}
+
+inline int64_t random_integer(int64_t low, int64_t high) {  // both inclusive
+  return std::uniform_int_distribution<int64_t>(low, high)(generator());
+}
+
+enum class Values {
+  normal,
+  ties,     // eight values, so that windows hold equal maxima
+  special,  // one in eight is NaN, an infinity or a signed zero
+};
+
+template <typename T>
+void fill_random(Array<T>& array, Values values = Values::normal) {
+  std::normal_distribution<double> normal;
+  const double specials[] = {std::numeric_limits<double>::quiet_NaN(),
+                             std::numeric_limits<double>::infinity(),
+                             -std::numeric_limits<double>::infinity(), 0.0, -0.0};
+  for (int64_t i = 0; i < array.size(); ++i) {
+    double value = normal(generator());
+    if (values == Values::ties) value = static_cast<double>(random_integer(-4, 3));
+    if (values == Values::special && random_integer(0, 7) == 0) {
+      value = specials[random_integer(0, 4)];
+    }
+    array[i] = from_float<T>(static_cast<accumulate_t<T>>(value));
+  }
+}
+
+template <typename T>
+std::string show(T value) {
+  if constexpr (std::is_integral_v<T>) {
+    return std::to_string(value);
+  } else {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.9g", static_cast<double>(to_float(value)));
+    return text;
+  }
+}
+
+// The first element whose bytes differ, or -1. NaNs differ when their bits do.
+template <typename T>
+int64_t first_difference(const Array<T>& a, const Array<T>& b) {
+  for (int64_t i = 0; i < a.size(); ++i) {
+    if (std::memcmp(&a[i], &b[i], sizeof(T)) != 0) return i;
+  }
+  return -1;
+}
+
+template <typename T>
+void check_same_bytes(const Array<T>& actual, const Array<T>& expected, const std::string& name) {
+  const int64_t i = first_difference(actual, expected);
+  CHECK(i < 0, name + "[" + std::to_string(i) + "] of " + std::to_string(actual.size()) + " is " +
+                   show(actual[i < 0 ? 0 : i]) + ", expected " + show(expected[i < 0 ? 0 : i]));
+}
+
+// |actual - expected| <= relative * |expected| + absolute for all elements, NaN where it is
+// expected.
+template <typename T>
+void check_close(const Array<T>& actual, const Array<double>& expected, double relative,
+                 double absolute, const std::string& name) {
+  for (int64_t i = 0; i < actual.size(); ++i) {
+    const double value = static_cast<double>(to_float(actual[i]));
+    const double error = std::abs(value - expected[i]);
+    const bool close =
+        std::isnan(expected[i])
+            ? std::isnan(value)
+            : value == expected[i] || error <= relative * std::abs(expected[i]) + absolute;
+    if (!close) {
+      CHECK(false, name + "[" + std::to_string(i) + "] of " + std::to_string(actual.size()) +
+                       " is " + show(value) + ", expected " + show(expected[i]));
+      return;
+    }
+  }
+  CHECK(true, name);
+}
+
+// Runs `run` twice, each time on outputs filled with other bytes and with the GPU threads in
+// another order. Names the first element that came out different, one that was not written or that
+// depends on the order; "" if there is none.
+template <typename Run, typename... T>
+std::string unwritten(Run&& run, Array<T>&... outputs) {
+  host_run::set_seed(0);
+  (outputs.fill_bytes(0xff), ...);
+  run();
+  const std::tuple<Array<T>...> before{outputs...};
+  host_run::set_seed(1);
+  (outputs.fill_bytes(0x5a), ...);
+  run();
+  std::string text;
+  int number = 0;
+  const auto compare = [&](const auto& output, const auto& first) {
+    const int64_t i = first_difference(output, first);
+    if (i >= 0 && text.empty()) {
+      text = "output " + std::to_string(number) + ", element " + std::to_string(i) + " of " +
+             std::to_string(output.size()) + " was not written or depends on the order of threads";
+    }
+    ++number;
+  };
+  std::apply([&](const auto&... first) { (compare(outputs, first), ...); }, before);
+  return text;
+}
+
+// A CUDA launcher's result.
+inline void check_launch(cudaError_t error) {
+  const std::string failure = host_run::take_failure();
+  CHECK(error == cudaSuccess, "launch failed with " + std::to_string(error) + ": " + failure);
+}
+
+}  // namespace segfast::test
