@@ -10,10 +10,12 @@ import pytest
 pytest.importorskip("PIL")
 from PIL import Image
 
+from segfast.data.class_options import ClassOptions
 from segfast.data.classes import IGNORE_INDEX, ClassTable, default_palette, read_class_file
 from segfast.data.folder import find_mask, find_pairs
 from segfast.data.images import DataError, Mask, open_upright, to_array, to_mask
-from segfast.data.verify import ClassOptions, verify
+from segfast.data.report import DataReport
+from segfast.data.verify import open_data
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -48,6 +50,10 @@ def listed(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def verify(root: Path, options: ClassOptions | None = None) -> DataReport:
+    return open_data(str(root), options)
+
+
 def only_problem(root: Path, **options: object) -> str:
     report = verify(root, ClassOptions(**options))  # type: ignore[arg-type]
     assert len(report.problems) == 1, report.problems
@@ -57,19 +63,22 @@ def only_problem(root: Path, **options: object) -> str:
 def test_both_layouts(camvid_like: Path) -> None:
     report = verify(camvid_like)
     assert report.problems == []
-    assert {split: len(pairs) for split, pairs in report.splits.items()} == {"train": 4, "val": 4}
+    assert {split: len(samples) for split, samples in report.samples.items()} == {
+        "train": 4,
+        "val": 4,
+    }
     assert report.classes.names == ("class 0", "class 1", "class 2")
     assert report.size == (9, 12)
-    assert report.pixels["train"].tolist() == [144, 144, 144, 0]
+    assert report.pixels("train").tolist() == [144, 144, 144, 0]
     assert find_mask(camvid_like / "val" / "a.png") == camvid_like / "valannot" / "a.png"
 
 
 def test_listed_layout_reads_0_255_masks_as_binary(listed: Path) -> None:
     report = verify(listed)
     assert report.problems == []
-    assert [pair.name for pair in report.splits["val"]] == ["n8", "n9"]
+    assert [pair.name for pair in report.samples["val"].pairs] == ["n8", "n9"]
     assert report.classes.names == ("background", "foreground")
-    assert report.pixels["val"].tolist() == [2 * 68, 2 * 12, 0]
+    assert report.pixels("val").tolist() == [2 * 68, 2 * 12, 0]
 
 
 def test_without_lists_every_fifth_pair_is_held_out(listed: Path) -> None:
@@ -208,7 +217,7 @@ class TestClasses:
         Image.fromarray(mask).save(camvid_like / "trainannot" / "a.png")
         report = verify(camvid_like)
         assert report.classes.ignore_values == (255,)
-        assert report.pixels["train"].tolist() == [108, 108, 108, 108]
+        assert report.pixels("train").tolist() == [108, 108, 108, 108]
 
     def test_class_file_with_void_and_colours(self, camvid_like: Path) -> None:
         """RGB masks are read by their colours, palette masks of the same data by their indices."""
@@ -221,7 +230,7 @@ class TestClasses:
         report = verify(camvid_like)
         assert report.classes.names == ("road", "sky")
         assert report.classes_from == "from classes.csv"
-        assert report.pixels["train"].tolist() == report.pixels["val"].tolist() == [144, 144, 144]
+        assert report.pixels("train").tolist() == report.pixels("val").tolist() == [144, 144, 144]
         labels = report.classes.decode(Mask(np.array([[0, 1, 2]], np.int32), colour=False))
         assert labels.tolist() == [[IGNORE_INDEX, 0, 1]]
 
@@ -312,11 +321,20 @@ def test_camvid_is_recognised_and_counted() -> None:
     assert report.problems == []
     assert report.classes.names[0] == "Sky" and len(report.classes) == 11
     assert "CamVid" in report.classes_from
-    assert report.pixels["train"].tolist() == [
+    assert report.pixels("train").tolist() == [
         10682767, 14750079, 623349, 20076880, 2845085, 6166762,
         743859, 714595, 3719877, 405385, 184967, 2503995,
     ]  # fmt: skip
-    np.testing.assert_allclose(report.mean, (0.4116, 0.4247, 0.4321), atol=5e-5)  # 4 digits printed
-    np.testing.assert_allclose(report.std, (0.3066, 0.3111, 0.3067), atol=5e-5)
+    mean, std = report.moments()
+    np.testing.assert_allclose(mean, (0.4116, 0.4247, 0.4321), atol=5e-5)  # 4 digits printed
+    np.testing.assert_allclose(std, (0.3066, 0.3111, 0.3067), atol=5e-5)
     weights = (0.2793, 0.2017, 4.7865, 0.149, 1, 0.4217, 3.8467, 1.9736, 0.7889, 6.3747, 8.8587)
     np.testing.assert_allclose(report.median_frequency_weights(), weights, atol=5e-5)
+
+
+def test_synthetic_images_are_the_same_every_time() -> None:
+    report = open_data("synthetic")
+    first, again = report.samples["train"][3], open_data("synthetic").samples["train"][3]
+    assert np.array_equal(first.image, again.image) and np.array_equal(first.labels, again.labels)
+    assert not np.array_equal(first.image, report.samples["val"][3].image)
+    assert (report.pixels("train")[:-1] > 0).all() and report.size == first.labels.shape

@@ -55,8 +55,8 @@ def find_pairs(root: Path) -> Folder:
     """Lists a data set folder's pairs.
 
     Two layouts are known: ``train/`` + ``trainannot/`` (with ``val``, ``test`` alike), and
-    ``images/`` + ``masks/`` with ``train.txt``, ``val.txt`` (and ``test.txt``), one name a line, with
-    or without suffix. An image and its mask have the same name up to the suffix. Without a
+    ``images/`` + ``masks/`` with ``train.txt``, ``val.txt`` (and ``test.txt``), one name a line,
+    with or without suffix. An image and its mask have the same name up to the suffix. Without a
     validation part every fifth training pair is held out.
 
     Raises:

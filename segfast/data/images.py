@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -82,7 +82,7 @@ def open_upright(path: Path) -> Image.Image:
 
 def _reason(error: Exception) -> str:
     reason = str(error)
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "it is not a picture in a format that Pillow knows"
     return reason[:1].lower() + reason[1:] if reason else type(error).__name__
 
@@ -110,7 +110,7 @@ def to_array(picture: Image.Image, channels: int) -> NDArray[np.uint8] | NDArray
     if picture.mode in ("I", "F"):
         raise DataError(f"has 32-bit pixels (mode {picture.mode}); save it with 8 or 16 bits")
     if picture.mode.startswith("I;16"):
-        grey = (np.asarray(picture).astype(np.float32) / 65535)[..., None]
+        grey = (np.asarray(picture) / np.float32(65535)).astype(np.float32)[..., None]
         return np.repeat(grey, channels, axis=2)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
