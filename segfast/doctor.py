@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+import segfast
 from segfast import _build_info, _toolkit
 from segfast._extension import C
 
@@ -43,12 +44,8 @@ def findings() -> Iterator[Finding]:
 
 
 def _package(built: dict[str, object]) -> Finding:
-    try:
-        version = importlib.metadata.version("segfast")
-    except importlib.metadata.PackageNotFoundError:
-        version = "not installed"
     commit = f", commit {built['commit']}" if built.get("commit") else ""
-    return Finding("segfast", f"{version}{commit}, in {Path(__file__).parent}")
+    return Finding("segfast", f"{segfast.__version__}{commit}, in {Path(__file__).parent}")
 
 
 def _kernels(built: dict[str, object]) -> Finding:
