@@ -16,7 +16,7 @@ export TORCH_CUDA_ARCH_LIST ?= 9.0
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: demo test ctest gpu lint build clean
+.PHONY: demo test ctest ptxas gpu lint build clean
 
 demo: $(BUILD)
 	$(BIN)/segfast bench --quick
@@ -31,6 +31,10 @@ ctest: $(SETUP)
 	set -e; for preset in plain sanitize; do \
 	  cmake --preset $$preset; cmake --build --preset $$preset; ctest --preset $$preset; \
 	done
+
+# Registers and spills of every CUDA kernel, for every architecture; needs nvcc, some minutes.
+ptxas:
+	$(PYTHON) scripts/ptxas_report.py
 
 # For a machine that has torch and a GPU but no network: no .venv, nothing installed.
 gpu:
