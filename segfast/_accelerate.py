@@ -1,0 +1,63 @@
+"""Swaps PyTorch's layers for segfast's in models that others wrote, and back."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+
+import segfast.nn as fast
+
+Model = TypeVar("Model", bound=torch.nn.Module)
+
+_FAST: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
+    torch.nn.MaxPool2d: fast.MaxPool2d,
+    torch.nn.MaxUnpool2d: fast.MaxUnpool2d,
+}
+
+_PLAIN: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
+    **{ours: theirs for theirs, ours in _FAST.items()},
+    # Indices in place of codes: accelerate cannot tell that nobody else wants them.
+    fast.MaxPool2dWithCodes: torch.nn.MaxPool2d,
+    fast.MaxUnpool2dWithCodes: torch.nn.MaxUnpool2d,
+}
+
+
+def accelerate(model: Model) -> Model:
+    """Swaps the layers of ``model`` that segfast has faster kernels for, in place, and returns it.
+
+    ``torch.nn.MaxPool2d`` and ``MaxUnpool2d`` become
+    :class:`segfast.nn.MaxPool2d` and so on, wherever they stand in the model, the model itself
+    included. The results are the same. A layer stays the object it was and only its class changes:
+    hooks, training mode, the names in the state_dict, and places that share a layer are untouched.
+    Subclasses of PyTorch's layers are left alone, since their ``forward`` may be their own, and so
+    are calls of ``torch.nn.functional``. :func:`restore` is the way back.
+
+    Example:
+        >>> model = segfast.accelerate(torchvision.models.resnet18())
+        >>> type(model.maxpool)
+        <class 'segfast.nn.MaxPool2d'>
+    """
+    for module in _modules(model):
+        module.__class__ = _FAST.get(type(module), type(module))
+    return model
+
+
+def restore(model: Model) -> Model:
+    """Swaps segfast's layers for PyTorch's, in place, and returns ``model``.
+
+    The inverse of :func:`accelerate`. It also does what segfast's own models need to run without
+    segfast's kernels, with the same parameters and results: layers that pass pooling codes pass
+    int64 indices.
+    """
+    for module in _modules(model):
+        if type(module) is fast.MaxPool2dWithCodes:
+            vars(module)["return_indices"] = True
+        module.__class__ = _PLAIN.get(type(module), type(module))
+    return model
+
+
+def _modules(model: torch.nn.Module) -> list[torch.nn.Module]:
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, received {type(model).__name__}")
+    return list(model.modules())

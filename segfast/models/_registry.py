@@ -1,0 +1,104 @@
+"""The models by name: families, and presets with every option set."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import nn
+
+from segfast._accelerate import restore
+from segfast.models.fcn import FCNVGG16, FCN8s, FCN16s, FCN32s
+from segfast.models.segnet import SegNet, SegNetBasic
+from segfast.models.unet import UNet
+
+
+@dataclass(frozen=True)
+class _Entry:
+    build: Callable[..., nn.Module]
+    classes: int | None = None  # what a preset takes where the caller names none
+    in_channels: int = 3
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+_TENSORFLOW_UNET = {"batch_norm": False, "up_kernel_size": 3, "dropout": 0.3}
+
+_ENTRIES = {
+    "segnet": _Entry(SegNet),
+    "segnet_basic": _Entry(SegNetBasic),
+    "unet": _Entry(UNet),
+    "fcn8s": _Entry(FCN8s),
+    "fcn16s": _Entry(FCN16s),
+    "fcn32s": _Entry(FCN32s),
+    # Networks of papers and tutorials, to the parameter.
+    "unet_paper": _Entry(UNet, 2, 1, {"batch_norm": False, "padding": "valid", "dropout": 0.5}),
+    "unet_carla": _Entry(UNet, 23, 3, {**_TENSORFLOW_UNET, "width": 32, "head_conv": True}),
+    "unet_pets": _Entry(UNet, 3, 3, {**_TENSORFLOW_UNET, "dropout_at": "levels"}),
+    "segnet_vgg16": _Entry(SegNet, 12),
+    "fcn8_vgg16": _Entry(FCNVGG16, 12, 3, {"stride": 8}),
+    "fcn16_vgg16": _Entry(FCNVGG16, 12, 3, {"stride": 16}),
+    "fcn32_vgg16": _Entry(FCNVGG16, 12, 3, {"stride": 32}),
+}
+
+
+def list_models() -> list[str]:
+    """The names that :func:`create_model` takes."""
+    return list(_ENTRIES)
+
+
+def create_model(
+    name: str,
+    classes: int | None = None,
+    in_channels: int | None = None,
+    *,
+    backend: Literal["segfast", "torch"] = "segfast",
+    **options: Any,
+) -> nn.Module:
+    """Builds a segmentation model: ``[N, in_channels, H, W]`` to logits ``[N, classes, H, W]``.
+
+    Families, which want ``classes``: ``segnet``, ``segnet_basic``, ``unet``, ``fcn8s``, ``fcn16s``,
+    ``fcn32s``. Presets, with the parameters they have at their own number of
+    classes:
+
+    ========================  ===========  ==========  =============================================
+    name                      parameters   classes     is
+    ========================  ===========  ==========  =============================================
+    ``unet_paper``            31,030,658   2           Ronneberger's: valid padding, one channel in
+    ``unet_carla``            8,640,471    23          the U-Net of the CARLA tutorial
+    ``unet_pets``             34,513,475   3           TensorFlow's U-Net for the Oxford pets
+    ``segnet_vgg16``          29,449,932   12          :class:`SegNet`
+    ``fcn8_vgg16``            14,833,776   12          :class:`FCNVGG16`; 16 and 32 alike
+    ========================  ===========  ==========  =============================================
+
+    Args:
+        name: one of :func:`list_models`.
+        classes: channels of the output; a preset knows its own.
+        in_channels: channels of the input; 3 unless the preset says otherwise.
+        backend: ``"torch"`` builds the same model from PyTorch's own layers: same parameters, same
+            state_dict, same outputs. For comparisons.
+        options: arguments of the model's class.
+
+    Raises:
+        ValueError: an unknown name or backend, or a family without ``classes``.
+        TypeError: an option that the model does not have.
+    """
+    if name not in _ENTRIES:
+        raise ValueError(f"no model is named {name!r}; there are {', '.join(_ENTRIES)}")
+    if backend not in ("segfast", "torch"):
+        raise ValueError(f'backend must be "segfast" or "torch", received {backend!r}')
+    entry = _ENTRIES[name]
+    classes = entry.classes if classes is None else classes
+    in_channels = entry.in_channels if in_channels is None else in_channels
+    for argument, value in (("classes", classes), ("in_channels", in_channels)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"{name} needs {argument}, a whole number from 1 on; received {value!r}"
+            )
+    known = list(inspect.signature(entry.build).parameters)[2:]
+    for option in options:
+        if option not in known:
+            raise TypeError(f"{name} has no option {option!r}; it has {', '.join(known)}")
+    model = entry.build(classes, in_channels, **{**entry.options, **options})
+    return restore(model) if backend == "torch" else model

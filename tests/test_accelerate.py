@@ -1,0 +1,148 @@
+"""accelerate and restore: only the class of a layer changes."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import segfast.nn
+from segfast import accelerate, restore
+
+
+class Autoencoder(nn.Module):
+    """Every layer that is swapped, one of them in two places, and one that must not be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.pool = nn.MaxPool2d(2, stride=2, return_indices=True)
+        self.unpool = nn.MaxUnpool2d(2, stride=2)
+        self.same_pool = self.pool
+        self.custom = LoudPool(3, stride=1, padding=1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = self.conv(input)
+        size = x.shape
+        x, where = self.pool(x)
+        x, where_again = self.same_pool(x)
+        x = self.unpool(x, where_again, output_size=where.shape)
+        x = self.unpool(x, where, output_size=size)
+        return self.custom(x)
+
+
+class LoudPool(nn.MaxPool2d):
+    """Someone's own layer, which only inherits."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+def kinds(model: nn.Module) -> Counter[str]:
+    return Counter(
+        type(m).__module__.split(".")[0] for m in model.modules() if not list(m.children())
+    )
+
+
+def test_every_layer_is_swapped_and_restored() -> None:
+    model = Autoencoder()
+    layers = dict(model.named_modules(remove_duplicate=False))
+    input = torch.randn(2, 3, 13, 18)  # odd: the unpooling needs its output_size
+    expected = model(input)
+    state = copy.deepcopy(model.state_dict())
+
+    assert accelerate(model) is model
+    assert type(model.pool) is segfast.nn.MaxPool2d
+    assert type(model.unpool) is segfast.nn.MaxUnpool2d
+    assert type(model.custom) is LoudPool
+    assert dict(model.named_modules(remove_duplicate=False)) == layers  # the same objects
+    assert torch.equal(model(input), expected)
+    assert list(model.state_dict()) == list(state)
+
+    accelerate(model)  # a second time changes nothing
+    assert type(model.pool) is segfast.nn.MaxPool2d
+
+    assert restore(restore(model)) is model
+    assert type(model.pool) is nn.MaxPool2d
+    assert not kinds(model)["segfast"]
+    assert torch.equal(model(input), expected)
+
+
+def test_gradients_are_the_same() -> None:
+    model = Autoencoder()
+    input = torch.randn(2, 3, 13, 18)
+    gradients = []
+    for swap in (restore, accelerate):
+        model.zero_grad()
+        swap(model)(input).square().sum().backward()
+        gradients.append(model.conv.weight.grad.clone())
+    assert torch.equal(*gradients)
+
+
+def test_the_model_itself_may_be_the_layer() -> None:
+    pool = nn.MaxPool2d(2)
+    assert accelerate(pool) is pool
+    assert type(pool) is segfast.nn.MaxPool2d
+    assert type(restore(pool)) is nn.MaxPool2d
+
+
+def test_hooks_mode_and_attributes_stay() -> None:
+    pool = nn.MaxPool2d(3, 2, 1, ceil_mode=True).eval()
+    pool.note = "mine"
+    calls: list[str] = []
+    pool.register_forward_pre_hook(lambda *_: calls.append("before"))
+    pool.register_forward_hook(lambda *_: calls.append("after"))
+    pool.register_full_backward_hook(lambda *_: calls.append("backward"))
+    accelerate(pool)
+    pool(torch.randn(1, 1, 9, 9, requires_grad=True)).sum().backward()
+    assert calls == ["before", "after", "backward"]
+    assert not pool.training and pool.note == "mine" and pool.ceil_mode and pool.padding == 1
+
+
+def test_accelerated_models_pickle_and_copy() -> None:
+    model = accelerate(Autoencoder())
+    input = torch.randn(1, 3, 8, 8)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(twin.pool) is segfast.nn.MaxPool2d
+        assert twin.same_pool is twin.pool
+        assert torch.equal(twin(input), model(input))
+
+
+def test_accelerated_models_compile_whole() -> None:
+    model = accelerate(Autoencoder())
+    input = torch.randn(1, 3, 13, 18)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(input), model(input))
+    # The layers change under the compiled model: it must not go on with the old ones.
+    restore(model)
+    assert torch.equal(compiled(input), model(input))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "googlenet", "densenet121", "squeezenet1_1", "fcn_resnet50"]
+)
+def test_torchvision_models(name: str) -> None:
+    models = pytest.importorskip("torchvision").models
+    torch.manual_seed(0)
+    options = {"init_weights": False} if name == "googlenet" else {}
+    if name == "fcn_resnet50":
+        options = {"weights_backbone": None}
+    model = models.get_model(name, weights=None, **options).eval()
+    pools = sum(type(m) is nn.MaxPool2d for m in model.modules())
+    input = torch.randn(1, 3, 65, 70)
+    with torch.no_grad():
+        expected = model(input)
+        outputs = accelerate(model)(input)
+    assert pools > 0 and sum(type(m) is segfast.nn.MaxPool2d for m in model.modules()) == pools
+    if isinstance(expected, dict):
+        expected, outputs = expected["out"], outputs["out"]
+    assert torch.equal(outputs, expected)
+
+
+def test_something_else_is_refused() -> None:
+    with pytest.raises(TypeError, match="model must be a torch.nn.Module, received Tensor"):
+        accelerate(torch.zeros(1))

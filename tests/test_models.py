@@ -1,0 +1,351 @@
+"""Models: parameters to the unit, exact shapes at any size, the same numbers as torch's layers."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import segfast.nn
+from segfast.models import SegNet, UNet, create_model, list_models
+from segfast.models.fcn import bilinear_upsampling
+
+torchvision = pytest.importorskip("torchvision")
+
+# What a test of shapes or numbers builds of each name: narrow, every kind of layer there. The two
+# presets that are a family with nothing but its defaults are left out.
+SMALL: dict[str, dict[str, Any]] = {
+    name: {"encoder": "resnet18"} if name == "dynamic_unet" else {"width": 4}
+    for name in list_models()
+    if name not in ("segnet_vgg16", "dynamic_unet_resnet34")
+}
+# Cases beyond the defaults: one for each option that changes a layer.
+VARIANTS = [
+    *SMALL.items(),
+    ("unet", {"width": 4, "upsampling": "bilinear", "depth": 2}),
+    ("unet", {"width": 4, "up_kernel_size": 3, "dropout": 0.5, "dropout_at": "levels"}),
+    ("fcn8s", {"width": 4, "fc": False, "learn_upsampling": True}),
+]
+IDS = [" ".join([name, *(f"{k}={v}" for k, v in kw.items())]) for name, kw in VARIANTS]
+
+
+def build(name: str, options: dict[str, Any], **more: Any) -> nn.Module:
+    """A small model with 3 classes; the same weights for the same name and options."""
+    torch.manual_seed(0)
+    model = create_model(name, 3, 3, **options, **more)
+    with torch.no_grad():
+        for parameter in model.parameters():  # FCN's scores and the attention's gamma start at 0
+            if not parameter.any():
+                parameter.normal_(std=0.1)
+    return model
+
+
+def images(height: int, width: int, batch: int = 1) -> torch.Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def least_size(model: nn.Module) -> int:
+    return getattr(model, "minimum_size", 1)
+
+
+# Counts: notes of the papers and tutorials; without a number there, our own sum, layer by layer.
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("segnet", {"classes": 12}, 29_449_932),
+        ("segnet_vgg16", {}, 29_449_932),
+        # 7 * 7 * (3 + 7 * 64) * 64 weights, 8 * 2 * 64 of batch norms, 65 * 11 of the classifier.
+        ("segnet_basic", {"classes": 11}, 1_416_075),
+        ("unet_paper", {}, 31_030_658),
+        ("unet_carla", {}, 8_640_471),
+        ("unet_pets", {}, 34_513_475),
+        # The paper's at 3 channels in and 1 class, and 2 parameters a channel of batch norm.
+        ("unet", {"classes": 1}, 31_030_658 + 2 * 9 * 64 - 65 + 2 * 2 * (2 * 960 + 1024)),
+        ("fcn8s", {"classes": 21}, 134_489_759),
+        ("fcn16s", {"classes": 21}, 134_815_994),
+        ("fcn32s", {"classes": 21}, 136_152_917),
+        ("fcn8_vgg16", {}, 14_833_776),
+    ],
+)
+def test_parameters(name: str, arguments: dict[str, Any], expected: int) -> None:
+    with torch.device("meta"):
+        model = create_model(name, **arguments)
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=IDS)
+def test_any_size_comes_back_exact(name: str, options: dict[str, Any]) -> None:
+    model = build(name, options).eval()
+    if least_size(model) > 1:
+        pytest.skip("valid padding has a test of its own")
+    sizes = [
+        (1, 1),  # smaller than every stride
+        (5, 70),  # smaller than the stride in height, even and no multiple of it in width
+        (33, 47),  # odd at the first level
+        (64, 32),  # a multiple of every stride
+    ]
+    for height, width in sizes:
+        with torch.no_grad():
+            logits = model(images(height, width))
+        assert logits.shape == (1, 3, height, width)
+        assert logits.isfinite().all()
+
+
+def test_valid_padding() -> None:
+    model = build("unet_paper", {"width": 2}).eval()
+    with torch.no_grad():
+        # The paper's figure 1; the least size; odd inside, so that pooling drops a row.
+        for size, expected in ((572, 388), (188, 4), (200, 4)):
+            assert model(images(size, size)).shape == (1, 3, expected, expected)
+        shallow = UNet(3, depth=2, width=2, padding="valid", head_conv=True)
+        with pytest.raises(ValueError, match="at least 188x188 .* received 187x300"):
+            model(images(187, 300))
+        least = least_size(shallow)
+        assert min(shallow(images(least, least)).shape) > 0
+        with pytest.raises(ValueError, match=f"at least {least}x{least}"):
+            shallow(images(least - 1, least))
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=IDS)
+def test_torch_backend_gives_the_same_bits(name: str, options: dict[str, Any]) -> None:
+    ours = build(name, options)
+    torchs = build(name, options, backend="torch")
+    assert not [m for m in torchs.modules() if type(m).__module__.startswith("segfast.nn")]
+
+    theirs = torchs.state_dict()
+    assert list(theirs) == list(ours.state_dict())
+    for key, value in ours.state_dict().items():
+        assert torch.equal(value, theirs[key]), key
+
+    # Odd, and large enough for batch norm at the deepest level in training.
+    size = max(least_size(ours), 45)
+    input = images(size, size + 6, batch=2)
+    gradients = []
+    for model in (ours, torchs):
+        torch.manual_seed(3)  # dropout
+        logits = model.train()(input)
+        logits.square().mean().backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+        gradients[-1].append(logits.detach())
+    for mine, other in zip(*gradients, strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_segnet_pools_as_caffe_does_and_keeps_two_bits_a_window() -> None:
+    model = SegNet(11, width=4).eval()
+    seen = []
+    for layer in model.features:
+        if isinstance(layer, segfast.nn.MaxPool2dWithCodes):
+            layer.register_forward_hook(lambda layer, input, output: seen.append(output))
+    with torch.no_grad():
+        model(images(360, 480))
+    assert [tuple(values.shape[-2:]) for values, _ in seen] == [
+        (180, 240),
+        (90, 120),
+        (45, 60),
+        (23, 30),  # the decoder's targets in the authors' prototxt
+        (12, 15),
+    ]
+    values, codes = seen[0]
+    assert codes.dtype == torch.uint8
+    assert codes.numel() * 8 == values.numel() * 2
+
+
+@pytest.mark.parametrize("name", ["segnet", "unet", "fcn8s"])
+def test_channels_last_gives_the_same_logits(name: str) -> None:
+    model = build(name, SMALL[name]).eval()
+    for size in ((1, 1), (33, 47)):  # a single pixel's strides say nothing of its format
+        input = images(*size, batch=2)
+        with torch.no_grad():
+            expected = model(input)
+            model.to(memory_format=torch.channels_last)
+            logits = model(input.to(memory_format=torch.channels_last))
+            model.to(memory_format=torch.contiguous_format)
+        # Convolutions sum in another order: float32's epsilon times some 20 layers.
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["segnet_basic", "unet", "fcn8_vgg16"])
+def test_learns_one_image(name: str) -> None:
+    model = build(name, SMALL[name])
+    input = images(32, 32, batch=2)
+    target = (input.argmax(dim=1)).roll(1, dims=-1)  # the neighbour's strongest colour
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss = nn.functional.cross_entropy(model(input), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_convolutions_pass_on_the_size_of_their_input() -> None:
+    """He's weights: the logits of a deep, wide network without batch norm stay of order one."""
+    torch.manual_seed(0)
+    for options in ({}, {"up_kernel_size": 3}, {"upsampling": "bilinear"}):
+        model = UNet(8, width=32, batch_norm=False, **options).eval()
+        with torch.no_grad():
+            size = model(torch.randn(2, 3, 64, 64)).square().mean().sqrt()
+        assert 0.2 < size < 5
+
+
+@pytest.mark.parametrize("scale", [2, 8, 32])
+def test_fcn_upsampling_is_bilinear(scale: int) -> None:
+    layer = bilinear_upsampling(3, scale)
+    assert not layer.weight.requires_grad
+    assert bilinear_upsampling(3, scale, learnable=True).weight.requires_grad
+    input = torch.rand(2, 3, 5, 4)
+    expected = nn.functional.interpolate(
+        input, scale_factor=scale, mode="bilinear", align_corners=False
+    )
+    inner = (..., slice(scale // 2, -scale // 2), slice(scale // 2, -scale // 2))
+    assert layer(input).shape == expected.shape
+    torch.testing.assert_close(layer(input)[inner], expected[inner])
+
+
+def test_fcn_trains_its_upsampling_only_when_asked() -> None:
+    def frozen(model: nn.Module) -> int:
+        return sum(p.numel() for p in model.parameters() if not p.requires_grad)
+
+    # Kernels 4x4, 4x4 and 16x16 from 3 to 3 channels.
+    assert frozen(create_model("fcn8s", 3, width=1)) == 9 * (16 + 16 + 256)
+    assert frozen(create_model("fcn8s", 3, width=1, learn_upsampling=True)) == 0
+
+
+def test_new_fcn_scores_start_at_zero() -> None:
+    model = create_model("fcn8s", 3, width=4).eval()
+    with torch.no_grad():
+        assert not model(images(40, 40)).any()
+
+
+def test_torchvision_checkpoints_load_by_name() -> None:
+    with torch.device("meta"):
+        cases = [
+            (create_model("segnet", 2), torchvision.models.vgg16_bn(), ""),
+            (create_model("fcn8s", 2), torchvision.models.vgg16(), ""),
+        ]
+    for model, classifier, prefix in cases:
+        ours = model.state_dict()
+        features = {
+            key: value.shape
+            for key, value in classifier.state_dict().items()
+            if not key.startswith(("classifier.", "fc."))
+        }
+        assert features == {
+            key[len(prefix) :]: value.shape
+            for key, value in ours.items()
+            if key.startswith(prefix or "features.")
+        }
+
+
+def test_unet_drops_out_where_it_says() -> None:
+    carla = create_model("unet_carla", width=2)
+    assert [type(layer).__name__ for layer in carla.encoder_dropout] == [
+        *["Identity"] * 3,
+        *["Dropout"] * 2,  # blocks 4 and 5
+    ]
+    calls = []
+    pets = create_model("unet_pets", width=2).train()
+    pets.level_dropout.register_forward_hook(lambda *_: calls.append(1))
+    pets(images(32, 32, batch=2))
+    assert len(calls) == 8  # 4 poolings and 4 concatenations
+
+
+def test_models_pickle_and_copy() -> None:
+    for name in ("segnet", "unet"):
+        model = build(name, SMALL[name]).eval()
+        input = images(33, 40)
+        with torch.no_grad():
+            expected = model(input)
+            for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+                assert torch.equal(twin(input), expected)
+
+
+def whole_graph_cases() -> list[Any]:
+    quick = [("segnet_basic", {"width": 4}), ("unet", {"width": 4, "depth": 2})]
+    return [
+        pytest.param(name, kw, id=id, marks=[] if (name, kw) in quick else pytest.mark.nightly)
+        for (name, kw), id in zip([*VARIANTS, quick[1]], [*IDS, "unet depth=2"], strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("name", "options"), whole_graph_cases())
+def test_compiles_whole(name: str, options: dict[str, Any]) -> None:
+    model = build(name, options).eval()
+    size = max(least_size(model), 45)
+    input = images(size, size + 6)
+    with torch.no_grad():
+        expected = model(input)
+        # aot_eager traces everything that Inductor would and leaves the kernels as they are.
+        logits = torch.compile(model, fullgraph=True, backend="aot_eager")(input)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "options"), whole_graph_cases())
+def test_exports(name: str, options: dict[str, Any]) -> None:
+    model = build(name, options).eval()
+    size = max(least_size(model), 45)
+    input = images(size, size + 6)
+    with torch.no_grad():
+        expected = model(input)
+        program = torch.export.export(model, (input,))
+        torch.testing.assert_close(program.module()(input), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            ("segnett", 3),
+            ValueError,
+            "no model is named 'segnett'; there are segnet, segnet_basic,",
+        ),
+        (("segnet",), ValueError, "segnet needs classes, .* received None"),
+        (("segnet", 0), ValueError, "segnet needs classes, .* received 0"),
+        (("unet", 3, 0), ValueError, "unet needs in_channels, .* received 0"),
+        (("unet", 2.0), ValueError, "unet needs classes, .* received 2.0"),
+    ],
+)
+def test_wrong_arguments(arguments: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        create_model(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("unet", {"widht": 3}, TypeError, "unet has no option 'widht'; it has depth, width,"),
+        ("unet", {"padding": "reflect"}, ValueError, '"same" or "valid", received \'reflect\''),
+        ("unet", {"upsampling": "nearest"}, ValueError, "upsampling must be .* 'nearest'"),
+        ("unet", {"up_kernel_size": 4}, ValueError, "up_kernel_size must be 2 or 3, received 4"),
+        ("unet", {"dropout_at": "top"}, ValueError, "dropout_at must be .* 'top'"),
+        ("fcn8_vgg16", {"stride": 4}, ValueError, "stride must be 8, 16 or 32, received 4"),
+        ("segnet", {"backend": "jax"}, ValueError, "backend must be .* received 'jax'"),
+    ],
+)
+def test_wrong_options(
+    name: str, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        create_model(name, 3, **options)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", ["segnet", "segnet_basic", "unet", "fcn8s"])
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+def test_cuda_agrees_with_cpu(name: str, format: torch.memory_format) -> None:
+    model = build(name, SMALL[name]).double().eval()
+    input = images(45, 51, batch=2).double()
+    with torch.no_grad():
+        expected = model(input)
+        model.to(device="cuda", memory_format=format)
+        logits = model(input.to(device="cuda", memory_format=format)).cpu()
+    # Double, so that a maximum has the same place on both: summation order is all that differs.
+    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=math.ulp(1.0) * 1e6)
