@@ -15,9 +15,12 @@ struct PoolCodesParams {
 };
 
 // Work items: groups of up to four windows of one run, which share a byte of codes2.
-SEGFAST_HOST_DEVICE int64_t pool_codes_items(const PoolCodesParams& p) {
+SEGFAST_HOST_DEVICE int64_t codes_to_indices_items(const PoolCodesParams& p) {
   const PoolShape& s = p.shape;
   return s.outer * s.pooled_height * (s.inner == 1 ? 1 : s.pooled_width) * s.run_bytes();
+}
+SEGFAST_HOST_DEVICE int64_t indices_to_codes_items(const PoolCodesParams& p) {
+  return codes_to_indices_items(p);
 }
 
 void codes_to_indices_cpu(const PoolCodesParams& p, int64_t begin, int64_t end);

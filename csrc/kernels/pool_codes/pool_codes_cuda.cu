@@ -9,23 +9,23 @@ constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads) codes_to_indices_kernel(const PoolCodesParams p) {
   const int64_t item = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (item < pool_codes_items(p)) codes_to_indices_group(p, item);
+  if (item < codes_to_indices_items(p)) codes_to_indices_group(p, item);
 }
 
 __global__ void __launch_bounds__(kThreads) indices_to_codes_kernel(const PoolCodesParams p) {
   const int64_t item = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (item < pool_codes_items(p)) indices_to_codes_group(p, item);
+  if (item < indices_to_codes_items(p)) indices_to_codes_group(p, item);
 }
 
 }  // namespace
 
 cudaError_t codes_to_indices_cuda(const PoolCodesParams& p, cudaStream_t stream) {
-  return launch(codes_to_indices_kernel, ceil_div<int64_t>(pool_codes_items(p), kThreads),
+  return launch(codes_to_indices_kernel, ceil_div<int64_t>(codes_to_indices_items(p), kThreads),
                 kThreads, stream, p);
 }
 
 cudaError_t indices_to_codes_cuda(const PoolCodesParams& p, cudaStream_t stream) {
-  return launch(indices_to_codes_kernel, ceil_div<int64_t>(pool_codes_items(p), kThreads),
+  return launch(indices_to_codes_kernel, ceil_div<int64_t>(indices_to_codes_items(p), kThreads),
                 kThreads, stream, p);
 }
 

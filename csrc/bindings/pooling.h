@@ -1,0 +1,103 @@
+// pooling.h: the tensors of the pooling ops, checked and seen as the kernels see them.
+#pragma once
+
+#include "bindings/checks.h"
+#include "kernels/pool_codes/pool_codes_math.h"
+
+namespace segfast {
+
+// kernel, stride, padding, dilation, each (height, width), as segfast/_window.py makes it.
+using WindowArgument = std::array<int64_t, 8>;
+
+inline Window2d make_window(const WindowArgument& a) {
+  for (int i = 0; i < 8; ++i) {
+    const int64_t least = i == 4 || i == 5 ? 0 : 1;
+    TORCH_CHECK(a[i] >= least && a[i] <= (int64_t{1} << 30),
+                "window must be (kernel, stride, padding, dilation) of height and width, with padding "
+                "at least 0 and the rest at least 1, got ",
+                at::IntArrayRef(a.data(), a.size()));
+  }
+  const auto at = [&](int i) { return static_cast<int>(a[i]); };
+  return {at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)};
+}
+
+inline void check_maps(const at::Tensor& tensor, const char* name) {
+  bool good = tensor.dim() == 3 || tensor.dim() == 4;
+  for (int64_t d = tensor.dim() - 3; good && d < tensor.dim(); ++d) good = tensor.size(d) > 0;
+  TORCH_CHECK(good, "Expected 3D or 4D (batch mode) tensor with optional 0 dim batch size for ", name,
+              ", but got: ", tensor.sizes());
+}
+
+// The sizes of `maps` with another height and width.
+inline std::vector<int64_t> with_spatial(const at::Tensor& maps, int64_t height, int64_t width) {
+  std::vector<int64_t> sizes = maps.sizes().vec();
+  sizes[sizes.size() - 2] = height;
+  sizes[sizes.size() - 1] = width;
+  return sizes;
+}
+
+inline PoolShape make_shape(const at::Tensor& maps, at::MemoryFormat format, int64_t height,
+                            int64_t width, int64_t pooled_height, int64_t pooled_width) {
+  const int64_t n = maps.dim() == 4 ? maps.size(0) : 1;
+  const int64_t c = maps.size(-3);
+  PoolShape shape;
+  const bool channels = format == at::MemoryFormat::ChannelsLast;
+  shape.outer = channels ? n : n * c;
+  shape.inner = channels ? c : 1;
+  shape.height = height;
+  shape.width = width;
+  shape.pooled_height = pooled_height;
+  shape.pooled_width = pooled_width;
+  return shape;
+}
+
+// codes2 run along the channels of channels_last maps with more than one channel.
+inline bool packs_channels(const at::Tensor& pooled, at::MemoryFormat format) {
+  return format == at::MemoryFormat::ChannelsLast && pooled.size(-3) > 1;
+}
+
+inline std::vector<int64_t> codes2_sizes(at::IntArrayRef pooled, bool channels) {
+  std::vector<int64_t> sizes = pooled.vec();
+  const size_t d = sizes.size();
+  const int64_t c = sizes[d - 3], oh = sizes[d - 2], ow = sizes[d - 1];
+  if (channels) {
+    sizes[d - 3] = oh;
+    sizes[d - 2] = ow;
+    sizes[d - 1] = ceil_div<int64_t>(c, kCodesPerByte);
+  } else {
+    sizes.pop_back();
+    sizes[d - 2] = oh * ceil_div<int64_t>(ow, kCodesPerByte);
+  }
+  return sizes;
+}
+
+// A record as a kernel takes it, and the memory format of the maps that goes with it.
+struct RecordView {
+  at::Tensor tensor;
+  Record kind;
+  at::MemoryFormat format;
+};
+
+// Checks a record of `pooled` windows; `format` is that of the values which it accompanies.
+inline RecordView view_record(const at::Tensor& record, at::IntArrayRef pooled,
+                              const Window2d& window, at::MemoryFormat format, const char* name) {
+  const bool is_codes = record.scalar_type() == at::kByte;
+  TORCH_CHECK(is_codes || record.scalar_type() == at::kLong, name,
+              " must be int64 indices or uint8 codes, got ", record.scalar_type());
+  if (is_codes && window.is_2x2()) {
+    const bool channels = pooled.size() == 4 && record.dim() == 4 && pooled[1] > 1;
+    const std::vector<int64_t> expected = codes2_sizes(pooled, channels);
+    TORCH_CHECK(record.sizes() == at::IntArrayRef(expected), "Expected shape of ", name, " to be ",
+                at::IntArrayRef(expected), " for pooled maps of ", pooled,
+                ", but got: ", record.sizes());
+    return {record.contiguous(), Record::codes2,
+            channels ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous};
+  }
+  TORCH_CHECK(record.sizes() == pooled, "Expected shape of ", name, " to be ", pooled,
+              " as of the pooled maps, but got: ", record.sizes());
+  TORCH_CHECK(!is_codes || window.taps() <= kMaxCodedTaps, name,
+              " must be int64 indices for a window of more than ", kMaxCodedTaps, " taps");
+  return {record.contiguous(format), is_codes ? Record::codes8 : Record::indices, format};
+}
+
+}  // namespace segfast

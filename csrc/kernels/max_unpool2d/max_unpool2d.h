@@ -1,0 +1,53 @@
+// max_unpool2d.h: max unpooling to [outer, height, width, inner] maps, from codes or from any int64
+// indices, and its backward.
+#pragma once
+
+#include "common/launch.h"
+#include "common/types.h"
+#include "kernels/pool_codes/pool_codes_math.h"
+
+namespace segfast {
+
+struct MaxUnpool2dParams {
+  const void* input;   // [outer, pooled_height, pooled_width, inner]
+  const void* record;  // codes, or indices that may come from anywhere
+  void* output;        // [outer, height, width, inner], every element written
+  int32_t* foreign;    // CUDA with indices: one zero, set where an index is outside its own window
+  Record record_kind;
+  DType dtype;
+  PoolShape shape;
+  Window2d window;
+};
+
+struct MaxUnpool2dBackwardParams {
+  const void* grad_output;  // [outer, height, width, inner]
+  const void* record;       // codes, or indices that may come from anywhere
+  void* grad_input;         // [outer, pooled_height, pooled_width, inner]
+  Record record_kind;
+  DType dtype;
+  PoolShape shape;
+  Window2d window;
+};
+
+// Work items: from codes, rows of the map; from indices, groups of kUnpoolChannels planes.
+inline constexpr int64_t kUnpoolChannels = 16;
+inline int64_t max_unpool2d_items(const MaxUnpool2dParams& p) {
+  if (p.record_kind != Record::indices) return p.shape.outer * p.shape.height;
+  return p.shape.outer * ceil_div<int64_t>(p.shape.inner, kUnpoolChannels);
+}
+// Throws std::runtime_error at a position outside the map.
+void max_unpool2d_cpu(const MaxUnpool2dParams& p, int64_t begin, int64_t end);
+
+// Work items: rows of windows.
+inline int64_t max_unpool2d_backward_items(const MaxUnpool2dBackwardParams& p) {
+  return p.shape.outer * p.shape.pooled_height;
+}
+void max_unpool2d_backward_cpu(const MaxUnpool2dBackwardParams& p, int64_t begin, int64_t end);
+
+#if SEGFAST_CUDA_LAUNCHERS
+// A position outside the map stops the grid (SEGFAST_DEVICE_CHECK) and is not written.
+cudaError_t max_unpool2d_cuda(const MaxUnpool2dParams& p, cudaStream_t stream);
+cudaError_t max_unpool2d_backward_cuda(const MaxUnpool2dBackwardParams& p, cudaStream_t stream);
+#endif
+
+}  // namespace segfast
