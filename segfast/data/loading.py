@@ -21,11 +21,20 @@ class EpochSampler(Sampler[int]):
     Yields ``epoch * samples + index``, so that a data set that draws its augmentation from that
     number repeats it exactly. ``skip`` leaves out the batches that an interrupted run
     has trained on.
+
+    Args:
+        samples: how many there are.
+        batch_size, steps: of each epoch; what does not fill them is left out.
+        seed: of the order.
+        rank, world: this process and how many share the samples.
     """
 
-    def __init__(self, samples: int, batch_size: int, seed: int, rank: int, world: int) -> None:
+    def __init__(
+        self, samples: int, batch_size: int, steps: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
         self.samples = samples
         self.batch_size = batch_size
+        self.steps = steps
         self.seed = seed
         self.rank = rank
         self.world = world
@@ -37,12 +46,12 @@ class EpochSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.samples // self.world
+        return self.batch_size * self.steps
 
     def __iter__(self) -> Iterator[int]:
         random = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.samples, generator=random)
-        mine = order[: len(self) * self.world][self.rank :: self.world]
+        mine = order[self.rank :: self.world][: len(self)]
         mine = mine[self.skip * self.batch_size :]
         self.skip = 0
         yield from (mine + self.epoch * self.samples).tolist()
@@ -85,13 +94,12 @@ class WholeSet(Dataset[tuple[Tensor, Tensor]]):
 def training_loader(
     data: TrainingSet, sampler: EpochSampler, workers: int
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Full batches only: batch norm needs more than one sample."""
+    """The sampler's batches."""
     return DataLoader(
         data,
         batch_size=sampler.batch_size,
         sampler=sampler,
         num_workers=workers,
-        drop_last=True,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
     )

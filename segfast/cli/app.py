@@ -1,0 +1,38 @@
+"""The commands, each in its own file."""
+
+from __future__ import annotations
+
+import typer
+
+from segfast import __version__
+from segfast.cli.data import verify_data
+from segfast.cli.doctor import doctor
+from segfast.cli.evaluate import evaluate
+from segfast.cli.predict import predict
+from segfast.cli.train import train
+
+app = typer.Typer(
+    name="segfast",
+    help="Train segmentation models on a folder of images, score them, and predict masks.",
+    epilog="Add --debug to any command to see where an error comes from.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command()(train)
+app.command("eval")(evaluate)
+app.command()(predict)
+app.command("verify-data")(verify_data)
+app.command()(doctor)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    """Answers ``segfast --version``."""
+    if show:
+        typer.echo(f"segfast {__version__}")
+        raise typer.Exit

@@ -1,0 +1,110 @@
+"""Opening a data set for a command, and ``segfast verify-data``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from segfast._errors import UserError
+from segfast.cli.console import bar, console, say, say_error
+
+if TYPE_CHECKING:  # these import torchvision, which --help should not wait for
+    from segfast.data.classes import ClassTable
+    from segfast.data.report import DataReport
+
+MOST_PROBLEMS = 20  # shown
+
+Classes = Annotated[
+    str | None,
+    typer.Option(help="A number, names (a,b,c) or a file of classes; else read off the data."),
+]
+IgnoreIndex = Annotated[int | None, typer.Option(help="The mask value that counts for nothing.")]
+Binary = Annotated[
+    bool | None,
+    typer.Option(
+        "--binary", help="Every mask value but 0 is one class, as in masks that number objects."
+    ),
+]
+
+
+def verified(
+    where: str,
+    classes: str | None = None,
+    ignore_index: int | None = None,
+    binary: bool = False,
+    table: ClassTable | None = None,
+) -> DataReport:
+    """The data set, all its files read; where some are wrong, they are named and all ends."""
+    from segfast.data.class_options import ClassOptions
+    from segfast.data.verify import open_data
+
+    with bar("reading the data") as on_progress:
+        report = open_data(where, ClassOptions(classes, ignore_index, binary), table, on_progress)
+    if report.problems:
+        for problem in report.problems[:MOST_PROBLEMS]:
+            say_error(problem)
+        more = len(report.problems) - MOST_PROBLEMS
+        rest = f", {more} of them not shown" if more > 0 else ""
+        count = f"{len(report.problems)} problem{'s' if len(report.problems) > 1 else ''}"
+        raise UserError(f"{where}: {count}{rest}; mend them, then try again")
+    return report
+
+
+def summary(report: DataReport) -> str:
+    """The data set in one line."""
+    images = ", ".join(f"{len(samples)} {split}" for split, samples in report.samples.items())
+    sizes = sorted(report.sizes)
+    (low, high) = sizes[0], sizes[-1]
+    size = f"{low[1]}x{low[0]}"
+    if low != high:
+        size = f"{len(sizes)} sizes, median {report.size[1]}x{report.size[0]}"
+    kind = "grey" if report.channels == 1 else "RGB"
+    return f"data {report.root}: {images} images, {kind}, {size} (width x height)"
+
+
+def verify_data(
+    data: Annotated[str, typer.Argument(metavar="DIR", help="The data set folder.")],
+    classes: Classes = None,
+    ignore_index: IgnoreIndex = None,
+    binary: Binary = None,
+) -> None:
+    """Read every image and mask of a data set: what is wrong, and what it holds.
+
+    A folder has train/ + trainannot/ (and val, test alike), or images/ + masks/ with train.txt and
+    val.txt. An image and its mask have the same name.
+    """
+    report = verified(data, classes, ignore_index, bool(binary))
+    say(summary(report))
+    say(f"{len(report.classes)} classes, {report.classes_from}")
+    splits = list(report.samples)
+    table = Table(box=None)
+    table.add_column("class")
+    table.add_column("", width=2)
+    for split in splits:
+        table.add_column(f"{split} %", justify="right")
+    table.add_column("median-frequency weight", justify="right")
+    pixels = {split: report.pixels(split) for split in splits}
+    rows = zip(
+        report.classes.names,
+        report.classes.palette,
+        report.median_frequency_weights(),
+        strict=True,
+    )
+    for index, (name, colour, weight) in enumerate(rows):
+        shares = [f"{100 * pixels[s][index] / max(1, pixels[s].sum()):.2f}" for s in splits]
+        swatch = f"[on rgb({colour[0]},{colour[1]},{colour[2]})]  [/]"
+        table.add_row(f"{index} {name}", swatch, *shares, f"{weight:.4f}")
+    if any(count[-1] for count in pixels.values()):
+        shares = [f"{100 * pixels[s][-1] / max(1, pixels[s].sum()):.2f}" for s in splits]
+        table.add_row("ignored", "", *shares, "")
+    console.print(table)
+    for note in report.notes:
+        say(f"note: {note}")
+    said = "".join(
+        f" {option} {value}"
+        for option, value in (("--classes", classes), ("--ignore-index", ignore_index))
+        if value is not None
+    ) + (" --binary" if binary else "")
+    say(f"all files are sound; next: segfast train --data {data}{said}")

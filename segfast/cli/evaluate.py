@@ -1,0 +1,92 @@
+"""``segfast eval``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from segfast._errors import OptionError
+from segfast.cli.console import bar, console, say_files
+from segfast.cli.data import verified
+
+if TYPE_CHECKING:
+    from segfast.training.scores import Scores
+
+WIDEST = 20  # classes of a confusion matrix that fits a terminal
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of segfast train.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="A data set folder; else the one trained on.", metavar="DIR"),
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to. (default: eval-SPLIT beside it)")
+    ] = None,
+) -> None:
+    """Score a checkpoint: IoU and Dice of each class, and the confusion matrix."""
+    from segfast.training.evaluate import draw_worst, evaluate, write_scores
+    from segfast.training.predictor import Predictor
+
+    predictor = Predictor(checkpoint)
+    card = predictor.card
+    report = verified(data or card.options.data, table=card.classes)
+    if split not in report.samples:
+        raise OptionError(f"--split {split}: {report.root} has {', '.join(report.samples)}")
+    samples = report.samples[split]
+    folder = out or checkpoint.parent / f"eval-{split}"
+    with bar("scoring") as on_progress:
+        evaluation = evaluate(predictor, samples, on_progress)
+    write_scores(evaluation.scores, card.classes, folder)
+    draw_worst(predictor, samples, evaluation, folder / "worst.png")
+    print_scores(evaluation.scores, card.classes.names, f"{split}, {len(samples)} images")
+    print_matrix(evaluation.scores, card.classes.names)
+    say_files(
+        folder,
+        {
+            "scores.csv": "IoU and Dice of each class",
+            "confusion.png": "what was taken for what",
+            "confusion.csv": "the same in pixels",
+            "worst.png": "the images with the lowest mean IoU",
+        },
+    )
+
+
+def print_scores(scores: Scores, names: Sequence[str], title: str) -> None:
+    """A table of the classes' scores; a dash where a class does not occur."""
+    table = Table(title=title, title_justify="left", box=None)
+    table.add_column("class")
+    for column in ("IoU", "Dice", "pixels %"):
+        table.add_column(column, justify="right")
+    for name, *values in zip(names, scores.iou, scores.dice, 100 * scores.share, strict=True):
+        table.add_row(name, *(_number(value) for value in values))
+    table.add_row("mean", _number(scores.mean_iou), _number(scores.mean_dice), "", style="bold")
+    table.add_row("pixel accuracy", _number(scores.accuracy), "", "")
+    console.print(table)
+
+
+def print_matrix(scores: Scores, names: Sequence[str]) -> None:
+    """The confusion matrix in percent of the true class, where it fits."""
+    if len(names) > WIDEST:
+        return
+    title = "confusion: % of the true class (row) predicted as each class (column, by number)"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table.add_column("true")
+    for index in range(len(names)):
+        table.add_column(str(index), justify="right")
+    for index, name in enumerate(names):
+        row = ["-" if np.isnan(v) else f"{100 * v:.0f}" for v in scores.recall[index]]
+        row[index] = f"[bold]{row[index]}[/]"
+        table.add_row(f"{index} {name}", *row)
+    console.print(table)
+
+
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3f}"

@@ -1,0 +1,91 @@
+"""``segfast predict``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from segfast._errors import OptionError
+from segfast.cli.console import bar, say, say_error
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from segfast.training.predictor import Predictor
+
+
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of segfast train.")],
+    images: Annotated[
+        Path, typer.Argument(help="An image, or a folder of images.", metavar="FILE_OR_FOLDER")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to. (default: predictions beside it)")
+    ] = None,
+) -> None:
+    """Write a mask for each image, and a picture of the image beside its mask.
+
+    Masks are indexed PNGs: a pixel's value is its class. Where the image lies in a data set folder,
+    the picture shows the true mask too.
+    """
+    from segfast.data.folder import list_images
+    from segfast.data.images import DataError
+    from segfast.training.predictor import Predictor
+
+    if not images.exists():
+        raise OptionError(f"{images}: does not exist")
+    files = list_images(images) if images.is_dir() else [images]
+    if not files:
+        inside = [f for f in sorted(images.iterdir()) if f.is_dir() and list_images(f)]
+        hint = f"; did you mean {inside[0]}?" if inside else ""
+        raise OptionError(f"{images}: holds no images{hint}")
+    predictor = Predictor(checkpoint)
+    folder = out or checkpoint.parent / "predictions"
+    stems = Counter(file.stem for file in files)
+    failed = 0
+    with bar("predicting") as on_progress:
+        for done, file in enumerate(files, start=1):
+            name = file.stem if stems[file.stem] == 1 else file.name
+            try:
+                _predict_one(predictor, file, folder, name)
+            except DataError as error:
+                say_error(str(error))
+                failed += 1
+            on_progress(done, len(files))
+    written = len(files) - failed
+    if written:
+        say(f"{written} mask{'s' * (written > 1)} in {folder / 'masks'}")
+        say(f"{written} picture{'s' * (written > 1)} in {folder / 'pictures'}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _predict_one(predictor: Predictor, file: Path, folder: Path, name: str) -> None:
+    from segfast.training.pictures import Shown, save, save_mask, triptychs
+
+    classes = predictor.card.classes
+    image = predictor.read(file)
+    labels = predictor(image)
+    save_mask(labels, classes, folder / "masks" / f"{name}.png")
+    shown = Shown(name, image, labels, _truth(predictor, file, labels.shape))
+    save(triptychs([shown], classes), folder / "pictures" / f"{name}.png")
+
+
+def _truth(predictor: Predictor, file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """The labels that lie in the image's data set, if they are of this image and these classes."""
+    from segfast.data.folder import find_mask
+    from segfast.data.images import DataError, open_upright, to_mask
+
+    mask = find_mask(file)
+    if mask is None:
+        return None
+    classes = predictor.card.classes
+    try:
+        truth = classes.decode(to_mask(open_upright(mask), classes.colour_masks))
+    except DataError:
+        return None
+    return truth if truth.shape == shape else None

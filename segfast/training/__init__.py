@@ -1,0 +1,1 @@
+"""Training, scoring and predicting on folders of images. Needs the extra ``train``."""

@@ -1,0 +1,198 @@
+"""What happens around the steps: checkpoints, a stop on Ctrl-C that loses nothing, the console."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from segfast.training.history import History
+from segfast.training.module import SegmentationModule
+
+SAVE_EVERY = 300  # seconds, between validations
+
+
+class Interrupted(Exception):
+    """The user stopped the run; the last checkpoint is written."""
+
+
+class Checkpoints(Callback):
+    """Keeps ``best.ckpt`` (highest validation mean IoU) and ``last.ckpt``.
+
+    On the first Ctrl-C or SIGTERM the step or validation under way is finished, ``last.ckpt``
+    written, and :class:`Interrupted` raised; a second Ctrl-C stops at once.
+    """
+
+    def __init__(self, folder: Path, console: Console) -> None:
+        self.best_path = folder / "best.ckpt"
+        self.last_path = folder / "last.ckpt"
+        self.best = -1.0
+        self._console = console
+        self._saved = time.monotonic()
+        self._stop = False
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes over the signals."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._on_signal)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves now and then in long epochs, and where the run is to stop."""
+        if self._stop or time.monotonic() - self._saved > SAVE_EVERY:
+            self._save(trainer, self.last_path)
+        if self._stop:
+            raise Interrupted
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the best and the last."""
+        assert isinstance(pl_module, SegmentationModule) and pl_module.scores is not None
+        score = pl_module.scores.mean_iou
+        better = score > self.best
+        if better:
+            self.best = score
+            self._save(trainer, self.best_path)
+        self._save(trainer, self.last_path)
+        if self._stop:
+            raise Interrupted
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the finished run."""
+        self._save(trainer, self.last_path)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Gives the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.best = state_dict["best"]
+
+    def _save(self, trainer: Trainer, path: Path) -> None:
+        trainer.save_checkpoint(path)
+        self._saved = time.monotonic()
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self._stop and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._stop = True
+        self._console.print("stopping after this step, then saving; Ctrl-C again stops at once")
+
+
+class Reporter(Callback):
+    """Prints one line at each validation."""
+
+    def __init__(self, console: Console, history: History, checkpoints: Checkpoints) -> None:
+        self._console = console
+        self._history = history
+        self._checkpoints = checkpoints
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says how far the run is and how well it does."""
+        if not trainer.is_global_zero:
+            return
+        row = self._history.latest
+        best = "best" if row["val_mean_iou"] >= self._checkpoints.best else "    "
+        self._console.print(
+            f"epoch {row['epoch']:>3.0f}/{trainer.max_epochs}  "
+            f"step {row['step']:>{len(str(self._history.total_steps))}.0f}"
+            f"/{self._history.total_steps}  "
+            f"loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
+            f"val mIoU [bold]{row['val_mean_iou']:.3f}[/] {best}  "
+            f"{row['images_per_second']:.1f} images/s  "
+            f"ETA {duration(self._history.seconds_left)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+class Bar(ProgressBar):
+    """A bar for the epoch: loss, images a second, time left of the run."""
+
+    def __init__(self, console: Console, history: History) -> None:
+        super().__init__()
+        self._history = history
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=console,
+            transient=True,
+            refresh_per_second=4,
+        )
+        self._task = self._progress.add_task("", state="")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Shows the bar."""
+        self._progress.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Moves the bar."""
+        row = self._history.latest
+        state = ""
+        if row:
+            state = (
+                f"loss {row['train_loss']:.3f}  {row['images_per_second']:.1f} images/s  "
+                f"ETA {duration(self._history.seconds_left)}"
+            )
+        self._progress.update(
+            self._task,
+            description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
+            total=self.total_train_batches,
+            completed=batch_idx + 1,
+            state=state,
+        )
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Moves the bar."""
+        self._progress.update(
+            self._task,
+            description="validating",
+            total=self.total_val_batches_current_dataloader,
+            completed=batch_idx + 1,
+            state="",
+        )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Takes the bar away."""
+        self._progress.stop()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Takes the bar away before anything is said about the error."""
+        self._progress.stop()
+
+
+def duration(seconds: float) -> str:
+    """1:02:03, or a dash where it is not known."""
+    return "-" if math.isnan(seconds) else str(timedelta(seconds=round(seconds)))

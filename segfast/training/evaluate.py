@@ -1,0 +1,94 @@
+"""Scores of a checkpoint on a split, and the files that show them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from segfast._files import write_text
+from segfast.data.classes import IGNORE_INDEX, ClassTable
+from segfast.data.samples import Sample
+from segfast.training.pictures import Shown, confusion, save, triptychs
+from segfast.training.predictor import Predictor
+from segfast.training.scores import Scores
+
+WORST = 6  # images on the page of the worst predictions
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores over all images, and each image's own mean IoU."""
+
+    scores: Scores
+    images: list[float]
+
+
+def evaluate(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Predicts every image at its own size and counts what is right."""
+    count = len(predictor.card.classes)
+    total = np.zeros((count, count), np.int64)
+    images = []
+    for done, sample in enumerate(samples, start=1):
+        matrix = count_confusion(sample.labels, predictor(sample.image), count)
+        total += matrix
+        images.append(Scores(matrix).mean_iou)
+        if on_progress:
+            on_progress(done, len(samples))
+    return Evaluation(Scores(total), images)
+
+
+def count_confusion(
+    truth: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: int
+) -> NDArray[np.int64]:  # [classes, classes]
+    """Pixels of each true class (row) predicted as each class (column); ignored ones left out."""
+    valid = truth != IGNORE_INDEX
+    pairs = truth[valid].astype(np.int64) * classes + prediction[valid]
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def write_scores(scores: Scores, classes: ClassTable, folder: Path) -> list[Path]:
+    """Writes scores.csv, confusion.csv and confusion.png; returns their paths."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["class", "iou", "dice", "share"])
+    for name, iou, dice, share in zip(
+        classes.names, scores.iou, scores.dice, scores.share, strict=True
+    ):
+        writer.writerow([name, f"{iou:.6f}", f"{dice:.6f}", f"{share:.6f}"])
+    writer.writerow(["mean", f"{scores.mean_iou:.6f}", f"{scores.mean_dice:.6f}", "1.000000"])
+    write_text(folder / "scores.csv", table.getvalue())
+
+    matrix = io.StringIO()
+    writer = csv.writer(matrix, lineterminator="\n")
+    writer.writerow(["true \\ predicted", *classes.names])
+    for name, row in zip(classes.names, scores.matrix, strict=True):
+        writer.writerow([name, *row.tolist()])
+    write_text(folder / "confusion.csv", matrix.getvalue())
+
+    save(confusion(scores, classes.names), folder / "confusion.png")
+    return [folder / name for name in ("scores.csv", "confusion.csv", "confusion.png")]
+
+
+@torch.inference_mode()
+def draw_worst(
+    predictor: Predictor, samples: Sequence[Sample], evaluation: Evaluation, path: Path
+) -> None:
+    """Draws the images with the lowest mean IoU beside their masks."""
+    order = np.argsort(np.nan_to_num(evaluation.images, nan=1.0), kind="stable")[:WORST]
+    shown = []
+    for index in order.tolist():
+        sample = samples[index]
+        title = f"{sample.name}: mean IoU {evaluation.images[index]:.2f}"
+        shown.append(Shown(title, sample.image, predictor(sample.image), sample.labels))
+    save(triptychs(shown, predictor.card.classes), path)

@@ -1,0 +1,117 @@
+"""The Lightning module: one training step, one validation step, the optimizer and its schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from segfast.data.classes import IGNORE_INDEX
+from segfast.data.loading import WholeBatch
+from segfast.training.checkpoint import ENTRY, Card
+from segfast.training.scores import Scores
+
+WARM_UP = 0.05  # of all steps
+MAX_WARM_UP = 200  # steps
+POWER = 0.9  # of the polynomial decay, as in the FCN and DeepLab papers' code
+
+
+class SegmentationModule(L.LightningModule):
+    """Fits a model to labelled crops and scores it on whole images.
+
+    Args:
+        model: [N, C, H, W] to logits [N, classes, H, W].
+        loss: logits and labels to a scalar.
+        card: what checkpoints say about the model.
+        total_steps: of the whole run, for the schedule.
+    """
+
+    def __init__(self, model: nn.Module, loss: nn.Module, card: Card, total_steps: int) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.card = card
+        self.total_steps = total_steps
+        self.confusion = confusion_matrix(len(card.classes))
+        self.validation_loss = 0.0
+        self.scores: Scores | None = None  # of the latest validation
+
+    def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
+        """Makes dropout a function of the seed and the step, so that a resumed run repeats it."""
+        seed = self.card.options.seed * 1_000_003 + self.global_step
+        torch.manual_seed(seed * 1009 + self.global_rank)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        """The loss of one batch of crops."""
+        images, labels = batch  # [N, C, H, W], [N, H, W]
+        loss: Tensor = self.loss(self.model(images), labels.long())
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts counting anew."""
+        self.confusion.reset()
+        self._losses: list[Tensor] = []
+
+    def validation_step(self, batch: WholeBatch, batch_index: int) -> None:
+        """Compares predictions, at the masks' own size, with the masks."""
+        for logits, labels in predict_whole(self.model, batch):
+            self.confusion.update(logits, labels)
+            self._losses.append(self.loss(logits, labels.long()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Computes the scores over all images, and over all devices where there are several."""
+        self.scores = Scores(self.confusion.compute().cpu().numpy())
+        mean = torch.stack(self._losses).nanmean()  # NaN: an image without a labelled pixel
+        self.validation_loss = float(self.trainer.strategy.reduce(mean))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW; a linear warm-up, then polynomial decay to zero."""
+        options = self.card.options
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=options.lr, weight_decay=options.weight_decay
+        )
+        warm_up = max(1, min(MAX_WARM_UP, round(WARM_UP * self.total_steps)))
+
+        def factor(step: int) -> float:
+            left = max(0.0, 1 - step / self.total_steps)
+            return float(min(1.0, (step + 1) / warm_up) * left**POWER)
+
+        schedule = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the card."""
+        checkpoint[ENTRY] = self.card.to_dict()
+
+
+def confusion_matrix(classes: int) -> MulticlassConfusionMatrix:
+    """Counts pixels of logits [N, classes, H, W] or labels [N, H, W] against labels [N, H, W]."""
+    return MulticlassConfusionMatrix(classes, ignore_index=IGNORE_INDEX, validate_args=False)
+
+
+def predict_whole(model: nn.Module, batch: WholeBatch) -> list[tuple[Tensor, Tensor]]:
+    """Logits at the masks' own size, with the masks: one pair where all sizes agree.
+
+    Images of one size go through the model together.
+    """
+    images = [image for image, _ in batch]
+    masks = [labels for _, labels in batch]
+    if len({(i.shape, m.shape) for i, m in batch}) == 1:
+        images, masks = [torch.stack(images)], [torch.stack(masks)]
+    else:
+        images, masks = [i[None] for i in images], [m[None] for m in masks]
+    return [
+        (resize_logits(model(image), labels.shape[-2:]), labels)
+        for image, labels in zip(images, masks, strict=True)
+    ]
+
+
+def resize_logits(logits: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Bilinear, in float32. [N, classes, h, w] -> [N, classes, *size]"""
+    if logits.shape[-2:] == size:
+        return logits.float()
+    return nn.functional.interpolate(logits.float(), size=size, mode="bilinear")

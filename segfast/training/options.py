@@ -1,0 +1,72 @@
+"""What a training run is asked to do, as one plain record: on the command line, in files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from segfast._errors import OptionError
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The options of ``segfast train``; None means chosen for the data and the device.
+
+    Attributes:
+        data: a folder, or ``synthetic``.
+        model: a name of :func:`segfast.create_model`, and ``model_options`` its options.
+        classes, ignore_index, binary: see :class:`segfast.data.class_options.ClassOptions`.
+        epochs: how often each training image is seen.
+        batch_size: images a step.
+        size: height and width that images are trained at.
+        lr: the highest learning rate, reached after the warm-up.
+        weight_decay: AdamW's.
+        loss: a name of :data:`segfast.training.losses.LOSSES`.
+        class_weights: ``none`` or ``median_frequency``.
+        augment: crop, mirror and recolour training images at random.
+        backend: ``segfast`` for our layers, ``torch`` for PyTorch's.
+        precision: Lightning's name of it.
+        seed: of the initial weights, the order and the augmentation.
+        workers: processes that read images.
+        devices: how many GPUs.
+    """
+
+    data: str
+    model: str = "segnet_basic"
+    model_options: dict[str, Any] = field(default_factory=dict)
+    classes: str | None = None
+    ignore_index: int | None = None
+    binary: bool = False
+    epochs: int | None = None
+    batch_size: int | None = None
+    size: tuple[int, int] | None = None
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    loss: str = "cross_entropy"
+    class_weights: str = "none"
+    augment: bool = True
+    backend: str = "segfast"
+    precision: str | None = None
+    seed: int = 0
+    workers: int | None = None
+    devices: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for checkpoints and configuration files."""
+        state = asdict(self)
+        state["size"] = list(self.size) if self.size else None
+        return state
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> TrainOptions:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            OptionError: an unknown option.
+        """
+        known = [option.name for option in fields(cls)]
+        unknown = sorted(state.keys() - set(known))
+        if unknown:
+            raise OptionError(f"unknown option {unknown[0]!r}; there are {', '.join(known)}")
+        size = state.get("size")
+        return cls(**{**state, "size": (int(size[0]), int(size[1])) if size else None})

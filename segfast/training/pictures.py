@@ -1,0 +1,207 @@
+"""What a run draws: curves, confusion matrices, images beside their masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+from PIL import Image
+
+from segfast._files import atomic_file
+from segfast.data.classes import IGNORE_INDEX, ClassTable
+from segfast.training.history import Row
+from segfast.training.scores import Scores
+
+TRAIN, VAL, ACCURACY = "#4c72b0", "#dd8452", "#55a868"
+IGNORED = (230, 230, 230)
+MOST_LEGEND = 40  # classes
+PANEL = 900  # pixels: the longest side of one picture in a page
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Replaces the PNG file."""
+    FigureCanvasAgg(figure)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
+
+
+def curves(rows: Sequence[Row], steps_per_epoch: int) -> Figure:
+    """Loss on the left, mean IoU and accuracy on the right, both over epochs."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    loss, score = figure.subplots(1, 2)
+    train = _column(rows, "train_loss", steps_per_epoch)
+    loss.plot(*train, color=TRAIN, alpha=0.3, linewidth=0.8)
+    loss.plot(train[0], _smooth(train[1]), color=TRAIN, label="train (smoothed)")
+    loss.plot(
+        *_column(rows, "val_loss", steps_per_epoch), "o-", color=VAL, ms=3, label="validation"
+    )
+    loss.set(xlabel="epoch", ylabel="loss", title="Loss")
+    loss.set_ylim(bottom=0)
+    miou = _column(rows, "val_mean_iou", steps_per_epoch)
+    score.plot(*miou, "o-", color=VAL, ms=3, label="mean IoU")
+    score.plot(
+        *_column(rows, "val_accuracy", steps_per_epoch),
+        "o-",
+        color=ACCURACY,
+        ms=3,
+        label="pixel accuracy",
+    )
+    if len(miou[1]) and not np.isnan(miou[1]).all():
+        best = int(np.nanargmax(miou[1]))
+        score.axhline(miou[1][best], color=VAL, linewidth=0.6, linestyle=":")
+        title = f"Validation: best mean IoU {miou[1][best]:.3f} at epoch {miou[0][best]:.2g}"
+        score.set_title(title)
+    score.set(xlabel="epoch", ylabel="score", ylim=(0, 1))
+    for axes in (loss, score):
+        axes.grid(alpha=0.3)
+        axes.set_xlim(left=0)
+        axes.legend(frameon=False)
+    return figure
+
+
+def _column(
+    rows: Sequence[Row], key: str, steps_per_epoch: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    points = [(row["step"] / steps_per_epoch, row[key]) for row in rows if key in row]
+    array = np.array(points, dtype=np.float64).reshape(-1, 2)
+    return array[:, 0], array[:, 1]
+
+
+def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A running mean over a thirtieth of the curve, shorter at its ends."""
+    half = len(values) // 60
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    first, last = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    return (total[last] - total[first]) / (last - first)
+
+
+def confusion(scores: Scores, names: Sequence[str]) -> Figure:
+    """The confusion matrix, each row as percent of its true class."""
+    count = len(names)
+    side = max(4.0, 0.55 * count + 2)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    percent = 100 * scores.recall
+    image = axes.imshow(np.nan_to_num(percent), cmap="Blues", vmin=0, vmax=100)
+    axes.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(count), names)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(f"Percent of each true class; mean IoU {scores.mean_iou:.3f}")
+    if count <= 30:
+        for row in range(count):
+            for column in range(count):
+                value = percent[row, column]
+                text = "-" if np.isnan(value) else f"{value:.0f}"
+                colour = "white" if value > 55 else "black"
+                if text != "0":
+                    axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    figure.colorbar(image, ax=axes, label="% of the true class", shrink=0.8)
+    return figure
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image with its prediction and, where known, its truth.
+
+    Attributes:
+        title: what stands over the image.
+        image: [H, W, channels].
+        prediction, truth: labels. [H, W]
+    """
+
+    title: str
+    image: NDArray[np.uint8] | NDArray[np.float32]
+    prediction: NDArray[np.uint8]
+    truth: NDArray[np.uint8] | None = None
+
+
+def triptychs(shown: Sequence[Shown], classes: ClassTable) -> Figure:
+    """A row an image: input, prediction and, where there is one, the truth; the classes below."""
+    columns = 3 if any(item.truth is not None for item in shown) else 2
+    labels = [m for item in shown for m in (item.prediction, item.truth) if m is not None]
+    present = sorted({int(label) for mask in labels for label in np.unique(mask)})
+    handles = _legend(present, classes)
+    height, width = shown[0].image.shape[:2]
+    panel_width = 4.0
+    row_height = panel_width * height / width + 0.35
+    legend_columns = 5
+    legend_height = 0.3 * -(-len(handles) // legend_columns) + 0.2
+    figure = Figure(
+        figsize=(panel_width * columns, row_height * len(shown) + legend_height),
+        layout="constrained",
+    )
+    grid = figure.subplots(len(shown), columns, squeeze=False)
+    for axes_row, item in zip(grid, shown, strict=True):
+        _panel(axes_row[0], picture(item.image), item.title)
+        _panel(axes_row[1], colourise(item.prediction, classes), "prediction")
+        if item.truth is not None:
+            _panel(axes_row[2], colourise(item.truth, classes), "truth")
+        elif columns == 3:
+            axes_row[2].axis("off")
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=legend_columns, frameon=False, fontsize=9
+    )
+    return figure
+
+
+def _legend(present: Sequence[int], classes: ClassTable) -> list[Patch]:
+    handles = [
+        Patch(
+            facecolor=np.array(classes.palette[label]) / 255,
+            edgecolor="black",
+            linewidth=0.5,
+            label=classes.names[label],
+        )
+        for label in present[:MOST_LEGEND]
+        if label != IGNORE_INDEX
+    ]
+    if IGNORE_INDEX in present:
+        grey = np.array(IGNORED) / 255
+        handles.append(Patch(facecolor=grey, edgecolor="black", linewidth=0.5, label="ignored"))
+    return handles
+
+
+def _panel(axes: Axes, array: NDArray[np.uint8], title: str) -> None:
+    axes.imshow(array, interpolation="nearest")
+    axes.set_title(title, fontsize=9)
+    axes.axis("off")
+
+
+def picture(image: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.uint8]:
+    """[H, W, 1 or 3] in uint8, or in 0 to 1, as RGB of at most PANEL pixels a side."""
+    bytes_ = image if image.dtype == np.uint8 else (image * 255).round().astype(np.uint8)
+    if bytes_.shape[2] == 1:
+        bytes_ = np.repeat(bytes_, 3, axis=2)
+    small = Image.fromarray(bytes_)
+    small.thumbnail((PANEL, PANEL))
+    return np.asarray(small)
+
+
+def colourise(labels: NDArray[np.uint8], classes: ClassTable) -> NDArray[np.uint8]:
+    """Labels as RGB in the classes' colours, at most PANEL pixels a side. [H, W] -> [h, w, 3]"""
+    step = max(1, -(-max(labels.shape) // PANEL))
+    return full_palette(classes)[labels[::step, ::step]]
+
+
+def full_palette(classes: ClassTable) -> NDArray[np.uint8]:  # [256, 3]
+    """A colour for each of the 256 labels that a mask file can hold."""
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(classes)] = classes.palette
+    palette[IGNORE_INDEX] = IGNORED
+    return palette
+
+
+def save_mask(labels: NDArray[np.uint8], classes: ClassTable, path: Path) -> None:
+    """Writes labels as an indexed PNG: a pixel's value is its class, its colour the palette's."""
+    mask = Image.fromarray(labels, mode="P")
+    mask.putpalette(full_palette(classes).tobytes())
+    with atomic_file(path) as file:
+        mask.save(file, format="PNG", optimize=False)

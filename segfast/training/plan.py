@@ -1,0 +1,122 @@
+"""What a run will do: everything the options leave open, chosen for the data and the device."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, replace
+
+import torch
+
+from segfast._errors import OptionError
+from segfast.data.report import DataReport
+from segfast.data.transforms import Size, fit
+from segfast.training.checkpoint import Card
+from segfast.training.options import TrainOptions
+
+# A full-size SegNet-Basic step takes a CPU core minutes a batch: there, images are trained smaller.
+CPU_AREA = 120 * 160
+CUDA_AREA = 512 * 512
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The options with nothing left open, and what follows from them.
+
+    Attributes:
+        options: complete.
+        card: what checkpoints will say.
+        validations: in each epoch.
+        steps_per_epoch: optimizer steps, a multiple of ``validations``.
+        chosen: in words, what was not asked for but chosen.
+    """
+
+    options: TrainOptions
+    card: Card
+    validations: int
+    steps_per_epoch: int
+    chosen: list[str]
+
+    @property
+    def total_steps(self) -> int:
+        """Of the whole run."""
+        epochs = self.options.epochs
+        assert epochs is not None
+        return epochs * self.steps_per_epoch
+
+
+def make_plan(options: TrainOptions, data: DataReport) -> Plan:
+    """Chooses what the options leave open.
+
+    Raises:
+        OptionError: an option out of range.
+    """
+    cuda = torch.cuda.is_available()
+    chosen = []
+    native = data.size
+    size = options.size
+    if size is None:
+        size = _default_size(native, CUDA_AREA if cuda else CPU_AREA)
+        if size != native:
+            chosen.append(
+                f"images are trained at {size[0]}x{size[1]} (height x width; they are "
+                f"{native[0]}x{native[1]}), scores count at full size; --size changes that"
+            )
+    train, val = len(data.samples["train"]), len(data.samples["val"])
+    batch_size = options.batch_size or min(16 if cuda else 4, train // options.devices)
+    epochs = options.epochs or (100 if cuda else 20)
+    for name, value in (("--batch-size", batch_size), ("--epochs", epochs), ("--size", min(size))):
+        if value < 1:
+            raise OptionError(f"{name} must be at least 1, got {value}")
+    if batch_size * options.devices > train:
+        raise OptionError(
+            f"--batch-size {batch_size} on {options.devices} devices is more than the "
+            f"{train} training images"
+        )
+    steps = train // (batch_size * options.devices)
+    # On a CPU an epoch may take long; score more often, but not more than a third of the time.
+    validations = 1 if cuda else max(1, min(steps, round(train / (2 * val))))
+    weights = options.class_weights
+    if weights not in ("none", "median_frequency"):
+        raise OptionError(f"--class-weights must be none or median_frequency, got {weights}")
+    options = replace(
+        options,
+        size=size,
+        batch_size=batch_size,
+        epochs=epochs,
+        precision=options.precision or _default_precision(),
+        workers=_default_workers() if options.workers is None else options.workers,
+    )
+    mean, std = data.moments()
+    card = Card(
+        model=options.model,
+        model_options=options.model_options,
+        in_channels=data.channels,
+        classes=data.classes,
+        mean=mean,
+        std=std,
+        size=size,
+        options=options,
+    )
+    return Plan(options, card, validations, steps - steps % validations, chosen)
+
+
+def _default_size(native: Size, area: int) -> Size:
+    """The data's size, or the largest of the same shape within ``area``, in multiples of 8."""
+    if native[0] * native[1] <= area:
+        return native
+    side = math.sqrt(area)
+    height, width = fit(native, (round(side), round(side)))
+    return max(8, round(height / 8) * 8), max(8, round(width / 8) * 8)
+
+
+def _default_precision() -> str:
+    if not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+
+
+def _default_workers() -> int:
+    """Few on a CPU, where the model wants the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(8, cores or 1) if torch.cuda.is_available() else min(2, (cores or 1) // 4)

@@ -1,0 +1,167 @@
+"""One training run, from its options to its folder of results."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from torch.utils.data import DataLoader
+
+from segfast._files import write_text
+from segfast.data.loading import (
+    EpochSampler,
+    TrainingSet,
+    WholeBatch,
+    WholeSet,
+    training_loader,
+    whole_loader,
+)
+from segfast.data.report import DataReport
+from segfast.data.transforms import Normalise, TrainingCrop, WholeImage
+from segfast.training.callbacks import Bar, Checkpoints, Reporter
+from segfast.training.checkpoint import AtomicCheckpointIO
+from segfast.training.history import History
+from segfast.training.losses import build_loss
+from segfast.training.module import SegmentationModule
+from segfast.training.pictures import curves, save
+from segfast.training.plan import Plan
+
+DRAW_EVERY = 10  # seconds
+
+
+class Curves(Callback):
+    """Keeps curves.png up to date."""
+
+    def __init__(self, path: Path, history: History, steps_per_epoch: int) -> None:
+        self.path = path
+        self._history = history
+        self._steps_per_epoch = steps_per_epoch
+        self._drawn = -float("inf")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws, unless it has just done so."""
+        if time.monotonic() - self._drawn > DRAW_EVERY:
+            self.on_train_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws."""
+        if trainer.is_global_zero:
+            save(curves(self._history.rows, self._steps_per_epoch), self.path)
+            self._drawn = time.monotonic()
+
+
+class Batches(L.LightningDataModule):
+    """The loaders of a run; a resumed one starts after the batches that are trained on."""
+
+    def __init__(self, plan: Plan, data: DataReport) -> None:
+        super().__init__()
+        self._plan = plan
+        self._data = data
+        card = plan.card
+        self._normalise = Normalise(card.mean, card.std)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Augmented crops in an order that depends on the seed and the epoch."""
+        options, trainer = self._plan.options, self.trainer
+        assert trainer is not None and options.batch_size and options.workers is not None
+        samples = self._data.samples["train"]
+        crop = TrainingCrop(self._plan.card.size, self._normalise, options.augment)
+        sampler = EpochSampler(
+            len(samples),
+            options.batch_size,
+            self._plan.steps_per_epoch,
+            options.seed,
+            trainer.global_rank,
+            trainer.world_size,
+        )
+        sampler.skip = trainer.global_step % self._plan.steps_per_epoch
+        return training_loader(TrainingSet(samples, crop, options.seed), sampler, options.workers)
+
+    def val_dataloader(self) -> DataLoader[WholeBatch]:
+        """Whole images."""
+        options, trainer = self._plan.options, self.trainer
+        assert trainer is not None and options.batch_size and options.workers is not None
+        whole = WholeSet(
+            self._data.samples["val"], WholeImage(self._plan.card.size, self._normalise)
+        )
+        return whole_loader(whole, options.batch_size, options.workers)
+
+
+def fit(plan: Plan, data: DataReport, out: Path, console: Console, resume: Path | None) -> None:
+    """Trains, writing checkpoints, metrics.csv, curves.png and config.yaml to ``out``.
+
+    Args:
+        plan: what to do.
+        data: the verified data.
+        out: the run's folder.
+        console: where progress goes.
+        resume: the checkpoint to go on from.
+
+    Raises:
+        Interrupted: the user stopped the run; the last checkpoint is written.
+        TrainingError: the loss is no longer finite.
+        OptionError: the model or the loss is unknown, or its options are wrong.
+    """
+    options = plan.options
+    L.seed_everything(options.seed, workers=False, verbose=False)
+    weight = None
+    if options.class_weights == "median_frequency":
+        weight = torch.tensor(data.median_frequency_weights())
+    loss = build_loss(options.loss, weight)
+    model = plan.card.build(options.backend)
+    module = SegmentationModule(model, loss, plan.card, plan.total_steps)
+    assert options.batch_size is not None
+    history = History(out / "metrics.csv", options.batch_size, plan.total_steps)
+    checkpoints = Checkpoints(out, console)
+    callbacks: list[Callback] = [
+        history,
+        checkpoints,
+        Reporter(console, history, checkpoints),
+        Curves(out / "curves.png", history, plan.steps_per_epoch),
+    ]
+    if console.is_terminal:
+        callbacks.append(Bar(console, history))
+    write_text(out / "config.yaml", yaml.safe_dump(options.to_dict(), sort_keys=False))
+    with quiet_lightning():
+        trainer = Trainer(
+            accelerator="auto",
+            devices=options.devices,
+            precision=options.precision,  # type: ignore[arg-type]  # checked by Lightning
+            max_epochs=options.epochs,
+            val_check_interval=1 / plan.validations,
+            num_sanity_val_steps=0,
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=console.is_terminal,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(module, datamodule=Batches(plan, data), ckpt_path=resume)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Without Lightning's advertisements and its advice about loaders, which are chosen here."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

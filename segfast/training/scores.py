@@ -1,0 +1,75 @@
+"""Scores of a segmentation, all from its confusion matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per-class and mean scores. NaN for a class that is neither labelled nor predicted.
+
+    Attributes:
+        matrix: pixels of each true class (row) predicted as each class (column). [classes, classes]
+    """
+
+    matrix: NDArray[np.int64]
+
+    @property
+    def iou(self) -> NDArray[np.float64]:  # [classes]
+        """Intersection over union of each class: TP / (TP + FP + FN)."""
+        return _ratio(self._hits, self._labelled + self._predicted - self._hits)
+
+    @property
+    def dice(self) -> NDArray[np.float64]:  # [classes]
+        """Dice (F1) of each class: 2 TP / (2 TP + FP + FN)."""
+        return _ratio(2 * self._hits, self._labelled + self._predicted)
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean of :attr:`iou` over the classes that occur."""
+        return _mean(self.iou)
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean of :attr:`dice` over the classes that occur."""
+        return _mean(self.dice)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the pixels that are right."""
+        return float(_ratio(self._hits.sum(), self.matrix.sum()))
+
+    @property
+    def share(self) -> NDArray[np.float64]:  # [classes]
+        """Share of the labelled pixels that are of each class."""
+        return _ratio(self._labelled, self.matrix.sum())
+
+    @property
+    def recall(self) -> NDArray[np.float64]:  # [classes, classes]
+        """Each row of the matrix as shares of its class's pixels."""
+        return _ratio(self.matrix, self._labelled[:, None])
+
+    @property
+    def _hits(self) -> NDArray[np.int64]:
+        return np.diagonal(self.matrix)
+
+    @property
+    def _labelled(self) -> NDArray[np.int64]:
+        return self.matrix.sum(axis=1)
+
+    @property
+    def _predicted(self) -> NDArray[np.int64]:
+        return self.matrix.sum(axis=0)
+
+
+def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(whole > 0, part / whole, np.nan)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
