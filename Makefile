@@ -68,4 +68,4 @@ FORCE:
 $(BUILD): $(SETUP) build/switches setup.py $(wildcard segfast/_*.py csrc/sources.txt csrc/*/*.* csrc/*/*/*.*)
 	@echo "Compiling segfast (some minutes the first time)"
 	$(PIP) --no-build-isolation --editable '.[test]'
-	@sed -n 's/.*"summary": "\(.*\)".*/segfast: \1/p' $@
+	@sed -n 's/.*"summary": "\(.*\)".*/segfast: built \1/p' $@

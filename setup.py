@@ -97,7 +97,7 @@ class BuildExtension(cpp_extension.BuildExtension):
         self.build_temp = str(ROOT / "build" / name)
 
     def run(self) -> None:
-        print(f"segfast: {plan.summary}; {jobs} parallel jobs", flush=True)
+        print(f"segfast: building {plan.summary}; {jobs} parallel jobs", flush=True)
         super().run()
         [extension] = self.extensions
         directory = Path(self.get_ext_fullpath(extension.name)).parent

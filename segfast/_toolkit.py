@@ -56,9 +56,9 @@ class Toolkit:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a build will do, and the line that says so. Without a toolkit it is for the CPU only."""
+    """What to build; `summary` says it, as the end of a sentence "building ..." or "built ..."."""
 
-    toolkit: Toolkit | None
+    toolkit: Toolkit | None  # None: for the CPU only
     archs: str
     summary: str
 
@@ -86,16 +86,14 @@ def make_plan(
             raise BuildError(
                 "SEGFAST_FORCE_CUDA and SEGFAST_NO_CUDA are both set: unset one of them."
             )
-        return Plan(None, "", "building for the CPU only, because SEGFAST_NO_CUDA is set")
+        return Plan(None, "", "for the CPU only, because SEGFAST_NO_CUDA is set")
     if torch_cuda is None:
         if force:
             raise BuildError(
                 f"SEGFAST_FORCE_CUDA is set, but torch {torch_version} was built without CUDA: "
                 "install a CUDA build of torch, or unset SEGFAST_FORCE_CUDA."
             )
-        return Plan(
-            None, "", f"building for the CPU only, because torch {torch_version} has no CUDA"
-        )
+        return Plan(None, "", f"for the CPU only, because torch {torch_version} has no CUDA")
 
     wanted = int(torch_cuda.split(".")[0])
     cure = how_to_install(torch_cuda)
@@ -118,12 +116,12 @@ def make_plan(
         return Plan(
             None,
             "",
-            "building for the CPU only, because no CUDA toolkit was found; to build for CUDA, "
+            "for the CPU only, because no CUDA toolkit was found; to build for CUDA, "
             f"install one ({cure}) and build again",
         )
     archs = env.get("TORCH_CUDA_ARCH_LIST") or choose_archs(visible, known_archs(toolkit))
     version = ".".join(map(str, toolkit.version))
-    return Plan(toolkit, archs, f"building for CUDA {version} ({toolkit.home}), archs {archs}")
+    return Plan(toolkit, archs, f"for CUDA {version} ({toolkit.home}), archs {archs}")
 
 
 def how_to_install(cuda: str) -> str:

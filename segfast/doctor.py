@@ -55,7 +55,7 @@ def _kernels(built: dict[str, object]) -> Finding:
             "not compiled: plain PyTorch computes instead",
             "pip install --no-build-isolation . (in the source folder)",
         )
-    return Finding("kernels", f"{built['summary']}; compiler {built['compiler']}")
+    return Finding("kernels", f"built {built['summary']}; compiler {built['compiler']}")
 
 
 def _gpus(built: dict[str, object]) -> Iterator[Finding]:

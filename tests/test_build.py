@@ -219,9 +219,17 @@ def run_python(directory: Path, *arguments: str, **env: str) -> subprocess.Compl
     )
 
 
-def test_never_compiled_imports_with_one_warning(tmp_path):
+def test_never_compiled_computes_with_one_warning(tmp_path):
     copy_of_package(tmp_path)
-    result = run_python(tmp_path, "-c", "import segfast._extension as e; assert e.C is None")
+    code = """if True:
+        import torch, segfast
+        assert segfast._extension.C is None
+        output, indices = segfast.functional.max_pool2d(
+            torch.arange(16.0).view(1, 1, 4, 4), 2, return_indices=True
+        )
+        assert output.flatten().tolist() == indices.flatten().tolist() == [5, 7, 13, 15]
+    """
+    result = run_python(tmp_path, "-c", code)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("RuntimeWarning") == 1
     assert "pip install --no-build-isolation" in result.stderr
