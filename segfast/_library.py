@@ -30,6 +30,7 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _are_transforms_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _tracing_state = torch._C._get_tracing_state
+_is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor  # of is_grads_batched=True
 
 
 def kernel_or_reference(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
@@ -100,9 +101,12 @@ def define_op(
             return False
         for slot in tensor_slots:
             tensor = args[slot]
-            if tensor is not None:
-                if type(tensor) not in _PLAIN or not (tensor.is_cpu or tensor.is_cuda):
-                    return False
+            if tensor is not None and (
+                type(tensor) not in _PLAIN
+                or not (tensor.is_cpu or tensor.is_cuda)
+                or _is_legacy_batched(tensor)
+            ):
+                return False
         return True
 
     if setup_context is None or backward is None:

@@ -62,6 +62,11 @@ def pool_window(
     return kh, kw, sh, sw, ph, pw, dh, dw
 
 
+def is_2x2(window: Sequence[int]) -> bool:
+    """Whether codes of this window take 2 bits. (An op's window may come as a list.)"""
+    return tuple(window) == WINDOW_2X2
+
+
 def coded_window(
     kernel_size: int | Sequence[int],
     stride: int | Sequence[int] | None,
@@ -131,6 +136,13 @@ def empty(shape: Sequence[int], like: Tensor, **options: Any) -> Tensor:
     return torch.empty(shape, memory_format=format_of(like), **options)
 
 
+def in_format(tensor: Tensor, format: torch.memory_format) -> Tensor:
+    """``tensor`` with the very strides a new tensor of that format has, sizes of 1 included."""
+    strides = torch.empty(tensor.shape, device="meta", memory_format=format).stride()
+    tensor = tensor.contiguous(memory_format=format)
+    return tensor if tensor.stride() == strides else tensor.as_strided(tensor.shape, strides)
+
+
 def packs_channels(pooled: Tensor) -> bool:
     """Whether 2-bit codes run along the channels: channels_last with more than one channel."""
     return format_of(pooled) == torch.channels_last and pooled.shape[1] > 1
@@ -142,7 +154,7 @@ def codes_shape(pooled: Sequence[int], window: Window, channels: bool) -> list[i
     2-bit codes, for 2x2 windows: [N, OH, OW, ceil(C / 4)] where they run along ``channels``, else
     [N, C, OH * ceil(OW / 4)]. One byte a window otherwise: the shape of ``pooled``.
     """
-    if window != WINDOW_2X2:
+    if not is_2x2(window):
         return list(pooled)
     *outer, c, oh, ow = pooled
     if channels:
@@ -156,7 +168,7 @@ def check_record(record: Tensor, pooled: Sequence[int], window: Window, name: st
         expected = [list(pooled)]
     elif record.dtype == torch.uint8:
         expected = [codes_shape(pooled, window, channels=False)]
-        if window == WINDOW_2X2 and len(pooled) == 4 and pooled[1] > 1:
+        if is_2x2(window) and len(pooled) == 4 and pooled[1] > 1:
             expected.append(codes_shape(pooled, window, channels=True))
     else:
         raise RuntimeError(f"{name} must be int64 indices or uint8 codes, got {record.dtype}")

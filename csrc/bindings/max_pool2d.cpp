@@ -93,7 +93,7 @@ at::Tensor max_pool2d_backward(const at::Tensor& grad_output, const at::Tensor& 
   p.shape = make_shape(grad, view.format, input_size[0], input_size[1], grad.size(-2),
                        grad.size(-1));
   if (grad_input.numel() > 0) SEGFAST_RUN(max_pool2d_backward, p, grad, grad_input.nbytes());
-  return grad_input.contiguous(format);
+  return in_format(grad_input, view.format, format);
 }
 
 }  // namespace

@@ -43,7 +43,7 @@ at::Tensor unpool(const at::Tensor& input_any, const at::Tensor& record, const c
   p.output = output.mutable_data_ptr();
   p.foreign = foreign.defined() ? foreign.mutable_data_ptr<int32_t>() : nullptr;
   if (output.numel() > 0) SEGFAST_RUN(max_unpool2d, p, input, output.nbytes());
-  return output.contiguous(format);
+  return in_format(output, view.format, format);
 }
 
 at::Tensor max_unpool2d(const at::Tensor& input, const at::Tensor& indices,
@@ -86,7 +86,7 @@ at::Tensor max_unpool2d_backward(const at::Tensor& grad_output_any, const at::Te
   if (grad_input.numel() > 0) {
     SEGFAST_RUN(max_unpool2d_backward, p, grad_output, grad_output.nbytes());
   }
-  return grad_input.contiguous(format);
+  return in_format(grad_input, view.format, format);
 }
 
 }  // namespace

@@ -71,6 +71,12 @@ inline std::vector<int64_t> codes2_sizes(at::IntArrayRef pooled, bool channels) 
   return sizes;
 }
 
+// A result computed in one format, in the one that was asked for.
+inline at::Tensor in_format(const at::Tensor& tensor, at::MemoryFormat from, at::MemoryFormat to) {
+  if (from == to) return tensor;
+  return empty(tensor.sizes(), tensor.options(), to).copy_(tensor);
+}
+
 // A record as a kernel takes it, and the memory format of the maps that goes with it.
 struct RecordView {
   at::Tensor tensor;

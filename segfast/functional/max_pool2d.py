@@ -11,11 +11,11 @@ from torch import Tensor
 from segfast._library import define_op
 from segfast._window import (
     MAX_CODED_TAPS,
-    WINDOW_2X2,
     Window,
     coded_window,
     codes_shape,
     empty,
+    is_2x2,
     packs_channels,
     pool_window,
     pooled_size,
@@ -135,7 +135,7 @@ def _with_indices_fake(input: Tensor, window: Window, ceil_mode: bool) -> tuple[
 
 def _with_codes_fake(input: Tensor, window: Window, ceil_mode: bool) -> tuple[Tensor, Tensor]:
     output = empty(pooled_size(input, window, ceil_mode), input)
-    if window != WINDOW_2X2:
+    if not is_2x2(window):
         return output, empty(output.shape, output, dtype=torch.uint8)
     shape = codes_shape(output.shape, window, packs_channels(output))
     return output, output.new_empty(shape, dtype=torch.uint8)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from segfast._library import define_op
 from segfast._window import (
-    WINDOW_2X2,
     Window,
     check_record,
     coded_window,
     codes_shape,
     empty,
+    is_2x2,
     packs_channels,
     pooled_size,
 )
@@ -96,7 +96,7 @@ def _to_indices_fake(
     codes: Tensor, window: Window, map_size: Sequence[int], pooled: Sequence[int]
 ) -> Tensor:
     check_record(codes, pooled, window, "codes")
-    if window != WINDOW_2X2:
+    if not is_2x2(window):
         return empty(pooled, codes, dtype=torch.int64)
     format = torch.channels_last if codes.dim() == 4 else torch.contiguous_format
     return torch.empty(list(pooled), dtype=torch.int64, device=codes.device, memory_format=format)
@@ -119,7 +119,7 @@ def _to_indices_vmap(
 
 
 def _to_codes_fake(indices: Tensor, window: Window, map_size: Sequence[int]) -> Tensor:
-    if window != WINDOW_2X2:
+    if not is_2x2(window):
         return empty(indices.shape, indices, dtype=torch.uint8)
     shape = codes_shape(indices.shape, window, packs_channels(indices))
     return indices.new_empty(shape, dtype=torch.uint8)

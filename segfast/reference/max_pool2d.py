@@ -12,6 +12,7 @@ from segfast._window import (
     Window,
     check_record,
     format_of,
+    in_format,
     pooled_size,
 )
 from segfast.reference.pool_codes import codes_to_indices, indices_to_codes
@@ -31,7 +32,7 @@ def max_pool2d_with_indices(
     shape = pooled_size(input, window, ceil_mode)
     format = format_of(input)
     output, indices = torch.nn.functional.max_pool2d(
-        input.contiguous(memory_format=format),
+        in_format(input, format),
         (kh, kw),
         (sh, sw),
         (ph, pw),
@@ -42,8 +43,8 @@ def max_pool2d_with_indices(
     empty_rows = _empty_windows(input.shape[-2], shape[-2], kh, sh, ph, dh)
     empty_columns = _empty_windows(input.shape[-1], shape[-1], kw, sw, pw, dw)
     empty = (empty_rows.unsqueeze(1) | empty_columns).to(input.device)
-    output = output.masked_fill(empty, -torch.inf).contiguous(memory_format=format)
-    indices = indices.masked_fill(empty, EMPTY_INDEX).contiguous(memory_format=format)
+    output = in_format(output.masked_fill(empty, -torch.inf), format)
+    indices = in_format(indices.masked_fill(empty, EMPTY_INDEX), format)
     return output, indices
 
 
@@ -75,4 +76,4 @@ def max_pool2d_backward(
     grad_input = grad.new_zeros((*grad.shape[:-1], height * width))
     grad_input = grad_input.scatter_add(-1, indices.clamp(min=0), grad)
     grad_input = grad_input.to(grad_output.dtype).unflatten(-1, (height, width))
-    return grad_input.contiguous(memory_format=format_of(grad_output))
+    return in_format(grad_input, format_of(grad_output))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segfast._window import EMPTY_INDEX, Window, format_of
+from segfast._window import EMPTY_INDEX, Window, format_of, in_format
 from segfast.reference.max_pool2d import record_to_indices
 from segfast.reference.pool_codes import codes_to_indices
 
@@ -17,7 +17,7 @@ def max_unpool2d(
 ) -> Tensor:
     """torch's max_unpool2d; of equal indices the last one's value stays."""
     output = torch._C._nn.max_unpool2d(input, indices, tuple(output_size))
-    return output.contiguous(memory_format=format_of(input))
+    return in_format(output, format_of(input))
 
 
 def max_unpool2d_with_codes(
@@ -36,4 +36,4 @@ def max_unpool2d_backward(
     indices = record_to_indices(record, window, grad_output.shape[-2:], pooled).flatten(-2)
     picked = grad_output.flatten(-2).gather(-1, indices.clamp(min=0))
     picked = picked.masked_fill(indices == EMPTY_INDEX, 0).unflatten(-1, tuple(pooled_size))
-    return picked.contiguous(memory_format=format_of(grad_output))
+    return in_format(picked, format_of(grad_output))

@@ -11,18 +11,19 @@ from segfast._window import (
     CODES_PER_BYTE,
     EMPTY_CODE,
     EMPTY_INDEX,
-    WINDOW_2X2,
     Window,
     check_record,
     codes_shape,
     format_of,
+    in_format,
+    is_2x2,
     packs_channels,
 )
 
 
 def _taps_to_codes(taps: Tensor, window: Window, channels: bool) -> Tensor:
     """Taps [N, C, OH, OW] to codes: 2 bits each for 2x2 windows, one byte otherwise."""
-    if window != WINDOW_2X2:
+    if not is_2x2(window):
         return taps.to(torch.uint8)
     runs = taps.movedim(1, -1) if channels else taps  # [..., windows of one run]
     missing = -runs.shape[-1] % CODES_PER_BYTE
@@ -34,7 +35,7 @@ def _taps_to_codes(taps: Tensor, window: Window, channels: bool) -> Tensor:
 
 def _codes_to_taps(codes: Tensor, pooled: Sequence[int], window: Window) -> Tensor:
     """The inverse: int64 taps of shape ``pooled``, EMPTY_CODE for an empty window."""
-    if window != WINDOW_2X2:
+    if not is_2x2(window):
         return codes.to(torch.int64)
     shifts = torch.arange(0, 8, 2, device=codes.device)
     taps = (codes.to(torch.int64).unsqueeze(-1) >> shifts) & 3  # [..., bytes, 4]
@@ -69,7 +70,7 @@ def codes_to_indices(
     rows, columns = _window_origins(pooled, window, codes.device)
     y = rows + taps // kw * dh
     x = columns + taps % kw * dw
-    is_empty = (taps == EMPTY_CODE) & (window != WINDOW_2X2)
+    is_empty = (taps == EMPTY_CODE) & (not is_2x2(window))
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width) & (taps < window[0] * kw)
     if not bool((inside | is_empty).all()):
         raise ValueError(
@@ -79,10 +80,10 @@ def codes_to_indices(
         )
     indices = torch.where(is_empty, EMPTY_INDEX, y * width + x)
     channels_last = (
-        codes.dim() == 4 if window == WINDOW_2X2 else (format_of(codes) == torch.channels_last)
+        codes.dim() == 4 if is_2x2(window) else (format_of(codes) == torch.channels_last)
     )
     format = torch.channels_last if channels_last else torch.contiguous_format
-    return indices.contiguous(memory_format=format)
+    return in_format(indices, format)
 
 
 def indices_to_codes(indices: Tensor, window: Window, map_size: Sequence[int]) -> Tensor:
@@ -99,7 +100,7 @@ def indices_to_codes(indices: Tensor, window: Window, map_size: Sequence[int]) -
     tap_h, tap_w = y // dh, x // dw
     held = (y >= 0) & (x >= 0) & (y % dh == 0) & (x % dw == 0) & (tap_h < kh) & (tap_w < kw)
     held &= (indices >= 0) & (indices < height * width)
-    is_empty = (indices == EMPTY_INDEX) & (window != WINDOW_2X2)
+    is_empty = (indices == EMPTY_INDEX) & (not is_2x2(window))
     if not bool((held | is_empty).all()):
         raise ValueError(
             "indices hold a position that its own window does not cover: codes can only say which "
@@ -108,4 +109,4 @@ def indices_to_codes(indices: Tensor, window: Window, map_size: Sequence[int]) -
         )
     taps = torch.where(is_empty, EMPTY_CODE, tap_h * kw + tap_w)
     codes = _taps_to_codes(taps, window, packs_channels(indices))
-    return codes if window == WINDOW_2X2 else codes.contiguous(memory_format=format_of(indices))
+    return codes if is_2x2(window) else in_format(codes, format_of(indices))

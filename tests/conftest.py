@@ -1,0 +1,31 @@
+"""What every test may use: the devices, a fixed seed, and a compiled segfast."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from segfast._extension import C
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if C is None:
+        raise pytest.UsageError("the tests need the compiled kernels: pip install -e . first")
+
+
+@pytest.fixture(
+    params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)],
+)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU, and a GPU where there is one and segfast was built for it."""
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU here")
+        if not C.with_cuda:
+            pytest.skip("segfast was built without CUDA")
+    return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
