@@ -13,6 +13,8 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 _FAST: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.MaxPool2d: fast.MaxPool2d,
     torch.nn.MaxUnpool2d: fast.MaxUnpool2d,
+    torch.nn.PixelShuffle: fast.PixelShuffle,
+    torch.nn.PixelUnshuffle: fast.PixelUnshuffle,
 }
 
 _PLAIN: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
@@ -26,7 +28,7 @@ _PLAIN: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
 def accelerate(model: Model) -> Model:
     """Swaps the layers of ``model`` that segfast has faster kernels for, in place, and returns it.
 
-    ``torch.nn.MaxPool2d`` and ``MaxUnpool2d`` become
+    ``torch.nn.MaxPool2d``, ``MaxUnpool2d``, ``PixelShuffle`` and ``PixelUnshuffle`` become
     :class:`segfast.nn.MaxPool2d` and so on, wherever they stand in the model, the model itself
     included. The results are the same. A layer stays the object it was and only its class changes:
     hooks, training mode, the names in the state_dict, and places that share a layer are untouched.

@@ -13,6 +13,10 @@
 #include "common/launch.h"
 #include "common/types.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #if defined(SEGFAST_WITH_CUDA)
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -58,9 +62,31 @@ inline at::MemoryFormat format_of(const at::Tensor& tensor) {
   return tensor.dim() == 4 ? tensor.suggest_memory_format() : at::MemoryFormat::Contiguous;
 }
 
+// The values of a lazily conjugated or negated view, which its memory does not hold.
+inline at::Tensor resolved(const at::Tensor& tensor) {
+  return tensor.is_conj() || tensor.is_neg() ? tensor.resolve_conj().resolve_neg() : tensor;
+}
+
+// Fresh memory costs a page fault for every 4 KB that a kernel first touches, which takes longer than
+// the kernel. Linux gives 2 MB at a fault where it is asked to.
+inline void ask_for_huge_pages(void* memory, size_t bytes) {
+#if defined(__linux__)
+  constexpr size_t kHugePage = size_t{1} << 21;
+  if (bytes < 2 * kHugePage) return;
+  const auto begin = reinterpret_cast<uintptr_t>(memory);
+  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t last = (begin + bytes) / kHugePage * kHugePage;
+  madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a hint: it may fail
+#else
+  (void)memory, (void)bytes;
+#endif
+}
+
 inline at::Tensor empty(at::IntArrayRef sizes, const at::TensorOptions& options,
                         at::MemoryFormat format = at::MemoryFormat::Contiguous) {
-  return at::empty(sizes, options.memory_format(format));
+  at::Tensor tensor = at::empty(sizes, options.memory_format(format));
+  if (tensor.is_cpu()) ask_for_huge_pages(tensor.mutable_data_ptr(), tensor.nbytes());
+  return tensor;
 }
 
 // Runs kernel(params, begin, end) over items on torch's threads, at least `grain_bytes` of work each.

@@ -6,6 +6,7 @@ namespace segfast {
 void bind_build(pybind11::module_& m);
 void bind_max_pool2d(pybind11::module_& m);
 void bind_max_unpool2d(pybind11::module_& m);
+void bind_pixel_shuffle(pybind11::module_& m);
 void bind_pool_codes(pybind11::module_& m);
 }  // namespace segfast
 
@@ -14,5 +15,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   segfast::bind_build(m);
   segfast::bind_max_pool2d(m);
   segfast::bind_max_unpool2d(m);
+  segfast::bind_pixel_shuffle(m);
   segfast::bind_pool_codes(m);
 }

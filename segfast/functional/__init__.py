@@ -2,6 +2,7 @@
 
 from segfast.functional.max_pool2d import max_pool2d, max_pool2d_with_codes
 from segfast.functional.max_unpool2d import max_unpool2d, max_unpool2d_with_codes
+from segfast.functional.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 from segfast.functional.pool_codes import codes_to_indices, indices_to_codes
 
 __all__ = [
@@ -11,4 +12,6 @@ __all__ = [
     "max_pool2d_with_codes",
     "max_unpool2d",
     "max_unpool2d_with_codes",
+    "pixel_shuffle",
+    "pixel_unshuffle",
 ]

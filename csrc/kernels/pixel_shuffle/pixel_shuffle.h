@@ -22,7 +22,10 @@ struct PixelShuffleParams {
   bool channels_last;
 };
 
-// Work items: the batch * height rows of the coarse tensor, r rows of the fine one each.
+// Work items: the rows of the coarse tensor, r rows of the fine one each.
+inline int64_t pixel_shuffle_items(const PixelShuffleParams& p) { return p.batch * p.height; }
+inline int64_t pixel_unshuffle_items(const PixelShuffleParams& p) { return p.batch * p.height; }
+
 void pixel_shuffle_cpu(const PixelShuffleParams& params, int64_t begin, int64_t end);
 void pixel_unshuffle_cpu(const PixelShuffleParams& params, int64_t begin, int64_t end);
 

@@ -1,0 +1,109 @@
+"""Sub-pixel shuffling: drop-in, keeping channels_last on every device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from segfast._library import define_op
+from segfast._shuffle import coarse_size, factor_of, fine_size
+from segfast._window import empty
+from segfast.functional._pool_records import fold_batch
+from segfast.reference import pixel_shuffle as reference
+
+__all__ = ["pixel_shuffle", "pixel_unshuffle"]
+
+
+def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
+    r"""Drop-in for :func:`torch.nn.functional.pixel_shuffle`: channels become pixels.
+
+    .. math::
+        output[..., c, h r + i, w r + j] = input[..., c r^2 + i r + j, h, w]
+
+    The rearrangement of sub-pixel convolution (Shi et al., CVPR 2016, equation 4). Differentiable
+    any number of times; its derivative is :func:`pixel_unshuffle`.
+
+    Args:
+        input: [..., C * r * r, H, W] of any dtype; contiguous or (4-D) channels_last, other
+            strides are made contiguous.
+        upscale_factor: r, at least 1.
+
+    Returns:
+        [..., C, H * r, W * r] in the dtype and memory format of ``input``. (torch gives
+        channels_last back on the CPU only.)
+
+    Raises:
+        RuntimeError: fewer than 3 dimensions, r < 1, or channels that r * r does not divide.
+        TypeError: ``upscale_factor`` is not an int.
+
+    The plain-PyTorch equivalent is ``torch.nn.functional.pixel_shuffle``.
+    """
+    return _shuffle(input, factor_of(upscale_factor, "upscale_factor"))  # type: ignore[no-any-return]
+
+
+def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
+    r"""Drop-in for :func:`torch.nn.functional.pixel_unshuffle`: pixels become channels.
+
+    .. math::
+        output[..., c r^2 + i r + j, h, w] = input[..., c, h r + i, w r + j]
+
+    The inverse of :func:`pixel_shuffle`, and its derivative.
+
+    Args:
+        input: [..., C, H * r, W * r] of any dtype; contiguous or (4-D) channels_last, other
+            strides are made contiguous.
+        downscale_factor: r, at least 1.
+
+    Returns:
+        [..., C * r * r, H, W] in the dtype and memory format of ``input``.
+
+    Raises:
+        RuntimeError: fewer than 3 dimensions, r < 1, or a height or width that r does not divide.
+        TypeError: ``downscale_factor`` is not an int.
+
+    The plain-PyTorch equivalent is ``torch.nn.functional.pixel_unshuffle``.
+    """
+    factor = factor_of(downscale_factor, "downscale_factor")
+    return _unshuffle(input, factor)  # type: ignore[no-any-return]
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.factor = inputs[1]
+
+
+def _shuffle_backward(ctx: Any, grad_output: Tensor | None) -> tuple[Tensor | None, None]:
+    return None if grad_output is None else _unshuffle(grad_output, ctx.factor), None
+
+
+def _shuffle_jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> Tensor | None:
+    return None if tangent is None else _shuffle(tangent, ctx.factor)
+
+
+def _unshuffle_backward(ctx: Any, grad_output: Tensor | None) -> tuple[Tensor | None, None]:
+    return None if grad_output is None else _shuffle(grad_output, ctx.factor), None
+
+
+def _unshuffle_jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> Tensor | None:
+    return None if tangent is None else _unshuffle(tangent, ctx.factor)
+
+
+_shuffle = define_op(
+    "pixel_shuffle(Tensor input, int upscale_factor) -> Tensor",
+    reference=reference.pixel_shuffle,
+    fake=lambda input, factor: empty(fine_size(input, factor, "pixel_shuffle"), input),
+    vmap=fold_batch(lambda *args: _shuffle(*args), tensors=1),
+    setup_context=_setup,
+    backward=_shuffle_backward,
+    jvp=_shuffle_jvp,
+)
+
+_unshuffle = define_op(
+    "pixel_unshuffle(Tensor input, int downscale_factor) -> Tensor",
+    reference=reference.pixel_unshuffle,
+    fake=lambda input, factor: empty(coarse_size(input, factor, "pixel_unshuffle"), input),
+    vmap=fold_batch(lambda *args: _unshuffle(*args), tensors=1),
+    setup_context=_setup,
+    backward=_unshuffle_backward,
+    jvp=_unshuffle_jvp,
+)

@@ -1,0 +1,20 @@
+"""Plain-PyTorch twins of pixel_shuffle and pixel_unshuffle."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from segfast._window import format_of
+
+
+def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
+    """torch's pixel_shuffle, which keeps channels_last on the CPU alone."""
+    output = torch.nn.functional.pixel_shuffle(input, upscale_factor)
+    return output.contiguous(memory_format=format_of(input))
+
+
+def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
+    """torch's pixel_unshuffle, which keeps channels_last on the CPU alone."""
+    output = torch.nn.functional.pixel_unshuffle(input, downscale_factor)
+    return output.contiguous(memory_format=format_of(input))
