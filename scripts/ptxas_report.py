@@ -1,7 +1,7 @@
 """Compiles every CUDA kernel for every architecture, and writes what ptxas says of each.
 
 A register that spills to memory costs a memory-bound kernel its speed and shows in no test, so a
-spill fails this check. Needs a CUDA toolkit (no GPU, no torch); some seconds a file and architecture.
+spill fails this check. Needs a CUDA toolkit, no GPU, no torch; minutes.
 
     python scripts/ptxas_report.py            # writes benchmarks/results/ptxas.md
 """
@@ -67,7 +67,7 @@ def parse(report: str) -> dict[str, Usage]:
 
 
 def compile_one(nvcc: Path, source: Path, arch: tuple[int, int]) -> dict[str, Usage]:
-    """Compiles one file for one architecture. Raises SystemExit with nvcc's words where it fails."""
+    """Compiles one file for one architecture. Exits with nvcc's words where it fails."""
     number = f"{arch[0]}{arch[1]}"
     with tempfile.TemporaryDirectory() as directory:
         command = [
@@ -104,9 +104,7 @@ def load_toolkit(needed_major: int) -> tuple[Path, str, list[tuple[int, int]]]:
     for _, found in module.inspect_candidates(os.environ, needed_major):
         if isinstance(found, module.Toolkit):
             return found.nvcc, ".".join(map(str, found.version)), module.known_archs(found)
-    raise SystemExit(
-        "ptxas_report: no CUDA toolkit was found; `segfast doctor` tells where to get one"
-    )
+    raise SystemExit("no CUDA toolkit was found; `segfast doctor` tells where to get one")
 
 
 def table(usages: dict[str, dict[tuple[int, int], Usage]], archs: Sequence[tuple[int, int]]) -> str:
@@ -159,7 +157,7 @@ def main() -> int:
 
     head = (
         "# Registers and shared memory of each kernel\n\n"
-        f"What ptxas of CUDA {version} reports, made by `python scripts/ptxas_report.py`: registers a "
+        f"What ptxas of CUDA {version} reports, made by `make ptxas`: registers a "
         "thread on each architecture, bytes of shared memory a block. `stack` is memory for arrays "
         "indexed at run time; a spilled register fails the script.\n\n"
     )

@@ -36,11 +36,19 @@ inline decltype(auto) dispatch_bool(bool value, F&& f) {
   return f(std::false_type{});
 }
 
+// The tensors below this many elements are indexed in 32 bits. The tests lower it, so that small
+// tensors take the 64-bit path too.
+#if defined(SEGFAST_HOST_RUN)
+inline int64_t max_numel_32 = int64_t{1} << 30;
+#else
+inline constexpr int64_t max_numel_32 = int64_t{1} << 30;
+#endif
+
 // f(TypeTag<I>{}) with the narrowest offset type: 32-bit arithmetic is several times cheaper on a
 // GPU, and is right only while no offset, nor any sum of two, passes 2^31.
 template <typename F>
 inline decltype(auto) dispatch_offset(int64_t numel, F&& f) {
-  if (numel < (int64_t{1} << 30)) return f(TypeTag<int32_t>{});
+  if (numel < max_numel_32) return f(TypeTag<int32_t>{});
   return f(TypeTag<int64_t>{});
 }
 

@@ -1,17 +1,22 @@
 // tensors.h: inputs, outputs and comparisons shared by the tests of all ops.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include "check.h"
 #include "common/dispatch.h"
-#include "common/host_run.h"
+#include "common/isa.h"
+#include "common/launch.h"
 #include "common/types.h"
 
 namespace segfast::test {
@@ -135,20 +140,30 @@ std::string show(T value) {
   }
 }
 
-// The first element whose bytes differ, or -1. NaNs differ when their bits do.
+// The first element whose bytes differ, or -1.
 template <typename T>
 int64_t first_difference(const Array<T>& a, const Array<T>& b) {
+  if (std::memcmp(a.data(), b.data(), a.bytes()) == 0) return -1;
   for (int64_t i = 0; i < a.size(); ++i) {
     if (std::memcmp(&a[i], &b[i], sizeof(T)) != 0) return i;
   }
   return -1;
 }
 
+// Equal to the bit, the sign of zero included; any NaN equals any other.
 template <typename T>
-void check_same_bytes(const Array<T>& actual, const Array<T>& expected, const std::string& name) {
-  const int64_t i = first_difference(actual, expected);
-  CHECK(i < 0, name + "[" + std::to_string(i) + "] of " + std::to_string(actual.size()) + " is " +
-                   show(actual[i < 0 ? 0 : i]) + ", expected " + show(expected[i < 0 ? 0 : i]));
+void check_same(const Array<T>& actual, const Array<T>& expected, const std::string& name) {
+  if (first_difference(actual, expected) < 0) return CHECK(true, name);
+  for (int64_t i = 0; i < actual.size(); ++i) {
+    if (std::memcmp(&actual[i], &expected[i], sizeof(T)) == 0) continue;
+    if constexpr (!std::is_integral_v<T>) {
+      if (std::isnan(to_float(actual[i])) && std::isnan(to_float(expected[i]))) continue;
+    }
+    CHECK(false, name + "[" + std::to_string(i) + "] of " + std::to_string(actual.size()) + " is " +
+                     show(actual[i]) + ", expected " + show(expected[i]));
+    return;
+  }
+  CHECK(true, name);
 }
 
 // |actual - expected| <= relative * |expected| + absolute for all elements, NaN where it is
@@ -183,7 +198,9 @@ std::string unwritten(Run&& run, Array<T>&... outputs) {
   const std::tuple<Array<T>...> before{outputs...};
   host_run::set_seed(1);
   (outputs.fill_bytes(0x5a), ...);
+  const int64_t limit = std::exchange(max_numel_32, 0);
   run();
+  max_numel_32 = limit;
   std::string text;
   int number = 0;
   const auto compare = [&](const auto& output, const auto& first) {
@@ -198,10 +215,46 @@ std::string unwritten(Run&& run, Array<T>&... outputs) {
   return text;
 }
 
+// What an op's test runs: its CPU kernel, or its CUDA kernel on the CPU.
+enum class Backend { cpu, cuda };
+
 // A CUDA launcher's result.
 inline void check_launch(cudaError_t error) {
   const std::string failure = host_run::take_failure();
   CHECK(error == cudaSuccess, "launch failed with " + std::to_string(error) + ": " + failure);
+}
+
+// Calls the launcher, or the range function for all items, in random ranges and out of order.
+template <typename Params>
+void run_op(Backend backend, const Params& params, int64_t items,
+            void (*cpu)(const Params&, int64_t, int64_t),
+            cudaError_t (*cuda)(const Params&, cudaStream_t)) {
+  if (backend == Backend::cuda) return check_launch(cuda(params, nullptr));
+  std::vector<std::pair<int64_t, int64_t>> ranges;
+  for (int64_t begin = 0; begin < items;) {
+    const int64_t end = std::min(items, begin + random_integer(1, 5));
+    ranges.emplace_back(begin, end);
+    begin = end;
+  }
+  std::shuffle(ranges.begin(), ranges.end(), generator());
+  for (const auto& [begin, end] : ranges) cpu(params, begin, end);
+}
+
+// main() of an op's test. 77 tells ctest that this machine lacks the instruction set asked for.
+inline int op_main(int argc, char** argv, void (*test)(Backend)) {
+  const std::string name = argc > 1 ? argv[1] : "";
+  if (name != "cpu" && name != "cuda") {
+    std::fprintf(stderr, "usage: %s cpu|cuda\n", argv[0]);
+    return 2;
+  }
+  try {
+    if (name == "cpu") cpu_isa();
+  } catch (const std::runtime_error& error) {
+    std::fprintf(stderr, "skipped: %s\n", error.what());
+    return 77;
+  }
+  test(name == "cpu" ? Backend::cpu : Backend::cuda);
+  return finish();
 }
 
 }  // namespace segfast::test

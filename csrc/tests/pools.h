@@ -1,0 +1,160 @@
+// pools.h: the shapes that the tests of pooling and unpooling share, and plain accessors to the
+// records of where maxima were.
+#pragma once
+
+#include <vector>
+
+#include "kernels/pool_codes/pool_codes_math.h"
+#include "tensors.h"
+
+namespace segfast::test {
+
+struct PoolCase {
+  const char* reason;
+  int64_t N, C, H, W;
+  Window2d window;
+  bool ceil_mode;
+};
+
+inline std::vector<PoolCase> pool_cases() {
+  const Window2d two{2, 2, 2, 2, 0, 0, 1, 1};
+  const Window2d three{3, 3, 2, 2, 1, 1, 1, 1};
+  return {
+      {"2x2: one pixel out", 1, 1, 2, 2, two, false},
+      {"2x2: odd height and width, in no window", 2, 3, 7, 9, two, false},
+      {"2x2: odd sides, last windows cut", 2, 3, 7, 9, two, true},
+      {"2x2: a map of one pixel", 1, 2, 1, 1, two, true},
+      {"2x2: whole vectors along rows and channels", 2, 32, 4, 64, two, false},
+      {"2x2: vectors and a tail along rows", 1, 2, 6, 150, two, false},
+      {"2x2: vectors and a tail along channels", 1, 37, 5, 6, two, false},
+      {"2x2: an even number of channels, not of vectors", 1, 6, 5, 22, two, false},
+      {"2x2: more than one block of threads", 3, 7, 30, 46, two, false},
+      {"3x3/2 padded: odd sides", 2, 3, 11, 13, three, false},
+      {"3x3/2 padded: vectors and tails", 1, 20, 9, 70, three, false},
+      {"3x3/2 padded, ceil_mode: even sides", 1, 3, 8, 10, three, true},
+      {"3x3/2 padded: a map smaller than the window", 1, 2, 1, 2, three, false},
+      {"3x3/1 padded: nine windows a pixel", 1, 5, 6, 7, {3, 3, 1, 1, 1, 1, 1, 1}, false},
+      {"2x2/1: overlapping", 1, 3, 5, 8, {2, 2, 1, 1, 0, 0, 1, 1}, false},
+      {"2x2/3: gaps between windows", 1, 3, 8, 11, {2, 2, 3, 3, 0, 0, 1, 1}, false},
+      {"all parameters differ by axis", 2, 5, 13, 17, {3, 4, 2, 3, 1, 2, 2, 1}, true},
+      {"dilated: windows that hold no input", 1, 2, 1, 4, {2, 2, 2, 2, 1, 1, 2, 2}, false},
+      {"more taps than codes can tell: indices only",
+       1,
+       2,
+       20,
+       19,
+       {16, 17, 2, 1, 0, 0, 1, 1},
+       false},
+      {"an empty batch", 0, 3, 4, 4, two, false},
+  };
+}
+
+// A case in one memory format.
+struct Pooling {
+  Pooling(const PoolCase& c, bool channels_last)
+      : N(c.N),
+        C(c.C),
+        window(c.window),
+        map{channels_last, c.C, c.H, c.W},
+        pooled{channels_last, c.C,
+               pooled_extent(c.H, window.kernel_h, window.stride_h, window.pad_h, window.dilation_h,
+                             c.ceil_mode),
+               pooled_extent(c.W, window.kernel_w, window.stride_w, window.pad_w, window.dilation_w,
+                             c.ceil_mode)},
+        shape{channels_last ? N : N * C, channels_last ? C : 1, map.H, map.W, pooled.H, pooled.W} {}
+
+  int64_t N, C;
+  Window2d window;
+  Layout map, pooled;
+  PoolShape shape;
+
+  // The kinds of record that this window allows.
+  std::vector<Record> records() const {
+    if (window.is_2x2()) return {Record::codes2, Record::indices};
+    if (window.taps() <= kMaxCodedTaps) return {Record::codes8, Record::indices};
+    return {Record::indices};
+  }
+
+  // f(n, c, oh, ow) for every window.
+  template <typename F>
+  void for_each_window(F&& f) const {
+    for (int64_t n = 0; n < N; ++n)
+      for (int64_t c = 0; c < C; ++c)
+        for (int64_t oh = 0; oh < pooled.H; ++oh)
+          for (int64_t ow = 0; ow < pooled.W; ++ow) f(n, c, oh, ow);
+  }
+
+  // f(tap, y, x) for every tap of window (oh, ow) that lies on the map, row by row.
+  template <typename F>
+  void for_each_tap(int64_t oh, int64_t ow, F&& f) const {
+    for (int tap = 0; tap < window.taps(); ++tap) {
+      const int64_t y =
+          oh * window.stride_h - window.pad_h + tap / window.kernel_w * window.dilation_h;
+      const int64_t x =
+          ow * window.stride_w - window.pad_w + tap % window.kernel_w * window.dilation_w;
+      if (y >= 0 && y < map.H && x >= 0 && x < map.W) f(tap, y, x);
+    }
+  }
+};
+
+// A record's memory as its kernels see it, and access to it by window.
+class RecordArray {
+ public:
+  RecordArray(const Pooling& pooling, Record kind, int64_t offset = 0)
+      : kind_(kind),
+        pooled_(pooling.pooled),
+        along_rows_(pooling.shape.inner == 1),
+        run_bytes_(((along_rows_ ? pooled_.W : pooled_.C) + 3) / 4),
+        bytes_(bytes_of(pooling), offset * (kind == Record::indices ? 8 : 1)) {}
+
+  Array<uint8_t>& bytes() { return bytes_; }
+  void* data() { return bytes_.data(); }
+
+  // `index` is what kind `indices` stores, `tap` what codes store; -1 where there is none.
+  void set(int64_t n, int64_t c, int64_t oh, int64_t ow, int tap, int64_t index) {
+    const int64_t window = pooled_(n, c, oh, ow);
+    if (kind_ == Record::indices) {
+      reinterpret_cast<int64_t*>(bytes_.data())[window] = index;
+    } else if (kind_ == Record::codes8) {
+      bytes_[window] = static_cast<uint8_t>(tap < 0 ? 255 : tap);
+    } else {
+      const int64_t run = along_rows_ ? (n * pooled_.C + c) * pooled_.H + oh
+                                      : (n * pooled_.H + oh) * pooled_.W + ow;
+      const int64_t place = along_rows_ ? ow : c;
+      const int shift = static_cast<int>(2 * (place % 4));
+      uint8_t& byte = bytes_[run * run_bytes_ + place / 4];
+      byte = static_cast<uint8_t>((byte & ~(3 << shift)) | (tap << shift));
+    }
+  }
+
+ private:
+  int64_t bytes_of(const Pooling& pooling) const {
+    const int64_t windows = pooling.N * pooled_.C * pooled_.H * pooled_.W;
+    if (kind_ == Record::indices) return windows * 8;
+    if (kind_ == Record::codes8) return windows;
+    return pooling.N * pooled_.H * (along_rows_ ? pooled_.C : pooled_.W) * run_bytes_;
+  }
+
+  Record kind_;
+  Layout pooled_;
+  bool along_rows_;
+  int64_t run_bytes_;
+  Array<uint8_t> bytes_;
+};
+
+inline const char* record_name(Record kind) {
+  return kind == Record::codes2 ? "codes2" : kind == Record::codes8 ? "codes8" : "indices";
+}
+
+// f(pooling, description) for each case and memory format.
+template <typename F>
+void for_each_pooling(F&& f) {
+  for (const PoolCase& c : pool_cases()) {
+    for (bool channels_last : {false, true}) {
+      f(Pooling(c, channels_last),
+        std::string(c.reason) + (channels_last ? ", channels_last" : ", contiguous"));
+    }
+  }
+}
+
+}  // namespace segfast::test

@@ -1,0 +1,116 @@
+// test_max_pool2d.cpp: max pooling with and without a record of the maxima, and its backward.
+#include "kernels/max_pool2d/max_pool2d.h"
+
+#include "pools.h"
+
+using namespace segfast;
+using namespace segfast::test;
+
+namespace {
+
+template <typename T>
+void test_forward(Backend backend, const Pooling& pooling, Values values, int64_t offset) {
+  Array<T> input(pooling.shape.map_numel(), offset), output(pooling.shape.pooled_numel());
+  Array<T> expected(output.size());
+  fill_random(input, values);
+  std::vector<RecordArray> expected_records;
+  for (Record kind : pooling.records()) expected_records.emplace_back(pooling, kind);
+
+  pooling.for_each_window([&](int64_t n, int64_t c, int64_t oh, int64_t ow) {
+    double best = -INFINITY;
+    int best_tap = -1;
+    int64_t best_index = -1;
+    pooling.for_each_tap(oh, ow, [&](int tap, int64_t y, int64_t x) {
+      const double value = static_cast<double>(to_float(input[pooling.map(n, c, y, x)]));
+      if (best_tap < 0 || value > best || std::isnan(value)) {
+        best = value;
+        best_tap = tap;
+        best_index = y * pooling.map.W + x;
+      }
+    });
+    expected[pooling.pooled(n, c, oh, ow)] = from_float<T>(static_cast<accumulate_t<T>>(best));
+    for (RecordArray& record : expected_records) record.set(n, c, oh, ow, best_tap, best_index);
+  });
+
+  MaxPool2dParams p{input.data(),  output.data(), nullptr,       Record::indices,
+                    dtype_of<T>(), pooling.shape, pooling.window};
+  const auto run = [&] {
+    run_op(backend, p, max_pool2d_items(p), max_pool2d_cpu, max_pool2d_cuda);
+  };
+  const std::string missing = unwritten(run, output);
+  CHECK(missing.empty(), missing);
+  check_same(output, expected, "output without record");
+  for (size_t i = 0; i < expected_records.size(); ++i) {
+    const Record kind = pooling.records()[i];
+    RecordArray record(pooling, kind);
+    p.record = record.data();
+    p.record_kind = kind;
+    const std::string missing_with_record = unwritten(run, output, record.bytes());
+    CHECK(missing_with_record.empty(), record_name(kind) + (": " + missing_with_record));
+    check_same(output, expected, std::string("output with ") + record_name(kind));
+    check_same(record.bytes(), expected_records[i].bytes(), record_name(kind));
+  }
+}
+
+// Gradients are small integers, so that sums are exact in every type and any order.
+template <typename T>
+void test_backward(Backend backend, const Pooling& pooling, int64_t offset) {
+  Array<T> grad_output(pooling.shape.pooled_numel(), offset);
+  Array<T> grad_input(pooling.shape.map_numel());
+  fill_random(grad_output, Values::ties);
+  Array<double> sums(grad_input.size());
+  std::vector<RecordArray> records;
+  for (Record kind : pooling.records()) records.emplace_back(pooling, kind, offset);
+  pooling.for_each_window([&](int64_t n, int64_t c, int64_t oh, int64_t ow) {
+    int chosen = -1, seen = 0;
+    int64_t index = -1, element = -1;
+    pooling.for_each_tap(oh, ow, [&](int tap, int64_t y, int64_t x) {
+      if (random_integer(0, seen++) != 0) return;  // each tap is as likely
+      chosen = tap;
+      index = y * pooling.map.W + x;
+      element = pooling.map(n, c, y, x);
+    });
+    for (RecordArray& record : records) record.set(n, c, oh, ow, chosen, index);
+    if (element >= 0) {
+      sums[element] += static_cast<double>(to_float(grad_output[pooling.pooled(n, c, oh, ow)]));
+    }
+  });
+  Array<T> expected(grad_input.size());
+  for (int64_t i = 0; i < sums.size(); ++i) {
+    expected[i] = from_float<T>(static_cast<accumulate_t<T>>(sums[i]));
+  }
+
+  for (size_t i = 0; i < records.size(); ++i) {
+    const Record kind = pooling.records()[i];
+    const MaxPool2dBackwardParams p{grad_output.data(), records[i].data(), grad_input.data(), kind,
+                                    dtype_of<T>(),      pooling.shape,     pooling.window};
+    const auto run = [&] {
+      run_op(backend, p, max_pool2d_backward_items(p), max_pool2d_backward_cpu,
+             max_pool2d_backward_cuda);
+    };
+    const std::string missing = unwritten(run, grad_input);
+    CHECK(missing.empty(), record_name(kind) + (": " + missing));
+    check_same(grad_input, expected, std::string("grad_input from ") + record_name(kind));
+  }
+}
+
+void test_max_pool2d(Backend backend) {
+  for_each_pooling([&](const Pooling& pooling, const std::string& reason) {
+    for_each_type([&](auto tag) {
+      using T = typename decltype(tag)::type;
+      for (int64_t offset : {0, 1}) {
+        const std::string where = std::string(type_name<T>()) + (offset ? ", unaligned input" : "");
+        for (Values values : {Values::normal, Values::ties, Values::special}) {
+          context = reason + ", " + where + ", values " + std::to_string(static_cast<int>(values));
+          test_forward<T>(backend, pooling, values, offset);
+        }
+        context = reason + ", " + where + ", backward";
+        test_backward<T>(backend, pooling, offset);
+      }
+    });
+  });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return op_main(argc, argv, test_max_pool2d); }

@@ -1,0 +1,142 @@
+// test_max_unpool2d.cpp: max unpooling from codes, from the indices of its own windows and from
+// indices that come from anywhere, and its backward.
+#include "kernels/max_unpool2d/max_unpool2d.h"
+
+#include "pools.h"
+
+using namespace segfast;
+using namespace segfast::test;
+
+namespace {
+
+enum class Source {
+  own_codes,        // a tap of each window; windows do not overlap or agree where they do
+  own_indices,      // the same as indices
+  foreign_indices,  // any distinct positions of the plane
+};
+
+// Whether the kernel names a bad position instead of writing there.
+bool refuses(Backend backend, const MaxUnpool2dParams& p) {
+  if (backend == Backend::cuda) {
+    const bool refused = max_unpool2d_cuda(p, nullptr) == cudaErrorAssert;
+    host_run::take_failure();
+    return refused;
+  }
+  try {
+    max_unpool2d_cpu(p, 0, max_unpool2d_items(p));
+  } catch (const std::runtime_error&) {
+    return true;
+  }
+  return false;
+}
+
+template <typename T>
+void test_case(Backend backend, const Pooling& pooling, Source source, int64_t offset) {
+  const Record kind = source == Source::own_codes ? pooling.records().front() : Record::indices;
+  if (source == Source::own_codes && kind == Record::indices) return;
+  const int64_t planes_positions = pooling.map.H * pooling.map.W;
+  const int64_t windows = pooling.pooled.H * pooling.pooled.W;
+  if (source == Source::foreign_indices && windows > planes_positions) return;
+
+  Array<T> input(pooling.shape.pooled_numel(), offset), grad_input(input.size());
+  Array<T> output(pooling.shape.map_numel()), grad_output(output.size(), offset);
+  Array<T> expected(output.size()), expected_grad(input.size());
+  RecordArray record(pooling, kind, offset);
+  fill_random(input, Values::special);
+  fill_random(grad_output, Values::special);
+
+  std::vector<int64_t> positions(static_cast<size_t>(planes_positions));
+  std::vector<bool> taken(static_cast<size_t>(output.size()));
+  for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int64_t>(i);
+  bool refused = false;  // a window that held no input has no position to unpool to
+  pooling.for_each_window([&](int64_t n, int64_t c, int64_t oh, int64_t ow) {
+    if (oh == 0 && ow == 0) std::shuffle(positions.begin(), positions.end(), generator());
+    int chosen = -1, seen = 0;
+    int64_t index = -1;
+    if (source == Source::foreign_indices) {
+      index = positions[static_cast<size_t>(oh * pooling.pooled.W + ow)];
+    } else {
+      pooling.for_each_tap(oh, ow, [&](int tap, int64_t y, int64_t x) {
+        if (random_integer(0, seen++) != 0) return;  // each tap is as likely
+        chosen = tap;
+        index = y * pooling.map.W + x;
+      });
+    }
+    record.set(n, c, oh, ow, chosen, index);
+    const int64_t from = pooling.pooled(n, c, oh, ow);
+    if (index < 0) {
+      refused = true;
+      return;
+    }
+    const int64_t to = pooling.map(n, c, index / pooling.map.W, index % pooling.map.W);
+    if (taken[static_cast<size_t>(to)]) input[from] = expected[to];  // any writer may win
+    taken[static_cast<size_t>(to)] = true;
+    expected[to] = input[from];
+    expected_grad[from] = grad_output[to];
+  });
+
+  Array<int32_t> foreign(1);
+  const MaxUnpool2dParams p{input.data(), record.data(), output.data(), foreign.data(),
+                            kind,         dtype_of<T>(), pooling.shape, pooling.window};
+  if (refused) {
+    CHECK(refuses(backend, p), "a window without input was unpooled");
+    return;
+  }
+  const auto run = [&] {
+    foreign[0] = 0;
+    run_op(backend, p, max_unpool2d_items(p), max_unpool2d_cpu, max_unpool2d_cuda);
+  };
+  const std::string missing = unwritten(run, output);
+  CHECK(missing.empty(), missing);
+  check_same(output, expected, "output");
+
+  const MaxUnpool2dBackwardParams b{grad_output.data(), record.data(), grad_input.data(), kind,
+                                    dtype_of<T>(),      pooling.shape, pooling.window};
+  const auto run_backward = [&] {
+    run_op(backend, b, max_unpool2d_backward_items(b), max_unpool2d_backward_cpu,
+           max_unpool2d_backward_cuda);
+  };
+  const std::string missing_backward = unwritten(run_backward, grad_input);
+  CHECK(missing_backward.empty(), "backward: " + missing_backward);
+  check_same(grad_input, expected_grad, "grad_input");
+}
+
+// An index outside the plane is refused, and nothing is written outside the output.
+void test_bad_index(Backend backend, bool channels_last, int64_t bad) {
+  const Pooling pooling({"", 2, 3, 6, 8, {2, 2, 2, 2, 0, 0, 1, 1}, false}, channels_last);
+  Array<float> input(pooling.shape.pooled_numel()), output(pooling.shape.map_numel());
+  RecordArray record(pooling, Record::indices);
+  pooling.for_each_window([&](int64_t n, int64_t c, int64_t oh, int64_t ow) {
+    record.set(n, c, oh, ow, 0, 2 * oh * pooling.map.W + 2 * ow);
+  });
+  record.set(1, 2, 1, 3, 0, bad);
+  Array<int32_t> foreign(1);
+  const MaxUnpool2dParams p{input.data(),    record.data(),  output.data(), foreign.data(),
+                            Record::indices, DType::float32, pooling.shape, pooling.window};
+  CHECK(refuses(backend, p), "a position outside the plane was unpooled");
+}
+
+void test_max_unpool2d(Backend backend) {
+  for_each_pooling([&](const Pooling& pooling, const std::string& reason) {
+    for_each_type([&](auto tag) {
+      using T = typename decltype(tag)::type;
+      for (Source source : {Source::own_codes, Source::own_indices, Source::foreign_indices}) {
+        for (int64_t offset : {0, 1}) {
+          context = reason + ", " + type_name<T>() + (offset ? ", unaligned input" : "") +
+                    ", source " + std::to_string(static_cast<int>(source));
+          test_case<T>(backend, pooling, source, offset);
+        }
+      }
+    });
+  });
+  for (bool channels_last : {false, true}) {
+    for (int64_t bad : {int64_t{-1}, int64_t{48}, int64_t{1} << 33}) {
+      context = "index " + std::to_string(bad) + (channels_last ? ", channels_last" : "");
+      test_bad_index(backend, channels_last, bad);
+    }
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return op_main(argc, argv, test_max_unpool2d); }
