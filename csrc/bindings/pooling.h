@@ -9,14 +9,19 @@ namespace segfast {
 // kernel, stride, padding, dilation, each (height, width), as segfast/_window.py makes it.
 using WindowArgument = std::array<int64_t, 8>;
 
+// Keeps every sum and product of window numbers within 32 bits.
+inline constexpr int64_t kLargestWindow = int64_t{1} << 28;
+
 inline Window2d make_window(const WindowArgument& a) {
   for (int i = 0; i < 8; ++i) {
     const int64_t least = i == 4 || i == 5 ? 0 : 1;
-    TORCH_CHECK(a[i] >= least && a[i] <= (int64_t{1} << 30),
+    TORCH_CHECK(a[i] >= least && a[i] <= kLargestWindow,
                 "window must be (kernel, stride, padding, dilation) of height and width, with padding "
                 "at least 0 and the rest at least 1, got ",
                 at::IntArrayRef(a.data(), a.size()));
   }
+  TORCH_CHECK(a[0] * a[1] <= kLargestWindow, "kernel_size must have at most ", kLargestWindow,
+              " taps, got ", a[0], " x ", a[1]);
   const auto at = [&](int i) { return static_cast<int>(a[i]); };
   return {at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)};
 }

@@ -48,6 +48,10 @@ struct PoolShape {
   SEGFAST_HOST_DEVICE int64_t pooled_numel() const {
     return outer * pooled_height * pooled_width * inner;
   }
+  // Of the larger of the two.
+  SEGFAST_HOST_DEVICE int64_t numel() const {
+    return map_numel() > pooled_numel() ? map_numel() : pooled_numel();
+  }
   // Bytes of codes2 in one run of windows.
   SEGFAST_HOST_DEVICE int64_t run_bytes() const {
     return ceil_div<int64_t>(inner == 1 ? pooled_width : inner, kCodesPerByte);

@@ -1,0 +1,309 @@
+// pool_scatter.cuh: windows' values sent to the positions that their records name, in gather form:
+// each element of the map is written once, by the thread that looks for it. No zero-fill, no atomics,
+// one order. Pool backward adds up where windows overlap; unpooling lets the last window stay.
+//
+// rows:     2x2 windows of contiguous maps: four windows a thread, two rows of eight elements.
+// channels: 2x2 windows of channels_last maps: 16 bytes of channels of one window, four pixels.
+// any:      any window: a thread looks through the windows that hold its element.
+#pragma once
+
+#include "common/dispatch.h"
+#include "common/divider.h"
+#include "common/launch.h"
+#include "kernels/pool_codes/pool_tiles.cuh"
+
+namespace segfast {
+
+enum class Combine { sum, last };
+
+struct PoolScatter {
+  const void* values;  // [outer, pooled_height, pooled_width, inner]
+  const void* record;
+  void* map;         // [outer, height, width, inner]
+  int32_t* foreign;  // set to 1 where a 2x2 window's index lies outside it; null to leave it out
+  Record record_kind;
+  PoolShape shape;
+  Window2d window;
+};
+
+namespace scatter_detail {
+
+template <typename I>
+struct ScatterParams {
+  PoolScatter op;
+  Divider<I> groups;  // of columns (rows) or of channels
+  Divider<I> cells_w, cells_h;  // 2x2 cells (rows, channels) or elements (any) of a plane
+  int64_t items;
+};
+
+// Which of a 2x2 window's positions an index names, by its distance from the first one; -1 for none.
+template <typename I>
+__device__ __forceinline__ int tap_2x2(int64_t distance, I width, bool has_right, bool has_lower) {
+  if (distance == 0) return 0;
+  if (has_right && distance == 1) return 1;
+  if (has_lower && distance == width) return 2;
+  if (has_lower && has_right && distance == width + 1) return 3;
+  return -1;
+}
+
+// Codes of unpooling may come from anywhere; those of a backward pass are the forward pass's.
+template <Combine kCombine>
+__device__ __forceinline__ void check_code_2x2(int tap, bool has_right, bool has_lower) {
+  if constexpr (kCombine == Combine::last) {
+    SEGFAST_DEVICE_CHECK((has_right || (tap & 1) == 0) && (has_lower || tap < 2),
+                         "Found an invalid max index: a code names a position outside the map");
+  }
+}
+
+template <typename T, typename I, Combine kCombine, bool kAligned>
+__global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const ScatterParams<I> p) {
+  const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
+  if (item64 >= p.items) return;
+  const I item = static_cast<I>(item64);
+  const PoolShape& s = p.op.shape;
+  const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
+  const I pooled_width = static_cast<I>(s.pooled_width);
+  const I pooled_height = static_cast<I>(s.pooled_height);
+  const I row = p.groups.divide(item);
+  const I group = p.groups.remainder(item, row);
+  const I plane = p.cells_h.divide(row);
+  const I oh = p.cells_h.remainder(row, plane);
+  const I ow = group * kGroup;
+  const bool has_lower = 2 * oh + 1 < height;
+  const int n = oh < pooled_height ? group_size(pooled_width - ow) : 0;
+  const I window_row = plane * pooled_height + oh;
+  const T* values = static_cast<const T*>(p.op.values) + window_row * pooled_width + ow;
+
+  Vec<T, kGroup> held;
+#pragma unroll
+  for (int k = 0; k < kGroup; ++k) held.at[k] = T{};
+  int taps[kGroup] = {-1, -1, -1, -1};
+  if (kAligned && n == kGroup) {
+    held = Vec<T, kGroup>::load(values);
+  } else {
+    for (int k = 0; k < n; ++k) held.at[k] = values[k];
+  }
+  if (n > 0 && p.op.record_kind == Record::codes2) {
+    const I run_bytes = static_cast<I>(s.run_bytes());
+    const int byte = static_cast<const uint8_t*>(p.op.record)[window_row * run_bytes + group];
+#pragma unroll
+    for (int k = 0; k < kGroup; ++k) {
+      if (k >= n) continue;
+      taps[k] = (byte >> (2 * k)) & 3;
+      check_code_2x2<kCombine>(taps[k], kAligned || 2 * (ow + k) + 1 < width, has_lower);
+    }
+  } else if (n > 0) {
+    const int64_t* indices =
+        static_cast<const int64_t*>(p.op.record) + window_row * pooled_width + ow;
+    bool foreign = false;
+#pragma unroll
+    for (int k = 0; k < kGroup; ++k) {
+      if (k >= n) continue;
+      const int64_t origin = int64_t{2 * oh} * width + 2 * (ow + k);
+      taps[k] = tap_2x2(indices[k] - origin, width, 2 * (ow + k) + 1 < width, has_lower);
+      foreign |= taps[k] < 0;
+    }
+    if (foreign && p.op.foreign != nullptr) *p.op.foreign = 1;
+  }
+
+  RowPair<T> pair;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+#pragma unroll
+    for (int i = 0; i < RowPair<T>::kColumns; ++i) {
+      pair.at[r][i] = taps[i / 2] == 2 * r + i % 2 ? held.at[i / 2] : T{};
+    }
+  }
+  T* upper = static_cast<T*>(p.op.map) + (plane * height + 2 * oh) * width + 2 * ow;
+  pair.template store<kAligned>(upper, width - 2 * ow, width, has_lower);
+}
+
+template <typename T, typename I, Combine kCombine, int kLanes>
+__global__ void __launch_bounds__(kPoolThreads) scatter_channels_kernel(const ScatterParams<I> p) {
+  const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
+  if (item64 >= p.items) return;
+  const I item = static_cast<I>(item64);
+  const PoolShape& s = p.op.shape;
+  const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
+  const I inner = static_cast<I>(s.inner);
+  const I pooled_width = static_cast<I>(s.pooled_width);
+  const I pooled_height = static_cast<I>(s.pooled_height);
+  const I cell = p.groups.divide(item);
+  const I channel = p.groups.remainder(item, cell) * kLanes;
+  const I row = p.cells_w.divide(cell);
+  const I ow = p.cells_w.remainder(cell, row);
+  const I outer = p.cells_h.divide(row);
+  const I oh = p.cells_h.remainder(row, outer);
+  const bool has_lower = 2 * oh + 1 < height, has_right = 2 * ow + 1 < width;
+
+  Vec<T, kLanes> held;
+  int taps[kLanes];
+#pragma unroll
+  for (int c = 0; c < kLanes; ++c) taps[c] = -1;
+  if (oh < pooled_height && ow < pooled_width) {
+    const I window = (outer * pooled_height + oh) * pooled_width + ow;
+    held = Vec<T, kLanes>::load(static_cast<const T*>(p.op.values) + window * inner + channel);
+    if (p.op.record_kind == Record::codes2) {
+      const I run_bytes = static_cast<I>(s.run_bytes());
+      const uint8_t* codes = static_cast<const uint8_t*>(p.op.record) + window * run_bytes;
+      constexpr int kBytes = kLanes < kCodesPerByte ? 1 : kLanes / kCodesPerByte;
+      const auto bytes = Vec<uint8_t, kBytes>::load(codes + channel / kCodesPerByte);
+#pragma unroll
+      for (int c = 0; c < kLanes; ++c) {
+        const int shift = 2 * static_cast<int>((kLanes == 1 ? channel : I{c}) % kCodesPerByte);
+        taps[c] = (bytes.at[c / kCodesPerByte] >> shift) & 3;
+        check_code_2x2<kCombine>(taps[c], has_right, has_lower);
+      }
+    } else {
+      const int64_t* indices =
+          static_cast<const int64_t*>(p.op.record) + window * inner + channel;
+      const int64_t origin = int64_t{2 * oh} * width + 2 * ow;
+      bool foreign = false;
+#pragma unroll
+      for (int c = 0; c < kLanes; ++c) {
+        taps[c] = tap_2x2(indices[c] - origin, width, has_right, has_lower);
+        foreign |= taps[c] < 0;
+      }
+      if (foreign && p.op.foreign != nullptr) *p.op.foreign = 1;
+    }
+  }
+
+  T* first = static_cast<T*>(p.op.map) +
+             ((outer * height + 2 * oh) * width + 2 * ow) * inner + channel;
+#pragma unroll
+  for (int tap = 0; tap < 4; ++tap) {
+    if ((tap & 1 && !has_right) || (tap & 2 && !has_lower)) continue;
+    Vec<T, kLanes> pixel;
+#pragma unroll
+    for (int c = 0; c < kLanes; ++c) pixel.at[c] = taps[c] == tap ? held.at[c] : T{};
+    pixel.store(first + ((tap >> 1) * width + (tap & 1)) * inner);
+  }
+}
+
+// The element being put together: a sum in float (or double), or the value that stays.
+template <typename T, Combine kCombine>
+struct Held {
+  accumulate_t<T> sum = 0;
+  __device__ __forceinline__ void take(T value) { sum += to_float(value); }
+  __device__ __forceinline__ T result() const { return from_float<T>(sum); }
+};
+template <typename T>
+struct Held<T, Combine::last> {
+  T value{};
+  __device__ __forceinline__ void take(T next) { value = next; }
+  __device__ __forceinline__ T result() const { return value; }
+};
+
+// Codes that name no position of the map would never be looked for; unpooling must not overlook them.
+template <typename I>
+__device__ void check_codes(const ScatterParams<I>& p, int64_t item) {
+  const PoolShape& s = p.op.shape;
+  const Window2d& w = p.op.window;
+  for (int64_t i = item; i < s.pooled_numel(); i += p.items) {
+    const int code = static_cast<const uint8_t*>(p.op.record)[i];
+    const int64_t window = i / s.inner;
+    const int64_t ow = window % s.pooled_width;
+    const int64_t oh = window / s.pooled_width % s.pooled_height;
+    SEGFAST_DEVICE_CHECK(code < w.taps() && tap_position(w, s, oh, ow, code) >= 0,
+                         "Found an invalid max index: a code names a position outside the map");
+  }
+}
+
+template <typename T, typename I, Combine kCombine, int kLanes>
+__global__ void __launch_bounds__(kPoolThreads) scatter_any_kernel(const ScatterParams<I> p) {
+  const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
+  if (item64 >= p.items) return;
+  const I item = static_cast<I>(item64);
+  const PoolShape& s = p.op.shape;
+  const Window2d& w = p.op.window;
+  const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
+  const I inner = static_cast<I>(s.inner);
+  const I pooled_width = static_cast<I>(s.pooled_width);
+  const I pooled_height = static_cast<I>(s.pooled_height);
+  const bool is_codes = p.op.record_kind == Record::codes8;
+  if (kCombine == Combine::last && is_codes) check_codes(p, item64);
+  const I pixel = p.groups.divide(item);
+  const I channel = p.groups.remainder(item, pixel) * kLanes;
+  const I row = p.cells_w.divide(pixel);
+  const I x = p.cells_w.remainder(pixel, row);
+  const I outer = p.cells_h.divide(row);
+  const I y = p.cells_h.remainder(row, outer);
+
+  Held<T, kCombine> held[kLanes];
+  const I oh_end = last_window<I>(y, w.stride_h, w.pad_h, pooled_height);
+  const I ow_end = last_window<I>(x, w.stride_w, w.pad_w, pooled_width);
+  const I ow_begin = first_window<I>(x, w.kernel_w, w.stride_w, w.pad_w, w.dilation_w);
+  for (I oh = first_window<I>(y, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h); oh < oh_end;
+       ++oh) {
+    const int kh = tap_along<I>(y, oh, w.stride_h, w.pad_h, w.dilation_h);
+    if (kh < 0) continue;
+    for (I ow = ow_begin; ow < ow_end; ++ow) {
+      const int kw = tap_along<I>(x, ow, w.stride_w, w.pad_w, w.dilation_w);
+      if (kw < 0) continue;
+      const I place = ((outer * pooled_height + oh) * pooled_width + ow) * inner + channel;
+      const auto values = Vec<T, kLanes>::load(static_cast<const T*>(p.op.values) + place);
+      if (is_codes) {
+        const auto codes =
+            Vec<uint8_t, kLanes>::load(static_cast<const uint8_t*>(p.op.record) + place);
+        const int tap = kh * w.kernel_w + kw;
+#pragma unroll
+        for (int c = 0; c < kLanes; ++c) {
+          if (codes.at[c] == tap) held[c].take(values.at[c]);
+        }
+      } else {
+        const int64_t* indices = static_cast<const int64_t*>(p.op.record) + place;
+        const int64_t position = int64_t{y} * width + x;
+#pragma unroll
+        for (int c = 0; c < kLanes; ++c) {
+          if (indices[c] == position) held[c].take(values.at[c]);
+        }
+      }
+    }
+  }
+  Vec<T, kLanes> result;
+#pragma unroll
+  for (int c = 0; c < kLanes; ++c) result.at[c] = held[c].result();
+  result.store(static_cast<T*>(p.op.map) + pixel * inner + channel);
+}
+
+template <typename T, typename I, Combine kCombine>
+cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
+  const PoolShape& s = op.shape;
+  const auto start = [&](auto kernel, int64_t cells_h, int64_t cells_w, int64_t groups,
+                         int64_t rows) {
+    const ScatterParams<I> p{op, Divider<I>(groups), Divider<I>(cells_w), Divider<I>(cells_h),
+                             rows * groups};
+    return launch(kernel, ceil_div<int64_t>(p.items, kPoolThreads), kPoolThreads, stream, p);
+  };
+  const int64_t pairs_h = ceil_div<int64_t>(s.height, 2), pairs_w = ceil_div<int64_t>(s.width, 2);
+  constexpr int kLanes = kChannelLanes<T>;
+  const bool aligned = channels_aligned<T>(op.map, op.values, op.record, s);
+  if (op.window.is_2x2() && s.inner == 1) {
+    const int64_t groups = ceil_div<int64_t>(s.width, 2 * kGroup);
+    const auto kernel = rows_aligned<T>(op.map, op.values, s)
+                            ? scatter_rows_kernel<T, I, kCombine, true>
+                            : scatter_rows_kernel<T, I, kCombine, false>;
+    return start(kernel, pairs_h, 1, groups, s.outer * pairs_h);
+  }
+  if (op.window.is_2x2()) {
+    const auto kernel = aligned ? scatter_channels_kernel<T, I, kCombine, kLanes>
+                                : scatter_channels_kernel<T, I, kCombine, 1>;
+    return start(kernel, pairs_h, pairs_w, s.inner / (aligned ? kLanes : 1),
+                 s.outer * pairs_h * pairs_w);
+  }
+  const auto kernel = aligned ? scatter_any_kernel<T, I, kCombine, kLanes>
+                              : scatter_any_kernel<T, I, kCombine, 1>;
+  return start(kernel, s.height, s.width, s.inner / (aligned ? kLanes : 1),
+               s.outer * s.height * s.width);
+}
+
+}  // namespace scatter_detail
+
+template <typename T, Combine kCombine>
+cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
+  return dispatch_offset(op.shape.numel(), [&](auto offset) {
+    return scatter_detail::scatter<T, typename decltype(offset)::type, kCombine>(op, stream);
+  });
+}
+
+}  // namespace segfast
