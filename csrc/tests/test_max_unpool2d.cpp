@@ -76,14 +76,19 @@ void test_case(Backend backend, const Pooling& pooling, Source source, int64_t o
   });
 
   Array<int32_t> foreign(1);
-  const MaxUnpool2dParams p{input.data(), record.data(), output.data(), foreign.data(),
-                            kind,         dtype_of<T>(), pooling.shape, pooling.window};
+  const bool cuda_indices = backend == Backend::cuda && kind == Record::indices;
+  const bool gathers = pooling.window.is_2x2();
+  const MaxUnpool2dParams p{input.data(),  record.data(),
+                            output.data(), cuda_indices && gathers ? foreign.data() : nullptr,
+                            kind,          dtype_of<T>(),
+                            pooling.shape, pooling.window};
   if (refused) {
     CHECK(refuses(backend, p), "a window without input was unpooled");
     return;
   }
   const auto run = [&] {
     foreign[0] = 0;
+    if (cuda_indices && !gathers) output.fill_bytes(0);  // what it scatters over
     run_op(backend, p, max_unpool2d_items(p), max_unpool2d_cpu, max_unpool2d_cuda);
   };
   const std::string missing = unwritten(run, output);

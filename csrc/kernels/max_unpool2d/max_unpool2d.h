@@ -11,8 +11,10 @@ namespace segfast {
 struct MaxUnpool2dParams {
   const void* input;   // [outer, pooled_height, pooled_width, inner]
   const void* record;  // codes, or indices that may come from anywhere
-  void* output;        // [outer, height, width, inner], every element written
-  int32_t* foreign;    // CUDA with indices: one zero, set where an index is outside its own window
+  void* output;        // [outer, height, width, inner], every element written, except by CUDA from
+                       // indices of windows other than 2x2: that scatters over zeros
+  int32_t* foreign;    // CUDA from indices of 2x2 windows: one zero, set where an index lies outside
+                       // its own window; else null
   Record record_kind;
   DType dtype;
   PoolShape shape;

@@ -216,7 +216,7 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_any_kernel(const Scatter
   const I item = static_cast<I>(item64);
   const PoolShape& s = p.op.shape;
   const Window2d& w = p.op.window;
-  const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
+  const I width = static_cast<I>(s.width);
   const I inner = static_cast<I>(s.inner);
   const I pooled_width = static_cast<I>(s.pooled_width);
   const I pooled_height = static_cast<I>(s.pooled_height);
