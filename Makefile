@@ -20,7 +20,8 @@ endif
 
 demo: $(BUILD)
 	$(BIN)/segfast bench --quick
-	$(BIN)/segfast train --data synthetic --model segnet_basic --out out/demo
+	$(BIN)/segfast train --data synthetic --model segnet_basic --option width=16 \
+	  --epochs 6 --out out/demo
 
 test: ctest $(BUILD)
 	$(BIN)/python -m pytest
