@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segfast._window import EMPTY_INDEX, Window, format_of, in_format
+from segfast._window import EMPTY_INDEX, Window, check_record, format_of, in_format
 from segfast.reference.max_pool2d import record_to_indices
 from segfast.reference.pool_codes import codes_to_indices
 
@@ -15,9 +15,21 @@ from segfast.reference.pool_codes import codes_to_indices
 def max_unpool2d(
     input: Tensor, indices: Tensor, window: Window, output_size: Sequence[int]
 ) -> Tensor:
-    """torch's max_unpool2d; of equal indices the last one's value stays."""
-    output = torch._C._nn.max_unpool2d(input, indices, tuple(output_size))
-    return in_format(output, format_of(input))
+    """torch's max_unpool2d, but of equal indices the last one's value stays (torch lets any)."""
+    check_record(indices, input.shape, window, "indices")
+    height, width = output_size
+    plane = height * width
+    values, targets = input.flatten(-2), indices.flatten(-2)
+    if input.device.type == "cpu" and bool(((targets < 0) | (targets >= plane)).any()):
+        bad = int(targets[(targets < 0) | (targets >= plane)][0])
+        raise RuntimeError(
+            f"Found an invalid max index: {bad} (output volumes are of size {height}x{width})"
+        )
+    order = torch.arange(targets.shape[-1], device=targets.device).expand_as(targets)
+    nobody = targets.new_full((*targets.shape[:-1], plane), -1)
+    winner = nobody.scatter_reduce(-1, targets, order, "amax")
+    output = values.gather(-1, winner.clamp(min=0)).masked_fill(winner < 0, 0)
+    return in_format(output.unflatten(-1, (height, width)), format_of(input))
 
 
 def max_unpool2d_with_codes(
