@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,32 +13,61 @@ import torch
 from torch import nn
 
 import segfast.nn
-from segfast.models import SegNet, UNet, create_model, list_models
+from segfast.models import Encoder, SegNet, UNet, create_model, list_models, load_encoder_weights
 from segfast.models.fcn import bilinear_upsampling
 
 torchvision = pytest.importorskip("torchvision")
 
-# What a test of shapes or numbers builds of each name: narrow, every kind of layer there. The two
-# presets that are a family with nothing but its defaults are left out.
-SMALL: dict[str, dict[str, Any]] = {
-    name: {"encoder": "resnet18"} if name == "dynamic_unet" else {"width": 4}
-    for name in list_models()
-    if name not in ("segnet_vgg16", "dynamic_unet_resnet34")
-}
-# Cases beyond the defaults: one for each option that changes a layer.
-VARIANTS = [
-    *SMALL.items(),
+
+class TinyEncoder(Encoder):
+    """Four maps as ConvNeXt has them, the finest at a quarter; dilated like a ResNet."""
+
+    def __init__(self, in_channels: int = 3, output_stride: int = 32) -> None:
+        super().__init__()
+        self.reductions = tuple(min(r, output_stride) for r in (4, 8, 16, 32))
+        self.channels = (4, 8, 12, 16)
+        self.convs = nn.ModuleList()
+        before = 1
+        for channels, reduction in zip(self.channels, self.reductions, strict=True):
+            stride = reduction // before
+            self.convs.append(nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1))
+            in_channels, before = channels, reduction
+
+    def forward(self, input: torch.Tensor) -> list[torch.Tensor]:
+        maps = []
+        for conv in self.convs:
+            input = conv(input).relu()
+            maps.append(input)
+        return maps
+
+
+# What a test of shapes or numbers builds: of each name a narrow model with every kind of layer, and
+# one case for each option that changes a layer. Two presets, which are a family with its defaults,
+# are left out.
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {"width": 4}) for name in ("segnet", "segnet_basic", "unet", "unet_paper")),
+    *((name, {"width": 4}) for name in ("unet_carla", "unet_pets")),
+    *((name, {"width": 4}) for name in ("fcn8s", "fcn16s", "fcn32s")),
+    *((name, {"width": 4}) for name in ("fcn8_vgg16", "fcn16_vgg16", "fcn32_vgg16")),
+    *((name, {"encoder": TinyEncoder(3, 8)}) for name in ("pspnet", "deeplabv3")),
+    ("deeplabv3plus", {"encoder": TinyEncoder(3, 16)}),
     ("unet", {"width": 4, "upsampling": "bilinear", "depth": 2}),
     ("unet", {"width": 4, "up_kernel_size": 3, "dropout": 0.5, "dropout_at": "levels"}),
+    ("unet", {"encoder": "resnet18", "decoder_channels": (16, 8, 8, 8, 4)}),
     ("fcn8s", {"width": 4, "fc": False, "learn_upsampling": True}),
+    ("fcn16s", {"encoder": TinyEncoder()}),
 ]
-IDS = [" ".join([name, *(f"{k}={v}" for k, v in kw.items())]) for name, kw in VARIANTS]
+FAMILIES = dict(reversed(VARIANTS))
+IDS = [
+    " ".join([name, *(f"{key}={str(value).partition('(')[0]}" for key, value in options.items())])
+    for name, options in VARIANTS
+]
 
 
 def build(name: str, options: dict[str, Any], **more: Any) -> nn.Module:
     """A small model with 3 classes; the same weights for the same name and options."""
     torch.manual_seed(0)
-    model = create_model(name, 3, 3, **options, **more)
+    model = create_model(name, 3, 3, **copy.deepcopy(options), **more)
     with torch.no_grad():
         for parameter in model.parameters():  # FCN's scores and the attention's gamma start at 0
             if not parameter.any():
@@ -70,6 +100,10 @@ def least_size(model: nn.Module) -> int:
         ("fcn16s", {"classes": 21}, 134_815_994),
         ("fcn32s", {"classes": 21}, 136_152_917),
         ("fcn8_vgg16", {}, 14_833_776),
+        # segmentation_models.pytorch 0.6.0's own count.
+        ("unet", {"classes": 1, "encoder": "resnet34"}, 24_436_369),
+        # torchvision's own count, without the auxiliary classifier.
+        ("deeplabv3", {"classes": 21}, 39_638_869),
     ],
 )
 def test_parameters(name: str, arguments: dict[str, Any], expected: int) -> None:
@@ -158,7 +192,7 @@ def test_segnet_pools_as_caffe_does_and_keeps_two_bits_a_window() -> None:
 
 @pytest.mark.parametrize("name", ["segnet", "unet", "fcn8s"])
 def test_channels_last_gives_the_same_logits(name: str) -> None:
-    model = build(name, SMALL[name]).eval()
+    model = build(name, FAMILIES[name]).eval()
     for size in ((1, 1), (33, 47)):  # a single pixel's strides say nothing of its format
         input = images(*size, batch=2)
         with torch.no_grad():
@@ -172,7 +206,7 @@ def test_channels_last_gives_the_same_logits(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["segnet_basic", "unet", "fcn8_vgg16"])
 def test_learns_one_image(name: str) -> None:
-    model = build(name, SMALL[name])
+    model = build(name, FAMILIES[name])
     input = images(32, 32, batch=2)
     target = (input.argmax(dim=1)).roll(1, dims=-1)  # the neighbour's strongest colour
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -225,24 +259,76 @@ def test_new_fcn_scores_start_at_zero() -> None:
         assert not model(images(40, 40)).any()
 
 
-def test_torchvision_checkpoints_load_by_name() -> None:
+@pytest.mark.parametrize(
+    ("name", "options", "network"),
+    [
+        ("segnet", {}, "vgg16_bn"),
+        ("fcn8s", {}, "vgg16"),
+        ("unet", {"encoder": "resnext50_32x4d"}, "resnext50_32x4d"),
+    ],
+)
+def test_encoders_have_torchvisions_names(name: str, options: dict[str, Any], network: str) -> None:
     with torch.device("meta"):
-        cases = [
-            (create_model("segnet", 2), torchvision.models.vgg16_bn(), ""),
-            (create_model("fcn8s", 2), torchvision.models.vgg16(), ""),
-        ]
-    for model, classifier, prefix in cases:
-        ours = model.state_dict()
-        features = {
-            key: value.shape
-            for key, value in classifier.state_dict().items()
-            if not key.startswith(("classifier.", "fc."))
+        model = create_model(name, 2, **options)
+        trained = torchvision.models.get_model(network, weights=None)
+    theirs, ours = (
+        {
+            key.removeprefix("encoder."): value.shape
+            for key, value in network.state_dict().items()
+            if key.startswith(prefixes)
         }
-        assert features == {
-            key[len(prefix) :]: value.shape
-            for key, value in ours.items()
-            if key.startswith(prefix or "features.")
-        }
+        for network, prefixes in (
+            (trained, ("features.", "conv1.", "bn1.", "layer")),
+            (model, ("features.", "encoder.")),
+        )
+    )
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(("name", "options"), [("segnet", {}), ("fcn8s", {"fc": False})])
+@pytest.mark.parametrize("channels", [3, 1, 5])
+def test_encoder_weights_load_from_a_file(
+    name: str, options: dict[str, Any], channels: int, tmp_path: Path
+) -> None:
+    trained = getattr(model := create_model(name, 2, width=2, **options), "encoder", model)
+    # As torchvision's oldest files, which know no num_batches_tracked.
+    state = {
+        key: torch.rand_like(value) + 0.1
+        for key, value in trained.state_dict().items()
+        if key.startswith("features.") and "num_batches" not in key
+    }
+    torch.save(state, tmp_path / "trained.pth")
+    model = create_model(
+        name, 2, channels, encoder_weights=tmp_path / "trained.pth", width=2, **options
+    )
+    loaded = getattr(model, "encoder", model).state_dict()
+    first, *others = state
+    assert others and all(torch.equal(loaded[key], state[key]) for key in others)
+    red, green, blue = state[first].unbind(1)
+    expected = {
+        1: torch.stack([red, green, blue]).sum(0)[:, None],
+        3: state[first],
+        5: torch.stack([red, green, blue, red, green], dim=1) * 3 / 5,
+    }
+    torch.testing.assert_close(loaded[first], expected[channels])
+
+
+def test_fcn_takes_the_fully_connected_layers_of_vgg() -> None:
+    model = create_model("fcn8s", 3, width=1)
+    state = {key: torch.rand_like(value) for key, value in model.encoder.state_dict().items()}
+    state["classifier.0.weight"] = torch.rand(64, 8 * 7 * 7)  # as nn.Linear has them
+    state["classifier.3.weight"] = torch.rand(64, 64)
+    load_encoder_weights(model, state)
+    assert torch.equal(model.classifier[0].weight.flatten(1), state["classifier.0.weight"])
+    assert torch.equal(model.classifier[3].weight.flatten(1), state["classifier.3.weight"])
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    resnet = torchvision.models.resnet18(weights=None).state_dict()
+    with pytest.raises(ValueError, match=r"not those of SegNet's encoder: .* features\.0\.weight"):
+        create_model("segnet", 2, width=4, encoder_weights=resnet)
+    with pytest.raises(ValueError, match="UNet has no pretrained network as its encoder"):
+        create_model("unet", 2, width=4, encoder_weights=resnet)
 
 
 def test_unet_drops_out_where_it_says() -> None:
@@ -260,12 +346,19 @@ def test_unet_drops_out_where_it_says() -> None:
 
 def test_models_pickle_and_copy() -> None:
     for name in ("segnet", "unet"):
-        model = build(name, SMALL[name]).eval()
+        model = build(name, FAMILIES[name]).eval()
         input = images(33, 40)
         with torch.no_grad():
             expected = model(input)
             for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
                 assert torch.equal(twin(input), expected)
+
+
+def test_every_name_builds() -> None:
+    assert set(list_models()) >= set(FAMILIES)
+    with torch.device("meta"):
+        for name in list_models():
+            assert isinstance(create_model(name, 2), nn.Module)
 
 
 def whole_graph_cases() -> list[Any]:
@@ -328,6 +421,9 @@ def test_wrong_arguments(arguments: Any, error: type[Exception], message: str) -
         ("unet", {"dropout_at": "top"}, ValueError, "dropout_at must be .* 'top'"),
         ("fcn8_vgg16", {"stride": 4}, ValueError, "stride must be 8, 16 or 32, received 4"),
         ("segnet", {"backend": "jax"}, ValueError, "backend must be .* received 'jax'"),
+        ("fcn8s", {"encoder": TinyEncoder(3, 8)}, ValueError, r"8, 16 and 32, received .*8, 8\)"),
+        ("unet", {"encoder": "resnet18", "decoder_channels": (8, 4)}, ValueError, "5 halvings"),
+        ("unet", {"encoder": "resnet18", "depth": 3}, TypeError, "no option 'depth'"),
     ],
 )
 def test_wrong_options(
@@ -341,7 +437,7 @@ def test_wrong_options(
 @pytest.mark.parametrize("name", ["segnet", "segnet_basic", "unet", "fcn8s"])
 @pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
 def test_cuda_agrees_with_cpu(name: str, format: torch.memory_format) -> None:
-    model = build(name, SMALL[name]).double().eval()
+    model = build(name, FAMILIES[name]).double().eval()
     input = images(45, 51, batch=2).double()
     with torch.no_grad():
         expected = model(input)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch.nn.functional as torch_functional
@@ -60,3 +61,10 @@ def crop_centre(input: Tensor, height: int, width: int) -> Tensor:
     top = (input.shape[-2] - height) // 2
     left = (input.shape[-1] - width) // 2
     return input[..., top : top + height, left : left + width]
+
+
+def resize_nearest(input: Tensor, size: Sequence[int]) -> Tensor:
+    """``input`` [N, C, H, W] at another height and width, by nearest neighbours."""
+    if tuple(input.shape[-2:]) == tuple(size):
+        return input
+    return torch_functional.interpolate(input, list(size), mode="nearest")

@@ -10,6 +10,9 @@ from typing import Any, Literal
 from torch import nn
 
 from segfast._accelerate import restore
+from segfast.models._weights import EncoderWeights, load_encoder_weights
+from segfast.models.context import DeepLabV3, DeepLabV3Plus, PSPNet
+from segfast.models.encoder_unet import EncoderUNet
 from segfast.models.fcn import FCNVGG16, FCN8s, FCN16s, FCN32s
 from segfast.models.segnet import SegNet, SegNetBasic
 from segfast.models.unet import UNet
@@ -32,6 +35,9 @@ _ENTRIES = {
     "fcn8s": _Entry(FCN8s),
     "fcn16s": _Entry(FCN16s),
     "fcn32s": _Entry(FCN32s),
+    "pspnet": _Entry(PSPNet),
+    "deeplabv3": _Entry(DeepLabV3),
+    "deeplabv3plus": _Entry(DeepLabV3Plus),
     # Networks of papers and tutorials, to the parameter.
     "unet_paper": _Entry(UNet, 2, 1, {"batch_norm": False, "padding": "valid", "dropout": 0.5}),
     "unet_carla": _Entry(UNet, 23, 3, {**_TENSORFLOW_UNET, "width": 32, "head_conv": True}),
@@ -54,13 +60,16 @@ def create_model(
     in_channels: int | None = None,
     *,
     backend: Literal["segfast", "torch"] = "segfast",
+    encoder_weights: EncoderWeights | None = None,
     **options: Any,
 ) -> nn.Module:
     """Builds a segmentation model: ``[N, in_channels, H, W]`` to logits ``[N, classes, H, W]``.
 
     Families, which want ``classes``: ``segnet``, ``segnet_basic``, ``unet``, ``fcn8s``, ``fcn16s``,
-    ``fcn32s``. Presets, with the parameters they have at their own number of
-    classes:
+    ``fcn32s``, ``pspnet``, ``deeplabv3``, ``deeplabv3plus``. The option
+    ``encoder`` of all but the SegNets names a classification network: ``vgg16``, a torchvision
+    ResNet or any timm network; ``unet`` with it is an :class:`EncoderUNet`. Presets, with the
+    parameters they have at their own number of classes:
 
     ========================  ===========  ==========  =============================================
     name                      parameters   classes     is
@@ -78,10 +87,13 @@ def create_model(
         in_channels: channels of the input; 3 unless the preset says otherwise.
         backend: ``"torch"`` builds the same model from PyTorch's own layers: same parameters, same
             state_dict, same outputs. For comparisons.
+        encoder_weights: ``"imagenet"``, a file or a state_dict: see
+            :func:`segfast.models.load_encoder_weights`.
         options: arguments of the model's class.
 
     Raises:
-        ValueError: an unknown name or backend, or a family without ``classes``.
+        ValueError: an unknown name or backend, a family without ``classes``, or weights that are
+            not those of the encoder.
         TypeError: an option that the model does not have.
     """
     if name not in _ENTRIES:
@@ -89,6 +101,9 @@ def create_model(
     if backend not in ("segfast", "torch"):
         raise ValueError(f'backend must be "segfast" or "torch", received {backend!r}')
     entry = _ENTRIES[name]
+    build: Callable[..., nn.Module] = (
+        EncoderUNet if name == "unet" and "encoder" in options else entry.build
+    )
     classes = entry.classes if classes is None else classes
     in_channels = entry.in_channels if in_channels is None else in_channels
     for argument, value in (("classes", classes), ("in_channels", in_channels)):
@@ -96,9 +111,11 @@ def create_model(
             raise ValueError(
                 f"{name} needs {argument}, a whole number from 1 on; received {value!r}"
             )
-    known = list(inspect.signature(entry.build).parameters)[2:]
+    known = list(inspect.signature(build).parameters)[2:]
     for option in options:
         if option not in known:
             raise TypeError(f"{name} has no option {option!r}; it has {', '.join(known)}")
-    model = entry.build(classes, in_channels, **{**entry.options, **options})
+    model = build(classes, in_channels, **{**entry.options, **options})
+    if encoder_weights is not None:
+        load_encoder_weights(model, encoder_weights)
     return restore(model) if backend == "torch" else model

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segfast.models._layers import conv_unit, init_he_, pad_to_multiple
-from segfast.models.vgg import vgg16_features
-from segfast.nn import MaxPool2d
+from segfast.models.encoders import Encoder, VGG16Encoder, create_encoder
 
 #: Finest stride with scores of its own -> how many coarser predictions are refined on the way.
 _SKIPS = {32: 0, 16: 1, 8: 2}
@@ -43,39 +42,30 @@ def _zero_scores(in_channels: int, classes: int) -> nn.Conv2d:
     return layer
 
 
-def _features(in_channels: int, width: int) -> nn.Sequential:
-    return vgg16_features(lambda: MaxPool2d(kernel_size=2), in_channels, width)
-
-
 class _FCN(nn.Module):
-    """VGG16, and on the way back up one addition for each finer stride that has its own scores."""
+    """An encoder, and on the way back up one addition for each finer stride with its own scores."""
 
     def __init__(
         self,
-        features: nn.Sequential,
-        bottom: nn.Module,
+        encoder: Encoder,
+        classifier: nn.Module,
         upsample: list[nn.Module],
         score: list[nn.Module],
         last_upsample: nn.Module,
     ) -> None:
         super().__init__()
-        self.features = features
-        self.bottom = bottom  # what the map at stride 32 goes through
+        self.encoder = encoder
+        self.classifier = classifier  # of the map at stride 32
         self.upsample = nn.ModuleList(upsample)  # each doubles the size: to stride 16, to stride 8
         self.score = nn.ModuleList(score)  # of the map at stride 16, at stride 8
         self.last_upsample = last_upsample
 
     def forward(self, input: Tensor) -> Tensor:
         height, width = input.shape[-2:]
-        x = pad_to_multiple(input, 32)  # [N, in_channels, H', W']
-        pooled = []
-        for layer in self.features:
-            x = layer(x)
-            if isinstance(layer, (MaxPool2d, nn.MaxPool2d)):
-                pooled.append(x)
-        x = self.bottom(pooled.pop())
+        maps = self.encoder(pad_to_multiple(input, 32))
+        x = self.classifier(maps.pop())
         for upsample, score in zip(self.upsample, self.score, strict=True):
-            x = upsample(x) + score(pooled.pop())
+            x = upsample(x) + score(maps.pop())
         logits: Tensor = self.last_upsample(x)
         return logits[..., :height, :width]
 
@@ -87,25 +77,37 @@ class _PaperFCN(_FCN):
         self,
         classes: int,
         in_channels: int = 3,
-        fc: bool = True,
+        fc: bool | None = None,
         learn_upsampling: bool = False,
+        encoder: str | Encoder = "vgg16",
         width: int = 64,
     ) -> None:
+        if encoder == "vgg16":
+            encoder = VGG16Encoder(in_channels, width)
+        if fc is None:
+            fc = isinstance(encoder, VGG16Encoder)
+        encoder = create_encoder(encoder, in_channels)
+        if tuple(encoder.reductions[-3:]) != (8, 16, 32):
+            raise ValueError(
+                "an FCN needs an encoder whose last maps are reduced by 8, 16 and 32, received "
+                f"reductions {tuple(encoder.reductions)}"
+            )
+
         def double() -> nn.Module:
             return bilinear_upsampling(classes, 2, learn_upsampling)
 
-        bottom: list[nn.Module] = []
-        channels = 8 * width
+        *finer, channels = encoder.channels
+        classifier: list[nn.Module] = []
         if fc:
             for kernel_size in (7, 1):
-                bottom += conv_unit(channels, 64 * width, kernel_size, batch_norm=False)
-                bottom.append(nn.Dropout())
+                classifier += conv_unit(channels, 64 * width, kernel_size, batch_norm=False)
+                classifier.append(nn.Dropout())
                 channels = 64 * width
-        bottom.append(_zero_scores(channels, classes))
-        skips = [8 * width, 4 * width][: _SKIPS[self.stride]]
+        classifier.append(_zero_scores(channels, classes))
+        skips = finer[::-1][: _SKIPS[self.stride]]
         super().__init__(
-            features=_features(in_channels, width),
-            bottom=nn.Sequential(*bottom),
+            encoder=encoder,
+            classifier=nn.Sequential(*classifier),
             upsample=[double() for _ in skips],
             score=[_zero_scores(channels, classes) for channels in skips],
             last_upsample=bilinear_upsampling(classes, self.stride, learn_upsampling),
@@ -150,8 +152,11 @@ class FCN8s(_PaperFCN):
         classes: channels of the output.
         in_channels: channels of the input.
         fc: with the convolutions fc6 and fc7, which hold nine tenths of the parameters; without
-            them the scores at stride 32 are those of pool 5.
+            them the scores at stride 32 are those of pool 5. ``None``: with VGG16 only.
         learn_upsampling: train the upsampling's weights, too.
+        encoder: what stands in for VGG16: a name for
+            :func:`~segfast.models.encoders.create_encoder` or an
+            :class:`~segfast.models.encoders.Encoder`.
         width: channels of VGG16's first stage; fc6 and fc7 have 64 times as many.
 
     Shape:
@@ -198,12 +203,11 @@ class FCNVGG16(_FCN):
                 )
             )
 
-        bottom = 8 * width
         skips = [8 * width, 4 * width][: _SKIPS[stride]]
-        inputs = [bottom, classes, classes]
+        inputs = [8 * width, classes, classes]
         super().__init__(
-            features=_features(in_channels, width),
-            bottom=nn.Identity(),
+            encoder=VGG16Encoder(in_channels, width),
+            classifier=nn.Identity(),
             upsample=[up(inputs[i], 4, 2, bias=i > 0) for i in range(len(skips))],
             score=[
                 nn.Sequential(*conv_unit(channels, classes, kernel_size=1, batch_norm=False))

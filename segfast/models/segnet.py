@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from torch import Tensor, nn
 
 from segfast.models._layers import conv_unit, init_he_
+from segfast.models.encoders import torchvision_weights
 from segfast.models.vgg import VGG16_STAGES, vgg16_features
 from segfast.nn import MaxPool2dWithCodes, MaxUnpool2dWithCodes
 
@@ -82,6 +86,10 @@ class SegNet(_PoolingCodesNet):
                     layers += conv_unit(channels, classes, batch_norm=False, relu=False)
             decoder.append(nn.Sequential(*layers))
         super().__init__(features, decoder)
+
+    def pretrained_weights(self, file: Path | None = None) -> Mapping[str, Tensor]:
+        """Trained weights of VGG16 with batch norm, from ``file`` or by torchvision."""
+        return torchvision_weights("vgg16_bn", file)
 
 
 class SegNetBasic(_PoolingCodesNet):

@@ -19,10 +19,8 @@ def vgg16_features(
 
     Simonyan and Zisserman 2015, "Very Deep Convolutional Networks", configuration D: 14,714,688
     parameters for RGB input, 8,448 more with batch norm. The layers stand at the indices of
-    torchvision's ``vgg16().features`` (``vgg16_bn`` with batch norm), so that its ImageNet
-    checkpoints load by name into a model that calls this ``features``::
-
-        model.load_state_dict(torch.load("vgg16_bn-6c64b313.pth"), strict=False)
+    torchvision's ``vgg16().features`` (``vgg16_bn`` with batch norm), so that its checkpoints load
+    by name where these are called ``features``.
     """
     layers: list[nn.Module] = []
     channels = in_channels
