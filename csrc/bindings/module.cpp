@@ -7,6 +7,7 @@ void bind_build(pybind11::module_& m);
 void bind_max_pool2d(pybind11::module_& m);
 void bind_max_unpool2d(pybind11::module_& m);
 void bind_pixel_shuffle(pybind11::module_& m);
+void bind_overlap_stats(pybind11::module_& m);
 void bind_pool_codes(pybind11::module_& m);
 }  // namespace segfast
 
@@ -16,5 +17,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   segfast::bind_max_pool2d(m);
   segfast::bind_max_unpool2d(m);
   segfast::bind_pixel_shuffle(m);
+  segfast::bind_overlap_stats(m);
   segfast::bind_pool_codes(m);
 }

@@ -3,9 +3,11 @@
 from segfast.functional.max_pool2d import max_pool2d, max_pool2d_with_codes
 from segfast.functional.max_unpool2d import max_unpool2d, max_unpool2d_with_codes
 from segfast.functional.pixel_shuffle import pixel_shuffle, pixel_unshuffle
+from segfast.functional.overlap_stats import OverlapStats, overlap_stats
 from segfast.functional.pool_codes import codes_to_indices, indices_to_codes
 
 __all__ = [
+    "OverlapStats",
     "codes_to_indices",
     "indices_to_codes",
     "max_pool2d",
@@ -14,4 +16,5 @@ __all__ = [
     "max_unpool2d_with_codes",
     "pixel_shuffle",
     "pixel_unshuffle",
+    "overlap_stats",
 ]

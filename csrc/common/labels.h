@@ -1,0 +1,57 @@
+// labels.h: label maps and soft targets of any element type.
+#pragma once
+
+#include "common/types.h"
+
+namespace segfast {
+
+enum class TargetType : uint8_t {
+  uint8,  // bool too
+  int8,
+  int16,
+  uint16,
+  int32,
+  int64,
+  float32,
+  float64,
+  float16,
+  bfloat16
+};
+
+// The label at `index`, as an integer. The type is the same for a whole launch, so that the switch
+// costs a GPU one uniform branch.
+SEGFAST_HOST_DEVICE int64_t read_label(const void* labels, TargetType type, int64_t index) {
+  switch (type) {
+    case TargetType::uint8:
+      return static_cast<const uint8_t*>(labels)[index];
+    case TargetType::int8:
+      return static_cast<const int8_t*>(labels)[index];
+    case TargetType::int16:
+      return static_cast<const int16_t*>(labels)[index];
+    case TargetType::uint16:
+      return static_cast<const uint16_t*>(labels)[index];
+    case TargetType::int32:
+      return static_cast<const int32_t*>(labels)[index];
+    default:
+      return static_cast<const int64_t*>(labels)[index];
+  }
+}
+
+// The soft target at `index`.
+template <typename R>
+SEGFAST_HOST_DEVICE R read_soft_target(const void* target, TargetType type, int64_t index) {
+  switch (type) {
+    case TargetType::float32:
+      return static_cast<R>(static_cast<const float*>(target)[index]);
+    case TargetType::float64:
+      return static_cast<R>(static_cast<const double*>(target)[index]);
+    case TargetType::float16:
+      return static_cast<R>(to_float(static_cast<const Half*>(target)[index]));
+    case TargetType::bfloat16:
+      return static_cast<R>(to_float(static_cast<const BFloat16*>(target)[index]));
+    default:
+      return static_cast<R>(read_label(target, type, index));
+  }
+}
+
+}  // namespace segfast

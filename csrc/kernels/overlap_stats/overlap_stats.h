@@ -1,0 +1,101 @@
+// overlap_stats: from logits and labels to the sums every overlap loss is a ratio of, in one pass,
+// and the gradient in one more. Neither softmax nor one-hot labels are ever stored.
+//
+// With p the softmax (or sigmoid) of the logits z, t the one-hot (or soft) target, and m = 0 at
+// ignored pixels, the sums over the pixels of a sample n are
+//   intersection [n, c] = sum m p t          probability [n, c] = sum m p^q        (q = exponent)
+//   target [n, c]       = sum m t            pixels [n, c]      = sum m
+//   cross_entropy [n]   = sum m w l(z, t)    weight [n]         = sum of the weights w in it
+// The formulas of l and of all derivatives are in overlap_stats_math.h.
+//
+// Sums run over fixed chunks of pixels, whose partial sums are added in order in double: the same
+// bits for any number of threads.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "common/labels.h"
+
+namespace segfast {
+
+// What forward and backward read alike.
+struct OverlapStatsInputs {
+  const void* logits;  // [N, C, S], or [N, S, C] if channels_last
+  DType dtype;
+  int64_t samples;  // N
+  int64_t classes;  // C
+  int64_t pixels;   // S
+  bool channels_last;
+
+  bool sigmoid;        // else softmax over the classes
+  const void* target;  // label map [N, S]; if dense, in the logits' layout
+  TargetType target_type;
+  bool dense;  // a target for each class: integers 0 or 1, or floats in [0, 1]
+  bool has_ignore_index;
+  int64_t ignore_index;
+
+  int exponent;              // q: 1 or 2
+  double label_smoothing;    // eps, in [0, 1]
+  double gamma;              // of the focal factor; 0: none
+  const void* class_weight;  // [C] or null. These three: float, or double if the logits are
+  const void* pos_weight;    // [C] or null; sigmoid only
+  const void* pixel_weight;  // [N, S] or null
+};
+
+struct OverlapStatsParams {
+  OverlapStatsInputs in;
+  double* partials;       // [N, chunks, overlap_stats_partial_size]
+  double* intersection;   // [N, C]
+  double* probability;    // [N, C]
+  double* target;         // [N, C]
+  double* pixels;         // [N, C]
+  double* cross_entropy;  // [N]
+  double* weight;         // [N]
+};
+
+struct OverlapStatsBackwardParams {
+  OverlapStatsInputs in;
+  // The loss's derivatives by the differentiable sums; null stands for zeros.
+  const double* grad_intersection;   // [N, C]
+  const double* grad_probability;    // [N, C]
+  const double* grad_cross_entropy;  // [N]
+  void* grad_logits;                 // in the logits' type and layout
+};
+
+// Partial sums of one chunk: intersection, probability, target, pixels [C] each, then cross_entropy,
+// weight, and the number of bad targets (no class, and not ignored).
+inline int64_t overlap_stats_partial_size(int64_t classes) { return 4 * classes + 3; }
+
+// A sample is divided into chunks of pixels by its size alone: small beside the image, so that the
+// partial sums are, and never more than kMaxChunks. A GPU wants more and smaller ones.
+constexpr int64_t kChunkPixels = 4096;
+constexpr int64_t kMaxChunks = 256;
+constexpr int64_t kCudaChunkPixels = 2048;
+constexpr int64_t kCudaMaxChunks = 1024;
+
+// At least one, so that the sums of an image without pixels are written too.
+inline int64_t overlap_stats_chunks(int64_t pixels, bool cuda) {
+  const int64_t chunks = ceil_div(pixels, cuda ? kCudaChunkPixels : kChunkPixels);
+  return std::clamp<int64_t>(chunks, 1, cuda ? kCudaMaxChunks : kMaxChunks);
+}
+
+// ---- CPU: item i is chunk i % chunks of sample i / chunks ---------------------------------------
+
+inline int64_t overlap_stats_items(const OverlapStatsParams& params) {
+  return params.in.samples * overlap_stats_chunks(params.in.pixels, false);
+}
+inline int64_t overlap_stats_backward_items(const OverlapStatsBackwardParams& params) {
+  return params.in.samples * overlap_stats_chunks(params.in.pixels, false);
+}
+
+// The partial sums of some chunks.
+void overlap_stats_cpu(const OverlapStatsParams& params, int64_t begin, int64_t end);
+
+// Adds the partial sums up, in order. Returns the number of bad targets.
+int64_t overlap_stats_finish_cpu(const OverlapStatsParams& params);
+
+void overlap_stats_backward_cpu(const OverlapStatsBackwardParams& params, int64_t begin,
+                                int64_t end);
+
+}  // namespace segfast

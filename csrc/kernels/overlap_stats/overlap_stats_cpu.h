@@ -1,0 +1,194 @@
+// overlap_stats_cpu.h: the CPU kernels, compiled once for each instruction set by foreach_isa.h.
+//
+// overlap_stats_cpu_labels.h   softmax of label maps, the fast path: load, max, exp and sum, then for
+//                              each class the sums of p and of p where it is the label
+// overlap_stats_cpu_targets.h  with rows of targets: sigmoid, soft targets, and label smoothing
+//                              together with the focal factor
+// Backward recomputes the same tile. Ignored pixels have label (or target) -1 and factors of zero;
+// their logits are replaced by zeros, so that not even NaN comes out of them.
+#include "common/pixel_tile.h"
+
+namespace segfast::SEGFAST_ISA {
+
+// The sums of a chunk, in `partials` of overlap_stats.h.
+struct Sums {
+  double* intersection;
+  double* probability;
+  double* target;
+  double* pixels;
+  double* cross_entropy;
+  double* weight;
+  double* bad;
+};
+
+inline Sums sums_at(double* partial, int64_t classes) {
+  return {partial,
+          partial + classes,
+          partial + 2 * classes,
+          partial + 3 * classes,
+          partial + 4 * classes,
+          partial + 4 * classes + 1,
+          partial + 4 * classes + 2};
+}
+
+// The loss's derivatives of one sample, in R. A null gradient is zero.
+template <typename R>
+struct Slopes {
+  R* intersection;   // A [C]
+  R* probability;    // q B [C]
+  R* smooth;         // e (eps / C) w_c [C], label smoothing's part of every class
+  R cross_entropy;   // e
+};
+
+template <typename R>
+inline R gradient_at(const double* gradient, int64_t index) {
+  return gradient == nullptr ? R(0) : static_cast<R>(gradient[index]);
+}
+
+template <typename R>
+inline R weight_at(const void* weight, int64_t index) {
+  return weight == nullptr ? R(1) : static_cast<const R*>(weight)[index];
+}
+
+// The pixel weights of a tile; 1 if there are none, 0 where the pixel does not count.
+template <typename R>
+inline void load_pixel_weights(const OverlapStatsInputs& in, const Span& span,
+                               const label_t<R>* label, R* __restrict weight) {
+  for (int i = 0; i < kTile; ++i) weight[i] = label[i] >= 0 ? R(1) : R(0);
+  if (in.pixel_weight == nullptr) return;
+  const R* from =
+      static_cast<const R*>(in.pixel_weight) + span.sample * in.pixels + span.first;
+  for (int i = 0; i < span.count; ++i) weight[i] = label[i] >= 0 ? from[i] : R(0);
+}
+
+// rows: 3 C values, laid out as Slopes.
+template <typename R>
+inline Slopes<R> slopes_of(const OverlapStatsBackwardParams& params, int64_t sample, R* rows) {
+  const OverlapStatsInputs& in = params.in;
+  const int64_t classes = in.classes;
+  const Slopes<R> slopes{rows, rows + classes, rows + 2 * classes,
+                         gradient_at<R>(params.grad_cross_entropy, sample)};
+  const R share = static_cast<R>(in.label_smoothing) / static_cast<R>(classes);
+  for (int64_t c = 0; c < classes; ++c) {
+    const int64_t at = sample * classes + c;
+    slopes.intersection[c] = gradient_at<R>(params.grad_intersection, at);
+    slopes.probability[c] =
+        static_cast<R>(in.exponent) * gradient_at<R>(params.grad_probability, at);
+    slopes.smooth[c] = slopes.cross_entropy * share * weight_at<R>(in.class_weight, c);
+  }
+  return slopes;
+}
+
+template <typename R>
+inline void clear_ignored(int64_t classes, const label_t<R>* __restrict label, R* __restrict rows) {
+  for (int64_t c = 0; c < classes; ++c) {
+    R* __restrict row = rows + c * kTile;
+    for (int i = 0; i < kTile; ++i) row[i] = label[i] >= 0 ? row[i] : R(0);
+  }
+}
+
+}  // namespace segfast::SEGFAST_ISA
+
+#include "kernels/overlap_stats/overlap_stats_cpu_labels.h"
+#include "kernels/overlap_stats/overlap_stats_cpu_targets.h"
+
+namespace segfast::SEGFAST_ISA {
+
+inline bool has_fast_path(const OverlapStatsInputs& in) {
+  return !in.sigmoid && !in.dense && (in.gamma == 0.0 || in.label_smoothing == 0.0);
+}
+
+// The pixels of an item, tile after tile.
+struct Chunk {
+  int64_t sample, first, last;
+
+  Chunk(const OverlapStatsInputs& in, int64_t item) {
+    const int64_t chunks = overlap_stats_chunks(in.pixels, false);
+    const int64_t size = ceil_div(ceil_div(in.pixels, chunks), int64_t{kTile}) * kTile;
+    sample = item / chunks;
+    first = item % chunks * size;  // rounding up to whole tiles may leave the last chunks nothing
+    last = first + size < in.pixels ? first + size : in.pixels;
+  }
+
+  Span span(int64_t pixel) const {
+    return {sample, pixel, static_cast<int>(last - pixel < kTile ? last - pixel : kTile)};
+  }
+};
+
+template <typename T>
+inline void overlap_forward_range(const OverlapStatsParams& params, int64_t begin, int64_t end,
+                                  void* scratch) {
+  using R = accumulate_t<T>;
+  const OverlapStatsInputs& in = params.in;
+  const int64_t size = overlap_stats_partial_size(in.classes);
+  R* rows = static_cast<R*>(scratch);
+  R* targets = rows + in.classes * kTile;
+  for (int64_t item = begin; item < end; ++item) {
+    double* partial = params.partials + item * size;
+    for (int64_t i = 0; i < size; ++i) partial[i] = 0.0;
+    const Sums sums = sums_at(partial, in.classes);
+    const Chunk chunk(in, item);
+    for (int64_t pixel = chunk.first; pixel < chunk.last; pixel += kTile) {
+      const Span span = chunk.span(pixel);
+      if (has_fast_path(in)) {
+        labels_forward_tile<T>(in, span, rows, sums);
+      } else if (in.sigmoid) {
+        sigmoid_forward_tile<T>(in, span, rows, targets, sums);
+      } else {
+        softmax_forward_tile<T>(in, span, rows, targets, sums);
+      }
+    }
+  }
+}
+
+template <typename T>
+inline void overlap_backward_range(const OverlapStatsBackwardParams& params, int64_t begin,
+                                   int64_t end, void* scratch) {
+  using R = accumulate_t<T>;
+  const OverlapStatsInputs& in = params.in;
+  const Layout layout{in.classes, in.pixels, in.channels_last};
+  R* rows = static_cast<R*>(scratch);
+  R* targets = rows + in.classes * kTile;
+  R* slope_rows = targets + in.classes * kTile;
+  for (int64_t item = begin; item < end; ++item) {
+    const Chunk chunk(in, item);
+    const Slopes<R> slopes = slopes_of(params, chunk.sample, slope_rows);
+    for (int64_t pixel = chunk.first; pixel < chunk.last; pixel += kTile) {
+      const Span span = chunk.span(pixel);
+      if (has_fast_path(in)) {
+        labels_backward_tile<T>(in, slopes, span, rows);
+      } else if (in.sigmoid) {
+        sigmoid_backward_tile<T>(in, slopes, span, rows, targets);
+      } else {
+        softmax_backward_tile<T>(in, slopes, span, rows, targets);
+      }
+      store_rows(layout, rows, span, static_cast<T*>(params.grad_logits));
+    }
+  }
+}
+
+#define SEGFAST_FOR_DTYPE(dtype, function, ...) \
+  switch (dtype) {                              \
+    case DType::float64:                        \
+      return function<double>(__VA_ARGS__);     \
+    case DType::float16:                        \
+      return function<Half>(__VA_ARGS__);       \
+    case DType::bfloat16:                       \
+      return function<BFloat16>(__VA_ARGS__);   \
+    default:                                    \
+      return function<float>(__VA_ARGS__);      \
+  }
+
+void overlap_stats_range(const OverlapStatsParams& params, int64_t begin, int64_t end,
+                         void* scratch) {
+  SEGFAST_FOR_DTYPE(params.in.dtype, overlap_forward_range, params, begin, end, scratch)
+}
+
+void overlap_stats_backward_range(const OverlapStatsBackwardParams& params, int64_t begin,
+                                  int64_t end, void* scratch) {
+  SEGFAST_FOR_DTYPE(params.in.dtype, overlap_backward_range, params, begin, end, scratch)
+}
+
+#undef SEGFAST_FOR_DTYPE
+
+}  // namespace segfast::SEGFAST_ISA

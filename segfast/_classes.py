@@ -1,0 +1,82 @@
+"""What overlap_stats and confusion_matrix ask of logits and targets, for the ops, their plain-PyTorch
+twins and their fakes. csrc/bindings/labels.h is the same in C++.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+
+LABEL_DTYPES = (
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.uint16,
+    torch.int32,
+    torch.int64,
+)
+
+
+def check_classes(logits: Tensor, name: str = "logits") -> None:
+    """Raises ValueError unless ``logits`` is [N, C, ...] with 1 to 3 spatial dimensions and C >= 1."""
+    if not 3 <= logits.dim() <= 5 or logits.shape[1] < 1:
+        raise ValueError(
+            f"{name} must have shape [N, C, ...] with at least one class and 1 to 3 spatial "
+            f"dimensions, got {list(logits.shape)}"
+        )
+
+
+def map_shape(logits: Tensor) -> list[int]:
+    """[N, ...] of logits [N, C, ...]."""
+    return [logits.shape[0], *logits.shape[2:]]
+
+
+def check_target(logits: Tensor, target: Tensor) -> bool:
+    """Whether ``target`` has a value for each class, and is not a label map.
+
+    Raises:
+        ValueError: its shape is neither that of the logits nor that without classes.
+        TypeError: floating-point labels.
+    """
+    dense = target.dim() == logits.dim()
+    if list(target.shape) != (list(logits.shape) if dense else map_shape(logits)):
+        raise ValueError(
+            f"target must have shape {map_shape(logits)} (labels) or {list(logits.shape)} "
+            f"(a target for each class), got {list(target.shape)}"
+        )
+    if target.device != logits.device:
+        raise ValueError(
+            f"target must be on the device of logits ({logits.device}), got {target.device}"
+        )
+    if not dense and target.dtype not in LABEL_DTYPES:
+        raise TypeError(
+            f"target must hold integer labels, got {target.dtype}; a floating-point target needs "
+            "the shape of the logits"
+        )
+    return dense
+
+
+def bad_target(target: Tensor, dense: bool, classes: int, ignore_index: int | None) -> NoReturn:
+    """Raises the IndexError of targets that are no class, or not between 0 and 1."""
+    used = target.double() if dense else target.long()
+    ignored = ""
+    if ignore_index is not None:
+        used, ignored = used[used != ignore_index], f" or ignore_index {ignore_index}"
+    low, high = used.min().item(), used.max().item()
+    if dense:
+        raise IndexError(
+            f"target must be between 0 and 1{ignored}, but lies between {low:g} and {high:g}"
+        )
+    raise IndexError(
+        f"target must hold labels 0 to {classes - 1}{ignored}, but holds labels from {low:g} to "
+        f"{high:g}; map them, or name the one to leave out with ignore_index"
+    )
+
+
+def dense_format_of(logits: Tensor) -> torch.memory_format:
+    """channels_last, channels_last_3d or contiguous: what an op works in and returns."""
+    return suggest_memory_format(logits) if logits.dim() >= 4 else torch.contiguous_format
