@@ -1,5 +1,5 @@
-"""What overlap_stats and confusion_matrix ask of logits and targets, for the ops, their plain-PyTorch
-twins and their fakes. csrc/bindings/labels.h is the same in C++.
+"""What overlap_stats and confusion_matrix ask of logits and targets, for the ops, their
+plain-PyTorch twins and their fakes. csrc/bindings/labels.h is the same in C++.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LABEL_DTYPES = (
 
 
 def check_classes(logits: Tensor, name: str = "logits") -> None:
-    """Raises ValueError unless ``logits`` is [N, C, ...] with 1 to 3 spatial dimensions and C >= 1."""
+    """Raises ValueError unless ``logits`` is [N, C, ...], C >= 1, 1 to 3 spatial dimensions."""
     if not 3 <= logits.dim() <= 5 or logits.shape[1] < 1:
         raise ValueError(
             f"{name} must have shape [N, C, ...] with at least one class and 1 to 3 spatial "
@@ -60,7 +60,9 @@ def check_target(logits: Tensor, target: Tensor) -> bool:
     return dense
 
 
-def bad_target(target: Tensor, dense: bool, classes: int, ignore_index: int | None) -> NoReturn:
+def bad_target(
+    target: Tensor, dense: bool, classes: int, ignore_index: int | None, name: str = "target"
+) -> NoReturn:
     """Raises the IndexError of targets that are no class, or not between 0 and 1."""
     used = target.double() if dense else target.long()
     ignored = ""
@@ -69,10 +71,10 @@ def bad_target(target: Tensor, dense: bool, classes: int, ignore_index: int | No
     low, high = used.min().item(), used.max().item()
     if dense:
         raise IndexError(
-            f"target must be between 0 and 1{ignored}, but lies between {low:g} and {high:g}"
+            f"{name} must be between 0 and 1{ignored}, but lies between {low:g} and {high:g}"
         )
     raise IndexError(
-        f"target must hold labels 0 to {classes - 1}{ignored}, but holds labels from {low:g} to "
+        f"{name} must hold labels 0 to {classes - 1}{ignored}, but holds labels from {low:g} to "
         f"{high:g}; map them, or name the one to leave out with ignore_index"
     )
 

@@ -2,10 +2,11 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/where.h>
 #include <c10/util/Exception.h>
 
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "common/labels.h"
@@ -59,19 +60,33 @@ inline at::MemoryFormat dense_format_of(const at::Tensor& tensor) {
   return tensor.dim() >= 4 ? tensor.suggest_memory_format() : at::MemoryFormat::Contiguous;
 }
 
-// After a kernel has found targets that it could not use: says which.
-[[noreturn]] inline void throw_bad_target(const at::Tensor& target, bool dense, int64_t classes,
+// The values that count, for a message about those that do not fit.
+inline std::pair<double, double> range_of(const at::Tensor& values,
                                           std::optional<int64_t> ignore_index) {
-  at::Tensor used = dense ? target.to(at::kDouble) : target.to(at::kLong);
+  at::Tensor used = values.is_floating_point() ? values.to(at::kDouble) : values.to(at::kLong);
   if (ignore_index.has_value()) used = used.masked_select(used.ne(*ignore_index));
-  const double least = used.min().item<double>(), most = used.max().item<double>();
-  const std::string ignored =
-      ignore_index.has_value() ? " or ignore_index " + std::to_string(*ignore_index) : "";
-  TORCH_CHECK_INDEX(!dense, "target must be between 0 and 1", ignored, ", but lies between ", least,
-                    " and ", most);
-  TORCH_CHECK_INDEX(false, "target must hold labels 0 to ", classes - 1, ignored,
-                    ", but holds labels from ", least, " to ", most,
+  return {used.min().item<double>(), used.max().item<double>()};
+}
+
+inline std::string or_ignored(std::optional<int64_t> ignore_index) {
+  return ignore_index.has_value() ? " or ignore_index " + std::to_string(*ignore_index) : "";
+}
+
+// After a kernel has found labels that are no class.
+[[noreturn]] inline void throw_bad_label(const at::Tensor& labels, const char* name,
+                                         int64_t classes, std::optional<int64_t> ignore_index) {
+  const auto [low, high] = range_of(labels, ignore_index);
+  TORCH_CHECK_INDEX(false, name, " must hold labels 0 to ", classes - 1, or_ignored(ignore_index),
+                    ", but holds labels from ", low, " to ", high,
                     "; map them, or name the one to leave out with ignore_index");
+}
+
+// After a kernel has found soft targets outside [0, 1].
+[[noreturn]] inline void throw_bad_soft_target(const at::Tensor& target,
+                                               std::optional<int64_t> ignore_index) {
+  const auto [low, high] = range_of(target, ignore_index);
+  TORCH_CHECK_INDEX(false, "target must be between 0 and 1", or_ignored(ignore_index),
+                    ", but lies between ", low, " and ", high);
 }
 
 }  // namespace segfast

@@ -4,19 +4,21 @@
 
 namespace segfast {
 void bind_build(pybind11::module_& m);
+void bind_confusion_matrix(pybind11::module_& m);
 void bind_max_pool2d(pybind11::module_& m);
 void bind_max_unpool2d(pybind11::module_& m);
-void bind_pixel_shuffle(pybind11::module_& m);
 void bind_overlap_stats(pybind11::module_& m);
+void bind_pixel_shuffle(pybind11::module_& m);
 void bind_pool_codes(pybind11::module_& m);
 }  // namespace segfast
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "The compiled kernels of segfast; see segfast.functional.";
   segfast::bind_build(m);
+  segfast::bind_confusion_matrix(m);
   segfast::bind_max_pool2d(m);
   segfast::bind_max_unpool2d(m);
-  segfast::bind_pixel_shuffle(m);
   segfast::bind_overlap_stats(m);
+  segfast::bind_pixel_shuffle(m);
   segfast::bind_pool_codes(m);
 }

@@ -1,10 +1,7 @@
 #include "kernels/overlap_stats/overlap_stats.h"
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <torch/csrc/utils/pybind.h>
 
-#include <limits>
 #include <optional>
 #include <tuple>
 
@@ -128,8 +125,9 @@ Stats overlap_stats(const at::Tensor& logits, const at::Tensor& target,
   p.partials = partials.mutable_data_ptr<double>();
   SEGFAST_RUN(overlap_stats, p, inputs.logits, inputs.logits.nbytes());
   if (logits.is_cpu() && overlap_stats_finish_cpu(p) > 0) {
-    throw_bad_target(inputs.target, p.in.dense, sigmoid && p.in.classes == 1 ? 2 : p.in.classes,
-                     ignore_index);
+    if (p.in.dense) throw_bad_soft_target(inputs.target, ignore_index);
+    const int64_t classes = sigmoid && p.in.classes == 1 ? 2 : p.in.classes;
+    throw_bad_label(inputs.target, "target", classes, ignore_index);
   }
   return stats;
 }

@@ -218,12 +218,23 @@ def _backward(
     return grad, *(None,) * 9
 
 
+def _push_forward(
+    function: Callable[..., Any], inputs: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+) -> Any:
+    """The derivative of ``function`` along ``tangents``, by two reverse passes: torch does not nest
+    forward-mode derivatives."""
+    outputs, pull = torch.func.vjp(function, *inputs)
+    zeros = torch.utils._pytree.tree_map(torch.zeros_like, outputs)
+    _, transpose = torch.func.vjp(pull, zeros)
+    return transpose(tangents)[0]
+
+
 def _jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if tangent is None:
         return (None,) * 6
     logits, target, *weights = ctx.saved_tensors
-    sums = reference._differentiable_sums(target, *weights, *ctx.options)
-    _, (intersection, probability, loss) = torch.func.jvp(sums, (logits,), (tangent,))
+    sums = reference.differentiable_sums(target, *weights, *ctx.options)
+    intersection, probability, loss = _push_forward(sums, (logits,), (tangent,))
     return intersection, probability, None, loss, None, None
 
 
@@ -284,8 +295,7 @@ def _backward_jvp(ctx: Any, *tangents: Any) -> Tensor:
         torch.zeros_like(argument) if tangents[place] is None else tangents[place]
         for place, argument in zip(places, arguments, strict=True)
     ]
-    _, tangent = torch.func.jvp(function, tuple(arguments), tuple(given))
-    return tangent  # type: ignore[no-any-return]
+    return _push_forward(function, tuple(arguments), tuple(given))  # type: ignore[no-any-return]
 
 
 _overlap_stats_backward = define_op(

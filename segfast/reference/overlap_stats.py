@@ -84,7 +84,7 @@ def _accumulate(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-def _differentiable_sums(
+def differentiable_sums(
     target: Tensor,
     class_weight: Tensor | None,
     pos_weight: Tensor | None,
@@ -160,7 +160,7 @@ def overlap_stats(
     if bool((kept & ~good).any()):
         bad_target(target, dense, classes, ignore_index)
 
-    sums = _differentiable_sums(
+    sums = differentiable_sums(
         target, *weights, sigmoid, ignore_index, exponent, label_smoothing, gamma
     )
     intersection, probability, cross_entropy = sums(logits)
@@ -202,7 +202,7 @@ def overlap_stats_backward(
     gamma: float,
 ) -> Tensor:
     """The sum of the three sums' gradients by the logits: differentiable in logits and in ``grad_*``."""
-    sums = _differentiable_sums(
+    sums = differentiable_sums(
         target,
         class_weight,
         pos_weight,

@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "common/labels.h"
+#include "common/launch.h"
 
 namespace segfast {
 
@@ -97,5 +98,11 @@ int64_t overlap_stats_finish_cpu(const OverlapStatsParams& params);
 
 void overlap_stats_backward_cpu(const OverlapStatsBackwardParams& params, int64_t begin,
                                 int64_t end);
+
+#if SEGFAST_CUDA_LAUNCHERS
+cudaError_t overlap_stats_cuda(const OverlapStatsParams& params, cudaStream_t stream);
+cudaError_t overlap_stats_backward_cuda(const OverlapStatsBackwardParams& params,
+                                        cudaStream_t stream);
+#endif
 
 }  // namespace segfast

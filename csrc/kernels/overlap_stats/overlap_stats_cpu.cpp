@@ -1,7 +1,7 @@
 #include <cstring>
-#include <memory>
 #include <type_traits>
 
+#include "common/scratch.h"
 #include "kernels/overlap_stats/overlap_stats.h"
 #include "kernels/overlap_stats/overlap_stats_math.h"
 
@@ -11,29 +11,11 @@
 namespace segfast {
 namespace {
 
-constexpr int64_t kTilePixels = isa_default::kTile;
-
-// Two tiles of all classes and a sample's derivatives, aligned for vectors.
-class Scratch {
- public:
-  explicit Scratch(const OverlapStatsInputs& in)
-      : storage_(new unsigned char[static_cast<size_t>(size(in) + kAlignment)]) {}
-
-  void* get() {
-    const uintptr_t address = reinterpret_cast<uintptr_t>(storage_.get());
-    return reinterpret_cast<void*>(ceil_div(address, kAlignment) * kAlignment);
-  }
-
- private:
-  static constexpr uintptr_t kAlignment = 64;
-
-  static uintptr_t size(const OverlapStatsInputs& in) {
-    const uintptr_t real = in.dtype == DType::float64 ? sizeof(double) : sizeof(float);
-    return static_cast<uintptr_t>(in.classes) * (2 * kTilePixels + 3) * real;
-  }
-
-  std::unique_ptr<unsigned char[]> storage_;
-};
+// Two tiles of all classes and a sample's derivatives.
+int64_t scratch_bytes(const OverlapStatsInputs& in) {
+  const int64_t real = in.dtype == DType::float64 ? sizeof(double) : sizeof(float);
+  return in.classes * (2 * isa_default::kTile + 3) * real;
+}
 
 void run(const OverlapStatsParams& params, int64_t begin, int64_t end, void* scratch) {
   SEGFAST_CALL_ISA(overlap_stats_range, params, begin, end, scratch);
@@ -46,13 +28,13 @@ void run(const OverlapStatsBackwardParams& params, int64_t begin, int64_t end, v
 }  // namespace
 
 void overlap_stats_cpu(const OverlapStatsParams& params, int64_t begin, int64_t end) {
-  Scratch scratch(params.in);
+  const Scratch scratch(scratch_bytes(params.in));
   run(params, begin, end, scratch.get());
 }
 
 void overlap_stats_backward_cpu(const OverlapStatsBackwardParams& params, int64_t begin,
                                 int64_t end) {
-  Scratch scratch(params.in);
+  const Scratch scratch(scratch_bytes(params.in));
   run(params, begin, end, scratch.get());
 }
 

@@ -1,0 +1,61 @@
+"""Plain-PyTorch twin of confusion_matrix: argmax, then bincount."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from segfast._classes import LABEL_DTYPES, bad_target, check_classes, map_shape
+
+
+def check_inputs(prediction: Tensor, target: Tensor, num_classes: int) -> None:
+    """Raises ValueError or TypeError for inputs that the op refuses."""
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    if target.dtype not in LABEL_DTYPES:
+        raise TypeError(f"target must hold integer labels, got {target.dtype}")
+    shape = list(prediction.shape)
+    if prediction.is_floating_point():
+        check_classes(prediction)
+        channels = prediction.shape[1]
+        if num_classes != (2 if channels == 1 else channels):
+            raise ValueError(
+                "num_classes must be the number of channels of the logits (2 for one), got "
+                f"{num_classes} for {shape}"
+            )
+        shape = map_shape(prediction)
+    if list(target.shape) != shape:
+        raise ValueError(f"target must have shape {shape}, got {list(target.shape)}")
+
+
+def confusion_matrix(
+    prediction: Tensor,
+    target: Tensor,
+    num_classes: int,
+    ignore_index: int | None,
+    threshold: float,
+    per_image: bool,
+) -> Tensor:
+    """See :func:`segfast.functional.confusion_matrix`; ``threshold`` is a logit here."""
+    check_inputs(prediction, target, num_classes)
+    labels = target.long()
+    counts = torch.ones_like(labels, dtype=torch.bool)
+    if ignore_index is not None:
+        counts = labels != ignore_index
+    if bool((counts & ((labels < 0) | (labels >= num_classes))).any()):
+        bad_target(target, False, num_classes, ignore_index)
+    if not prediction.is_floating_point():
+        predicted = prediction.long()
+        if bool((counts & ((predicted < 0) | (predicted >= num_classes))).any()):
+            bad_target(prediction, False, num_classes, None, "prediction")
+    elif prediction.shape[1] == 1:
+        predicted = (prediction.squeeze(1) > threshold).long()
+    else:
+        predicted = prediction.argmax(1)
+    images = torch.arange(len(labels), device=labels.device) if per_image else 0
+    images = torch.as_tensor(images, device=labels.device)
+    images = images.reshape(-1, *[1] * (labels.dim() - 1)).expand_as(labels)
+    pairs = (images * num_classes + labels) * num_classes + predicted
+    shape = (len(labels) if per_image else 1, num_classes, num_classes)
+    matrix = pairs[counts].bincount(minlength=shape[0] * num_classes**2).reshape(shape)
+    return matrix if per_image else matrix[0]
