@@ -13,16 +13,19 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("the tests need the compiled kernels: pip install -e . first")
 
 
-@pytest.fixture(
-    params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)],
-)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked cuda run where there is a GPU and segfast was built for it."""
+    if item.get_closest_marker("cuda") is None:
+        return
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    if not C.with_cuda:
+        pytest.skip("segfast was built without CUDA")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """The CPU, and a GPU where there is one and segfast was built for it."""
-    if request.param == "cuda":
-        if not torch.cuda.is_available():
-            pytest.skip("no GPU here")
-        if not C.with_cuda:
-            pytest.skip("segfast was built without CUDA")
+    """The CPU, and a GPU where there is one."""
     return torch.device(request.param)
 
 
