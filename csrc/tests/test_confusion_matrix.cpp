@@ -1,0 +1,146 @@
+// test_confusion_matrix.cpp: counts from logits and from predicted labels. Counts are exact.
+#include "kernels/confusion_matrix/confusion_matrix.h"
+
+#include "labels.h"
+
+using namespace segfast;
+using namespace segfast::test;
+
+namespace {
+
+struct MatrixCase {
+  const char* reason;
+  int64_t N, C, S;  // C = 1: two classes by a threshold
+};
+
+const MatrixCase kCases[] = {
+    {"one pixel, two classes", 1, 2, 1},
+    {"one channel and a threshold", 2, 1, 77},
+    {"a whole number of vectors", 1, 8, 1024},
+    {"a tail of pixels", 2, 19, 333},
+    {"more classes than registers hold", 1, 40, 130},
+    {"classes whose matrix leaves shared memory", 1, 150, 65},
+    {"several blocks of threads and chunks", 2, 3, 17000},
+    {"no pixels", 1, 3, 0},
+    {"an empty batch", 0, 3, 5},
+};
+
+template <typename T>
+void test_case(Backend backend, const MatrixCase& c, bool channels_last, TargetType type,
+               bool by_sample, int64_t offset) {
+  const int64_t K = c.C == 1 ? 2 : c.C;
+  if (K - 1 >= largest_label(type)) return;
+  const int64_t ignored = largest_label(type);
+  const int64_t pixels = c.N * c.S;
+  std::vector<int64_t> labels = random_labels(pixels, K, ignored);
+  std::vector<int64_t> predicted = random_labels(pixels, K, 0);
+  Array<T> logits(pixels * c.C, offset);
+  fill_random(logits, Values::ties);
+  for (int64_t i = 0; i < logits.size(); ++i) {
+    if (random_integer(0, 15) == 0) logits[i] = from_float<T>(static_cast<accumulate_t<T>>(NAN));
+  }
+  std::vector<int64_t> expected_bad(2);
+  if (pixels >
+      20) {  // two bad labels; a bad prediction where the label is sound, one where ignored
+    labels[3] = K;
+    labels[17] = ignored - 1;
+    labels[5] = 0;
+    predicted[5] = K;
+    labels[7] = ignored;
+    predicted[7] = K;
+  }
+
+  const Layout layout{channels_last, c.C, 1, c.S};
+  const double threshold = 0.5;
+  const int64_t matrices = by_sample ? c.N : 1;
+  Array<int64_t> from_logits(matrices * K * K), from_labels(matrices * K * K);
+  int64_t bad_labels = 0, bad_predictions = 0;
+  for (int64_t n = 0; n < c.N; ++n) {
+    for (int64_t s = 0; s < c.S; ++s) {
+      const size_t pixel = static_cast<size_t>(n * c.S + s);
+      const int64_t label = labels[pixel];
+      if (label == ignored) continue;
+      if (label < 0 || label >= K) {
+        ++bad_labels;
+        continue;
+      }
+      int64_t best = 0;
+      double largest = static_cast<double>(to_float(logits[layout(n, 0, 0, s)]));
+      for (int64_t k = 1; k < c.C && !std::isnan(largest); ++k) {
+        const double value = static_cast<double>(to_float(logits[layout(n, k, 0, s)]));
+        if (value > largest || std::isnan(value)) {
+          best = k;
+          largest = value;
+        }
+      }
+      if (c.C == 1) best = largest > threshold ? 1 : 0;
+      const int64_t row = ((by_sample ? n : 0) * K + label) * K;
+      ++from_logits[row + best];
+      if (predicted[pixel] < K) {
+        ++from_labels[row + predicted[pixel]];
+      } else {
+        ++bad_predictions;
+      }
+    }
+  }
+
+  const Array<uint8_t> target = store_labels(labels, type, offset);
+  const Array<uint8_t> prediction = store_labels(predicted, type, offset);
+  Array<int64_t> matrix(matrices * K * K), bad(2);
+  ConfusionMatrixParams p{};
+  p.dtype = dtype_of<T>();
+  p.samples = c.N;
+  p.channels = c.C;
+  p.pixels = c.S;
+  p.channels_last = channels_last;
+  p.threshold = threshold;
+  p.target = target.data();
+  p.target_type = type;
+  p.classes = K;
+  p.has_ignore_index = true;
+  p.ignore_index = ignored;
+  p.by_sample = by_sample;
+  p.matrix = matrix.data();
+  p.bad = bad.data();
+  const auto run = [&] {
+    matrix.fill_bytes(0);
+    bad.fill_bytes(0);
+    run_op(backend, p, confusion_matrix_items(p), confusion_matrix_cpu, confusion_matrix_cuda);
+  };
+  p.logits = logits.data();
+  std::string differs = unwritten(run, matrix, bad);
+  CHECK(differs.empty(), "from logits: " + differs);
+  check_same(matrix, from_logits, "matrix from logits");
+  CHECK(bad[0] == bad_labels && bad[1] == 0, "bad labels: " + show(bad[0]) + ", " + show(bad[1]));
+
+  p.logits = nullptr;
+  p.prediction = prediction.data();
+  p.prediction_type = type;
+  differs = unwritten(run, matrix, bad);
+  CHECK(differs.empty(), "from labels: " + differs);
+  check_same(matrix, from_labels, "matrix from labels");
+  CHECK(bad[0] == bad_labels && bad[1] == bad_predictions,
+        "bad labels: " + show(bad[0]) + ", predictions: " + show(bad[1]));
+}
+
+void test_confusion_matrix(Backend backend) {
+  for (const MatrixCase& c : kCases) {
+    for (bool channels_last : {false, true}) {
+      for_each_type([&](auto tag) {
+        using T = typename decltype(tag)::type;
+        for (TargetType type : kLabelTypes) {
+          // Each label type once, with the other options in turn.
+          const int turn = static_cast<int>(type);
+          context = std::string(c.reason) +
+                    (channels_last ? ", channels_last, " : ", contiguous, ") + type_name<T>() +
+                    ", label type " + std::to_string(turn);
+          test_case<T>(backend, c, channels_last, type, turn % 2 == 0, turn / 2 % 2);
+        }
+      });
+    }
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return op_main(argc, argv, test_confusion_matrix); }

@@ -1,0 +1,328 @@
+// test_overlap_stats.cpp: the sums of overlap losses and their gradient, against the definition in
+// overlap_stats.h and the chain rule, in double.
+#include "kernels/overlap_stats/overlap_stats.h"
+
+#include "labels.h"
+
+using namespace segfast;
+using namespace segfast::test;
+
+namespace {
+
+struct StatsCase {
+  const char* reason;
+  int64_t N, C, S;
+};
+
+const StatsCase kCases[] = {
+    {"one pixel", 1, 2, 1},
+    {"a tail of pixels", 2, 3, 77},
+    {"whole vectors", 1, 8, 256},
+    {"an odd number of classes", 2, 19, 130},
+    {"more classes than registers hold", 1, 40, 70},
+    {"many classes, few pixels", 1, 150, 9},
+    {"several chunks", 1, 2, 9000},
+    {"one class", 2, 1, 83},
+    {"no pixels", 1, 3, 0},
+    {"an empty batch", 0, 3, 5},
+};
+
+struct Options {
+  const char* reason;
+  bool sigmoid;
+  bool dense, soft;  // a target for each class; fractions, not only 0 and 1
+  int exponent;
+  double smoothing, gamma;
+  bool ignore, class_weight, pos_weight, pixel_weight;
+};
+
+const Options kOptions[] = {
+    {"softmax", false, false, false, 1, 0, 0, false, false, false, false},
+    {"softmax, ignored and weighted", false, false, false, 1, 0, 0, true, true, false, true},
+    {"softmax, squares, smoothing", false, false, false, 2, 0.1, 0, true, true, false, false},
+    {"softmax, focal", false, false, false, 1, 0, 2, true, true, false, true},
+    {"softmax, focal and smoothing", false, false, false, 2, 0.2, 1.5, false, true, false, true},
+    {"softmax, dense", false, true, false, 1, 0, 0, true, false, false, false},
+    {"softmax, soft targets", false, true, true, 2, 0.1, 2, true, true, false, true},
+    {"sigmoid", true, false, false, 1, 0, 0, true, false, false, false},
+    {"sigmoid, dense", true, true, false, 2, 0, 0, true, true, true, true},
+    {"sigmoid, soft targets", true, true, true, 1, 0.1, 2, true, true, true, true},
+};
+
+// A launch's data, and the sums and gradient that the definitions give.
+template <typename T>
+struct Problem {
+  using R = accumulate_t<T>;
+
+  Problem(const StatsCase& c, const Options& o, bool channels_last, TargetType label_type,
+          int64_t offset)
+      : c(c),
+        o(o),
+        layout{channels_last, c.C, 1, c.S},
+        logits(c.N * c.C * c.S, offset),
+        target(make_target(label_type, offset)),
+        class_weight(c.C),
+        pos_weight(c.C),
+        pixel_weight(c.N * c.S, offset) {
+    fill_random(logits);
+    for (int64_t k = 0; k < c.C; ++k) {
+      class_weight[k] = static_cast<R>(0.5 + 0.1 * static_cast<double>(k % 7));
+      pos_weight[k] = static_cast<R>(0.75 + 0.25 * static_cast<double>(k % 4));
+    }
+    for (int64_t i = 0; i < pixel_weight.size(); ++i) {
+      pixel_weight[i] = static_cast<R>(random_integer(0, 4)) / 2;
+    }
+  }
+
+  OverlapStatsInputs inputs() const {
+    OverlapStatsInputs in{};
+    in.logits = logits.data();
+    in.dtype = dtype_of<T>();
+    in.samples = c.N;
+    in.classes = c.C;
+    in.pixels = c.S;
+    in.channels_last = layout.channels_last;
+    in.sigmoid = o.sigmoid;
+    in.target = target.data();
+    in.target_type = target_type;
+    in.dense = o.dense;
+    in.has_ignore_index = o.ignore;
+    in.ignore_index = ignored;
+    in.exponent = o.exponent;
+    in.label_smoothing = o.smoothing;
+    in.gamma = o.gamma;
+    in.class_weight = o.class_weight ? class_weight.data() : nullptr;
+    in.pos_weight = o.pos_weight ? pos_weight.data() : nullptr;
+    in.pixel_weight = o.pixel_weight ? pixel_weight.data() : nullptr;
+    return in;
+  }
+
+  // The definitions of overlap_stats.h, and the gradient of
+  // sum a * intersection + sum b * probability + sum e * cross_entropy.
+  void reference(const Array<double>& a, const Array<double>& b, const Array<double>& e) {
+    for (int64_t n = 0; n < c.N; ++n) {
+      for (int64_t s = 0; s < c.S; ++s) {
+        o.sigmoid ? sigmoid_pixel(n, s, a, b, e) : softmax_pixel(n, s, a, b, e);
+      }
+    }
+  }
+
+  StatsCase c;
+  Options o;
+  Layout layout;
+  int64_t ignored = 255;
+  TargetType target_type = TargetType::uint8;
+  std::vector<double> targets;  // [N, C, S]: in [0, 1]; -1 where ignored or bad
+  std::vector<int64_t> labels;  // [N, S], without dense
+  int64_t bad_targets = 0;
+  Array<T> logits;
+  Array<uint8_t> target;
+  Array<R> class_weight, pos_weight, pixel_weight;
+  Array<double> intersection{c.N * c.C}, probability{c.N * c.C}, target_sum{c.N * c.C},
+      pixels{c.N * c.C}, cross_entropy{c.N}, weight{c.N}, gradient{c.N * c.C * c.S};
+
+ private:
+  // Fills targets, labels and bad_targets. One target in 64 is bad.
+  Array<uint8_t> make_target(TargetType label_type, int64_t offset) {
+    targets.resize(static_cast<size_t>(c.N * c.C * c.S));
+    if (!o.dense) {
+      target_type = label_type;
+      ignored = largest_label(label_type);
+      const int64_t values = o.sigmoid && c.C == 1 ? 2 : c.C;
+      labels = random_labels(c.N * c.S, values, o.ignore ? ignored : 0);
+      for (int64_t i = 0; i < c.N * c.S; ++i) {
+        int64_t& label = labels[static_cast<size_t>(i)];
+        if (random_integer(0, 63) == 0) label = values;
+        bad_targets += label == values;
+        for (int64_t k = 0; k < c.C; ++k) {
+          const bool hit = label == (values == c.C ? k : 1);
+          target_at(i / c.S, k, i % c.S) = label >= values ? -1.0 : hit ? 1.0 : 0.0;
+        }
+      }
+      return store_labels(labels, label_type, offset);
+    }
+    target_type = o.soft ? TargetType::float32 : label_type;
+    ignored = o.soft ? 100 : std::min<int64_t>(largest_label(label_type), 255);
+    std::vector<int64_t> integers(targets.size());
+    Array<uint8_t> floats(static_cast<int64_t>(targets.size() * sizeof(float)), 4 * offset);
+    for (int64_t n = 0; n < c.N; ++n) {
+      for (int64_t k = 0; k < c.C; ++k) {
+        for (int64_t s = 0; s < c.S; ++s) {
+          double value = static_cast<double>(random_integer(0, o.soft ? 4 : 1)) / (o.soft ? 4 : 1);
+          if (o.ignore && random_integer(0, 15) == 0) value = static_cast<double>(ignored);
+          if (random_integer(0, 63) == 0) value = 2.0;
+          bad_targets += value == 2.0;
+          target_at(n, k, s) = value > 1.0 ? -1.0 : value;
+          const int64_t i = layout(n, k, 0, s);
+          integers[static_cast<size_t>(i)] = static_cast<int64_t>(value);
+          const float stored = static_cast<float>(value);
+          std::memcpy(floats.data() + i * 4, &stored, sizeof stored);
+        }
+      }
+    }
+    if (o.soft) return floats;
+    return store_labels(integers, label_type, offset);
+  }
+
+  double& target_at(int64_t n, int64_t k, int64_t s) {
+    return targets[static_cast<size_t>((n * c.C + k) * c.S + s)];
+  }
+  double logit(int64_t n, int64_t k, int64_t s) const {
+    return static_cast<double>(to_float(logits[layout(n, k, 0, s)]));
+  }
+  double class_weight_at(int64_t k) const {
+    return o.class_weight ? static_cast<double>(class_weight[k]) : 1.0;
+  }
+  double pixel_weight_at(int64_t n, int64_t s) const {
+    return o.pixel_weight ? static_cast<double>(pixel_weight[n * c.S + s]) : 1.0;
+  }
+  void add(int64_t n, int64_t k, double p, double t) {
+    intersection[n * c.C + k] += p * t;
+    probability[n * c.C + k] += std::pow(p, o.exponent);
+    target_sum[n * c.C + k] += t;
+    pixels[n * c.C + k] += 1.0;
+  }
+
+  void softmax_pixel(int64_t n, int64_t s, const Array<double>& a, const Array<double>& b,
+                     const Array<double>& e) {
+    double largest = -INFINITY, sum = 0.0;
+    for (int64_t k = 0; k < c.C; ++k) {
+      if (target_at(n, k, s) < 0) return;
+      largest = std::max(largest, logit(n, k, s));
+    }
+    for (int64_t k = 0; k < c.C; ++k) sum += std::exp(logit(n, k, s) - largest);
+    std::vector<double> p(static_cast<size_t>(c.C)), slope(p.size());  // slope: by p[k]
+    const double w = pixel_weight_at(n, s);
+    for (int64_t k = 0; k < c.C; ++k) {
+      const double t = target_at(n, k, s), log_p = logit(n, k, s) - largest - std::log(sum);
+      const double q = std::exp(log_p);
+      p[static_cast<size_t>(k)] = q;
+      add(n, k, q, t);
+      const double tau =
+          class_weight_at(k) * ((1 - o.smoothing) * t + o.smoothing / static_cast<double>(c.C));
+      const double factor = o.gamma == 0 ? 1.0 : std::pow(1 - q, o.gamma);
+      cross_entropy[n] -= w * tau * factor * log_p;
+      double loss_slope = -factor / q;
+      if (o.gamma != 0 && q < 1) loss_slope += o.gamma * std::pow(1 - q, o.gamma - 1) * log_p;
+      slope[static_cast<size_t>(k)] = a[n * c.C + k] * t +
+                                      o.exponent * b[n * c.C + k] * std::pow(q, o.exponent - 1) +
+                                      e[n] * w * tau * loss_slope;
+    }
+    weight[n] += w * (o.dense ? 1.0 : class_weight_at(labels[static_cast<size_t>(n * c.S + s)]));
+    double common = 0.0;
+    for (size_t k = 0; k < p.size(); ++k) common += slope[k] * p[k];
+    for (int64_t k = 0; k < c.C; ++k) {
+      const size_t i = static_cast<size_t>(k);
+      gradient[layout(n, k, 0, s)] = p[i] * (slope[i] - common);
+    }
+  }
+
+  void sigmoid_pixel(int64_t n, int64_t s, const Array<double>& a, const Array<double>& b,
+                     const Array<double>& e) {
+    for (int64_t k = 0; k < c.C; ++k) {
+      const double t = target_at(n, k, s), z = logit(n, k, s);
+      if (t < 0) continue;
+      const double p = 1 / (1 + std::exp(-z)), dp = p * (1 - p);
+      add(n, k, p, t);
+      const double smooth = t * (1 - o.smoothing) + (1 - t) * o.smoothing;
+      const double positive = o.pos_weight ? static_cast<double>(pos_weight[k]) : 1.0;
+      const double entropy = -positive * smooth * std::log(p) - (1 - smooth) * std::log1p(-p);
+      const double entropy_slope = -positive * smooth / p + (1 - smooth) / (1 - p);  // by p
+      const double u = p + smooth - 2 * p * smooth;
+      const double factor = o.gamma == 0 ? 1.0 : std::pow(u, o.gamma);
+      const double factor_slope =
+          o.gamma == 0 ? 0.0 : o.gamma * std::pow(u, o.gamma - 1) * (1 - 2 * smooth);
+      const double w = class_weight_at(k) * pixel_weight_at(n, s);
+      cross_entropy[n] += w * factor * entropy;
+      weight[n] += w;
+      gradient[layout(n, k, 0, s)] =
+          dp * (a[n * c.C + k] * t + o.exponent * b[n * c.C + k] * std::pow(p, o.exponent - 1) +
+                e[n] * w * (factor * entropy_slope + factor_slope * entropy));
+    }
+  }
+};
+
+template <typename T>
+void test_case(Backend backend, const StatsCase& c, const Options& o, bool channels_last,
+               TargetType label_type, int64_t offset) {
+  if (!o.dense && std::max<int64_t>(c.C, 2) >= largest_label(label_type)) return;
+  Problem<T> problem(c, o, channels_last, label_type, offset);
+  Array<double> a(c.N * c.C), b(c.N * c.C), e(c.N);
+  fill_random(a);
+  fill_random(b);
+  fill_random(e);
+  problem.reference(a, b, e);
+
+  const bool cuda = backend == Backend::cuda;
+  Array<double> partials(c.N * overlap_stats_chunks(c.S, cuda) * overlap_stats_partial_size(c.C));
+  Array<double> intersection(c.N * c.C), probability(c.N * c.C), target(c.N * c.C),
+      pixels(c.N * c.C), cross_entropy(c.N), weight(c.N);
+  Array<T> grad_logits(c.N * c.C * c.S);
+  Array<int64_t> bad(1);
+  OverlapStatsParams p{};
+  p.in = problem.inputs();
+  p.partials = partials.data();
+  p.intersection = intersection.data();
+  p.probability = probability.data();
+  p.target = target.data();
+  p.pixels = pixels.data();
+  p.cross_entropy = cross_entropy.data();
+  p.weight = weight.data();
+  std::string missing = unwritten(
+      [&] {
+        run_op(backend, p, overlap_stats_items(p), overlap_stats_cpu, overlap_stats_cuda);
+        if (!cuda) bad[0] = overlap_stats_finish_cpu(p);
+      },
+      partials, intersection, probability, target, pixels, cross_entropy, weight, bad);
+  CHECK(missing.empty(), missing);
+  CHECK(bad[0] == problem.bad_targets,
+        show(bad[0]) + " bad targets, expected " + show(problem.bad_targets));
+
+  // Float sums of up to S terms of about 1, with exp and log to some units in the last place; in
+  // double the same, but for the weights and thresholds that are floats.
+  const double step = std::is_same_v<T, double> ? 1e-12 : 1e-6;
+  const double absolute = 4 * step * std::sqrt(static_cast<double>(c.S + 1));
+  check_close(intersection, problem.intersection, 4 * step, absolute, "intersection");
+  check_close(probability, problem.probability, 4 * step, absolute, "probability");
+  check_close(target, problem.target_sum, 4 * step, absolute, "target");
+  check_close(pixels, problem.pixels, 0, 0, "pixels");
+  check_close(cross_entropy, problem.cross_entropy, 4 * step, absolute, "cross_entropy");
+  check_close(weight, problem.weight, 4 * step, absolute, "weight");
+
+  const OverlapStatsBackwardParams g{problem.inputs(), a.data(), b.data(), e.data(),
+                                     grad_logits.data()};
+  missing = unwritten(
+      [&] {
+        run_op(backend, g, overlap_stats_backward_items(g), overlap_stats_backward_cpu,
+               overlap_stats_backward_cuda);
+      },
+      grad_logits);
+  CHECK(missing.empty(), "backward: " + missing);
+  const double rounding = std::is_same_v<T, Half> ? 1e-3 : std::is_same_v<T, BFloat16> ? 8e-3 : 0;
+  check_close(grad_logits, problem.gradient, rounding + 10 * step, 10 * step, "grad_logits");
+}
+
+void test_overlap_stats(Backend backend) {
+  int turn = 0;  // label types and alignments in turn
+  for (const StatsCase& c : kCases) {
+    for (const Options& o : kOptions) {
+      for (bool channels_last : {false, true}) {
+        for_each_type([&](auto tag) {
+          using T = typename decltype(tag)::type;
+          const TargetType label_type = kLabelTypes[turn % 6];
+          const int64_t offset = turn / 6 % 2;
+          ++turn;
+          context = std::string(c.reason) + ", " + o.reason +
+                    (channels_last ? ", channels_last, " : ", contiguous, ") + type_name<T>() +
+                    ", label type " + std::to_string(static_cast<int>(label_type)) +
+                    (offset ? ", unaligned" : "");
+          test_case<T>(backend, c, o, channels_last, label_type, offset);
+        });
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return op_main(argc, argv, test_overlap_stats); }
