@@ -121,6 +121,24 @@ void test_bad_index(Backend backend, bool channels_last, int64_t bad) {
   CHECK(refuses(backend, p), "a position outside the plane was unpooled");
 }
 
+// A code that names a position outside the map, or no tap of its window, is refused.
+void test_bad_code(Backend backend, const PoolCase& c, bool channels_last, int64_t oh, int64_t ow,
+                   int code) {
+  const Pooling pooling(c, channels_last);
+  Array<float> input(pooling.shape.pooled_numel()), output(pooling.shape.map_numel());
+  const Record kind = pooling.records().front();
+  RecordArray record(pooling, kind);
+  pooling.for_each_window([&](int64_t n, int64_t k, int64_t h, int64_t w) {
+    int sound = -1;
+    pooling.for_each_tap(h, w, [&](int tap, int64_t, int64_t) { sound = tap; });
+    record.set(n, k, h, w, sound, 0);
+  });
+  record.set(c.N - 1, c.C - 1, oh, ow, code, 0);
+  const MaxUnpool2dParams p{input.data(), record.data(),  output.data(), nullptr,
+                            kind,         DType::float32, pooling.shape, pooling.window};
+  CHECK(refuses(backend, p), std::string(c.reason) + ": code " + std::to_string(code));
+}
+
 void test_max_unpool2d(Backend backend) {
   for_each_pooling([&](const Pooling& pooling, const std::string& reason) {
     for_each_type([&](auto tag) {
@@ -138,6 +156,17 @@ void test_max_unpool2d(Backend backend) {
     for (int64_t bad : {int64_t{-1}, int64_t{48}, int64_t{1} << 33}) {
       context = "index " + std::to_string(bad) + (channels_last ? ", channels_last" : "");
       test_bad_index(backend, channels_last, bad);
+    }
+    context = channels_last ? "bad codes, channels_last" : "bad codes";
+    const Window2d two{2, 2, 2, 2, 0, 0, 1, 1}, three{3, 3, 2, 2, 1, 1, 1, 1};
+    for (int64_t C : {3, 16}) {  // one element and one vector of channels a thread
+      const PoolCase cut{"2x2, last windows cut", 2, C, 7, 9, two, true};
+      test_bad_code(backend, cut, channels_last, 3, 0, 2);
+      test_bad_code(backend, cut, channels_last, 0, 4, 1);
+      const PoolCase padded{"3x3, padded", 2, C, 8, 10, three, false};
+      test_bad_code(backend, padded, channels_last, 0, 2, 1);
+      test_bad_code(backend, padded, channels_last, 2, 0, 3);
+      test_bad_code(backend, padded, channels_last, 2, 2, 9);
     }
   }
 }
