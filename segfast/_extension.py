@@ -31,6 +31,9 @@ def _how_to_build() -> str:
     )
 
 
+HOW_TO_BUILD = _how_to_build()
+
+
 def _warn_never_compiled() -> None:
     others = sorted(path.name for path in _PACKAGE.glob("_C.*.so"))
     state = "its kernels are not compiled"
@@ -38,7 +41,7 @@ def _warn_never_compiled() -> None:
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
         state = f"its kernels are compiled for another Python ({others[0]}, not _C{suffix})"
     warnings.warn(
-        f"segfast runs on its slower plain-PyTorch reference, because {state}: {_how_to_build()}",
+        f"segfast runs on its slower plain-PyTorch reference, because {state}: {HOW_TO_BUILD}",
         RuntimeWarning,
         stacklevel=2,
     )

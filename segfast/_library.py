@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from segfast._extension import C
+from segfast._extension import HOW_TO_BUILD, C
 
 _library = torch.library.Library("segfast", "DEF")
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -41,7 +41,12 @@ def kernel_or_reference(name: str, reference: Callable[..., Any]) -> Callable[..
     """
     if C is None:
         return reference
-    kernel = getattr(C, name)
+    kernel = getattr(C, name, None)
+    if kernel is None:
+        raise ImportError(
+            f"segfast's compiled module has no {name}: it is older than its Python files; "
+            f"{HOW_TO_BUILD}"
+        )
     if C.with_cuda:
 
         def run(input: Tensor, *args: Any) -> Any:
