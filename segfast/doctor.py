@@ -91,11 +91,15 @@ def _compilers() -> Finding:
 
 
 def _extras() -> Finding:
-    versions, missing = [], []
+    installed, missing = [], []
     for name in _EXTRAS:
         try:
-            versions.append(f"{name} {importlib.metadata.version(name)}")
+            installed.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
-    state = ", ".join(versions) or "none"
-    return Finding("extras", state, "pip install 'segfast[train]'" if missing else "")
+    state = ", ".join(installed) or "none"
+    if not missing:
+        return Finding("extras", state)
+    return Finding(
+        "extras", f"{state}; missing: {', '.join(missing)}", "pip install 'segfast[train]'"
+    )
