@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from segfast import __version__
+from segfast.cli.bench import bench
 from segfast.cli.data import verify_data
 from segfast.cli.doctor import doctor
 from segfast.cli.evaluate import evaluate
@@ -25,6 +26,7 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.command()(predict)
 app.command("verify-data")(verify_data)
+app.command()(bench)
 app.command()(doctor)
 
 
