@@ -24,11 +24,15 @@ struct PoolRow {
   template <int kStride>
   void compete(Raw* best, Lane tap, const Raw* source, int64_t stride, int low, int high) {
     const int64_t step = kStride == 0 ? stride : kStride;
+    Raw* __restrict held = best;
+    const Raw* __restrict seen = source;
+    Lane* __restrict numbers = taps;
     for (int i = low; i < high; ++i) {
-      const Raw value = source[i * step];
-      const bool take = (taps[i] == kNoTap<Lane>) | E::takes(value, best[i]);
-      best[i] = take ? value : best[i];
-      taps[i] = take ? tap : taps[i];
+      const Raw value = seen[i * step], old = held[i];
+      const Lane number = numbers[i];
+      const bool take = (number == kNoTap<Lane>) | E::takes(value, old);
+      held[i] = take ? value : old;
+      numbers[i] = take ? tap : number;
     }
   }
 
@@ -42,7 +46,9 @@ struct PoolRow {
   }
 
   // n whole 2x2 windows of two rows.
-  void pool_2x2(Raw* best, const Raw* upper, const Raw* lower, int n) {
+  void pool_2x2(Raw* __restrict best, const Raw* __restrict upper, const Raw* __restrict lower,
+                int n) {
+    Lane* __restrict numbers = taps;
     for (int i = 0; i < n; ++i) {
       Raw value = upper[2 * i];
       Lane tap = 0;
@@ -57,7 +63,7 @@ struct PoolRow {
       value = take ? d : value;
       tap = take ? 3 : tap;
       best[i] = value;
-      taps[i] = tap;
+      numbers[i] = tap;
     }
   }
 
@@ -130,9 +136,12 @@ struct PoolRow {
       const int64_t origin =
           (run.oh * w.stride_h - w.pad_h) * s.width + ow * w.stride_w - w.pad_w;
       if (w.is_2x2()) {
+        int64_t* __restrict out = indices;
+        const Lane* __restrict numbers = taps;
+        const int64_t below = s.width;
         for (int i = 0; i < n; ++i) {
-          const int64_t tap = static_cast<int64_t>(taps[i]);
-          indices[i] = origin + i * step + (tap & 1) + (tap & 2 ? s.width : 0);
+          const int64_t tap = static_cast<int64_t>(numbers[i]);
+          out[i] = origin + i * step + (tap & 1) + (tap & 2 ? below : 0);
         }
       } else if (w.taps() <= kMaxCodedTaps) {
         for (int i = 0; i < n; ++i) {
@@ -210,8 +219,9 @@ void max_pool2d(const MaxPool2dParams& p, int64_t begin, int64_t end) {
 
 void max_pool2d_backward(const MaxPool2dBackwardParams& p, int64_t begin, int64_t end) {
   const ScatterArguments arguments{p.grad_output, p.record, p.grad_input,
-                                   p.record_kind, p.shape,  p.window};
-  scatter_rows<Combine::sum>(arguments, p.dtype, begin, end);
+                                   p.record_kind, p.dtype,  p.shape,
+                                   p.window};
+  scatter_rows<Combine::sum>(arguments, begin, end);
 }
 
 }  // namespace SEGFAST_ISA

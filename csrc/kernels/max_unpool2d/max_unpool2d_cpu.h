@@ -8,15 +8,34 @@ namespace segfast {
 namespace SEGFAST_ISA {
 namespace {
 
-// Throws unless every code of a row of windows names a position of the map.
+// Windows [first, last) of an axis lie wholly inside a map of `size`.
+struct Inside {
+  int64_t first, last;
+  Inside(int64_t size, int64_t windows, int kernel, int stride, int pad, int dilation) {
+    const int64_t end = size + pad - int64_t{dilation} * (kernel - 1);  // of a whole window's start
+    first = ceil_div<int64_t>(pad, stride);
+    last = std::clamp<int64_t>(end <= 0 ? 0 : ceil_div<int64_t>(end, stride), first,
+                               std::max(first, windows));
+  }
+  bool holds(int64_t window) const { return window >= first && window < last; }
+};
+
+// Throws unless every code of a row of windows names a position of the map. Codes of whole windows
+// need no more than a tap's number, and 2-bit ones of those nothing at all.
 inline void check_codes_row(const MaxUnpool2dParams& p, int64_t o, int64_t oh) {
   const PoolShape& s = p.shape;
   const Window2d& w = p.window;
   const uint8_t* codes = static_cast<const uint8_t*>(p.record);
+  const Inside columns(s.width, s.pooled_width, w.kernel_w, w.stride_w, w.pad_w, w.dilation_w);
+  const bool row_inside =
+      Inside(s.height, s.pooled_height, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h).holds(oh);
+  const int64_t start = (o * s.pooled_height + oh) * s.pooled_width;
   for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
-    const bool whole = oh * w.stride_h >= w.pad_h && ow * w.stride_w >= w.pad_w &&
-                       tap_position(w, s, oh, ow, w.taps() - 1) >= 0;
-    if (whole && w.is_2x2()) continue;
+    const bool whole = row_inside && columns.holds(ow);
+    if (whole && w.is_2x2()) {
+      ow = std::min(columns.last, s.pooled_width) - 1;
+      continue;
+    }
     for (int64_t c = 0; c < s.inner; ++c) {
       int code;
       if (w.is_2x2()) {
@@ -24,10 +43,11 @@ inline void check_codes_row(const MaxUnpool2dParams& p, int64_t o, int64_t oh) {
         const int64_t place = s.inner == 1 ? ow : c;
         code = codes[run.number * s.run_bytes() + place / 4] >> (2 * (place % 4)) & 3;
       } else {
-        code = codes[((o * s.pooled_height + oh) * s.pooled_width + ow) * s.inner + c];
+        code = codes[(start + ow) * s.inner + c];
       }
-      if (code < w.taps() && (whole || tap_position(w, s, oh, ow, code) >= 0)) continue;
-      throw_bad_code(code, s);
+      if (code >= w.taps() || (!whole && tap_position(w, s, oh, ow, code) < 0)) {
+        throw_bad_code(code, s);
+      }
     }
   }
 }
@@ -40,7 +60,7 @@ inline void check_codes(const MaxUnpool2dParams& p, int64_t item) {
   for (int64_t oh = y; oh < end; ++oh) check_codes_row(p, o, oh);
 }
 
-template <typename Raw>
+template <typename Bits>
 void scatter_planes(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   const PoolShape& s = p.shape;
   const int64_t groups = ceil_div<int64_t>(s.inner, kUnpoolChannels);
@@ -50,12 +70,16 @@ void scatter_planes(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
     const int64_t o = item / groups;
     const int64_t first = item % groups * kUnpoolChannels;
     const int64_t n = std::min(kUnpoolChannels, s.inner - first);
-    const Raw* input = static_cast<const Raw*>(p.input) + o * windows * s.inner + first;
+    const Bits* input = static_cast<const Bits*>(p.input) + o * windows * s.inner + first;
     const int64_t* indices =
         static_cast<const int64_t*>(p.record) + o * windows * s.inner + first;
-    Raw* output = static_cast<Raw*>(p.output) + o * plane * s.inner + first;
-    for (int64_t i = 0; i < plane; ++i) {
-      std::memset(output + i * s.inner, 0, static_cast<size_t>(n) * sizeof(Raw));
+    Bits* output = static_cast<Bits*>(p.output) + o * plane * s.inner + first;
+    if (n == s.inner) {
+      std::memset(output, 0, static_cast<size_t>(plane * n) * sizeof(Bits));
+    } else {
+      for (int64_t i = 0; i < plane; ++i) {
+        std::memset(output + i * s.inner, 0, static_cast<size_t>(n) * sizeof(Bits));
+      }
     }
     for (int64_t i = 0; i < windows; ++i) {
       for (int64_t c = 0; c < n; ++c) {
@@ -67,23 +91,36 @@ void scatter_planes(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   }
 }
 
-template <typename T>
-struct GatherRow {
-  using Raw = raw_t<T>;
-  using Lane = typename Element<T>::Lane;
+// Windows i of a row, n of them: the element of rows a and b that its tap names. Column pairs lie
+// `pair` apart, a pair's columns `column` apart: (2, 1) along a row, (1, channels) along channels.
+template <int kPair, typename Bits>
+void pick_taps(const Bits* __restrict taps, const Bits* __restrict a, const Bits* __restrict b,
+               int64_t column, Bits* __restrict out, int n) {
+  const int64_t right_at = kPair == 2 ? 1 : column;
+  for (int i = 0; i < n; ++i) {
+    const Bits lower = static_cast<Bits>(-static_cast<Bits>((taps[i] & 2) != 0));
+    const Bits right = static_cast<Bits>(-static_cast<Bits>((taps[i] & 1) != 0));
+    const Bits left_one = (a[kPair * i] & ~lower) | (b[kPair * i] & lower);
+    const Bits right_one =
+        (a[kPair * i + right_at] & ~lower) | (b[kPair * i + right_at] & lower);
+    out[i] = (left_one & ~right) | (right_one & right);
+  }
+}
 
+template <typename Bits>
+struct GatherRow {
   const MaxUnpool2dBackwardParams& p;
-  alignas(64) Lane taps[kTile];
+  alignas(64) Bits taps[kTile];
 
   void gather_2x2_codes(int64_t o, int64_t oh) {
     const PoolShape& s = p.shape;
-    const Raw* map = static_cast<const Raw*>(p.grad_output) + o * s.height * s.width * s.inner;
+    const Bits* map = static_cast<const Bits*>(p.grad_output) + o * s.height * s.width * s.inner;
     const uint8_t* codes = static_cast<const uint8_t*>(p.record);
-    Raw* out = static_cast<Raw*>(p.grad_input);
-    const Raw* upper = map + 2 * oh * s.width * s.inner;
+    Bits* out = static_cast<Bits*>(p.grad_input);
+    const Bits* upper = map + 2 * oh * s.width * s.inner;
     // A clipped window has no second row or column; its codes name none either, so any address that
     // can be read will do.
-    const Raw* lower = 2 * oh + 1 < s.height ? upper + s.width * s.inner : upper;
+    const Bits* lower = 2 * oh + 1 < s.height ? upper + s.width * s.inner : upper;
     if (s.inner == 1) {
       const Run run = row_run(s, o, oh);
       const int64_t whole = s.width / 2;
@@ -91,14 +128,10 @@ struct GatherRow {
         const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
         unpack_codes2(codes + run.number * s.run_bytes() + first / kCodesPerByte, n, taps);
         const int pairs = static_cast<int>(std::min<int64_t>(n, whole - first));
-        const Raw* a = upper + 2 * first;
-        const Raw* b = lower + 2 * first;
-        Raw* values = out + run.number * run.length + first;
-        for (int i = 0; i < pairs; ++i) {
-          const Raw left = taps[i] < 2 ? a[2 * i] : b[2 * i];
-          const Raw right = taps[i] < 2 ? a[2 * i + 1] : b[2 * i + 1];
-          values[i] = taps[i] & 1 ? right : left;
-        }
+        const Bits* a = upper + 2 * first;
+        const Bits* b = lower + 2 * first;
+        Bits* values = out + run.number * run.length + first;
+        pick_taps<2>(taps, a, b, 1, values, pairs);
         if (pairs < n) values[pairs] = taps[pairs] < 2 ? a[2 * pairs] : b[2 * pairs];
       }
       return;
@@ -109,14 +142,10 @@ struct GatherRow {
       for (int64_t first = 0; first < run.length; first += kTile) {
         const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
         unpack_codes2(codes + run.number * s.run_bytes() + first / kCodesPerByte, n, taps);
-        const Raw* a = upper + 2 * ow * s.inner + first;
-        const Raw* b = lower + 2 * ow * s.inner + first;
-        Raw* values = out + run.number * run.length + first;
-        for (int i = 0; i < n; ++i) {
-          const Raw left = taps[i] < 2 ? a[i] : b[i];
-          const Raw right = taps[i] < 2 ? a[step + i] : b[step + i];
-          values[i] = taps[i] & 1 ? right : left;
-        }
+        const Bits* a = upper + 2 * ow * s.inner + first;
+        const Bits* b = lower + 2 * ow * s.inner + first;
+        Bits* values = out + run.number * run.length + first;
+        pick_taps<1>(taps, a, b, step, values, n);
       }
     }
   }
@@ -124,7 +153,7 @@ struct GatherRow {
   void gather_any(int64_t o, int64_t oh) {
     const PoolShape& s = p.shape;
     const int64_t plane = s.height * s.width;
-    const Raw* map = static_cast<const Raw*>(p.grad_output) + o * plane * s.inner;
+    const Bits* map = static_cast<const Bits*>(p.grad_output) + o * plane * s.inner;
     for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
       for (int64_t c = 0; c < s.inner; ++c) {
         const int64_t i = ((o * s.pooled_height + oh) * s.pooled_width + ow) * s.inner + c;
@@ -141,7 +170,7 @@ struct GatherRow {
           empty = position == kEmptyIndex;
           if (position >= plane || (position < 0 && !empty)) throw_bad_index(position, s);
         }
-        static_cast<Raw*>(p.grad_input)[i] = empty ? Raw{0} : map[position * s.inner + c];
+        static_cast<Bits*>(p.grad_input)[i] = empty ? Bits{0} : map[position * s.inner + c];
       }
     }
   }
@@ -155,9 +184,9 @@ struct GatherRow {
   }
 };
 
-template <typename T>
+template <typename Bits>
 void gather_rows(const MaxUnpool2dBackwardParams& p, int64_t begin, int64_t end) {
-  GatherRow<T> row{p, {}};
+  GatherRow<Bits> row{p, {}};
   for (int64_t item = begin; item < end; ++item) {
     row.gather(item / p.shape.pooled_height, item % p.shape.pooled_height);
   }
@@ -178,20 +207,20 @@ void max_unpool2d(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
     }
   }
   for (int64_t item = begin; item < end; ++item) check_codes(p, item);
-  const ScatterArguments arguments{p.input, p.record, p.output, p.record_kind, p.shape, p.window};
-  scatter_rows<Combine::last>(arguments, p.dtype, begin, end);
+  const ScatterArguments arguments{p.input, p.record, p.output, p.record_kind,
+                                   p.dtype, p.shape,  p.window};
+  scatter_rows<Combine::last>(arguments, begin, end);
 }
 
 void max_unpool2d_backward(const MaxUnpool2dBackwardParams& p, int64_t begin, int64_t end) {
   switch (p.dtype) {
     case DType::float32:
-      return gather_rows<float>(p, begin, end);
+      return gather_rows<uint32_t>(p, begin, end);
     case DType::float64:
-      return gather_rows<double>(p, begin, end);
+      return gather_rows<uint64_t>(p, begin, end);
     case DType::float16:
-      return gather_rows<Half>(p, begin, end);
     case DType::bfloat16:
-      return gather_rows<BFloat16>(p, begin, end);
+      return gather_rows<uint16_t>(p, begin, end);
   }
 }
 

@@ -6,14 +6,15 @@ namespace segfast {
 namespace SEGFAST_ISA {
 namespace {
 
-// Windows whose taps are held at once; a multiple of kCodesPerByte. Fits the first-level cache.
+// Windows whose taps are held at once; a multiple of kCodesPerWord. Fits the first-level cache.
 constexpr int kTile = 256;
 
 // Elements as numbers of their own width: 16-bit types are compared as integers, without conversion.
 template <typename T>
 struct Element {
   using Raw = T;
-  using Lane = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+  using Lane = std::conditional_t<sizeof(T) == 8, uint64_t,
+                                  std::conditional_t<sizeof(T) == 4, uint32_t, uint16_t>>;
   static bool takes(Raw value, Raw best) { return (value > best) | (value != value); }
 };
 
@@ -52,32 +53,45 @@ struct TapOffsets {
   }
 };
 
+// Sixteen codes are a 32-bit word (of a little-endian machine, as all we run on are): one shift a lane.
+constexpr int kCodesPerWord = 16;
+
 // Four codes to a byte, n of them from taps[0]; the unused bits of the last byte are 0.
 template <typename Lane>
-void pack_codes2(const Lane* taps, int n, uint8_t* codes) {
-  int i = 0;
-  for (; i + 3 < n; i += 4) {
-    codes[i / 4] = static_cast<uint8_t>(taps[i] | taps[i + 1] << 2 | taps[i + 2] << 4 |
-                                        taps[i + 3] << 6);
+void pack_codes2(const Lane* __restrict taps, int n, uint8_t* __restrict codes) {
+  int first = 0;
+  for (; first + kCodesPerWord <= n; first += kCodesPerWord) {
+    uint32_t word = 0;
+    for (int k = 0; k < kCodesPerWord; ++k) {
+      word |= static_cast<uint32_t>(taps[first + k]) << (2 * k);
+    }
+    std::memcpy(codes + first / kCodesPerByte, &word, sizeof word);
   }
-  if (i < n) {
-    uint8_t byte = 0;
-    for (int k = 0; i + k < n; ++k) byte |= static_cast<uint8_t>(taps[i + k] << (2 * k));
-    codes[i / 4] = byte;
+  if (first < n) {
+    uint32_t word = 0;
+    for (int k = 0; first + k < n; ++k) {
+      word |= static_cast<uint32_t>(taps[first + k]) << (2 * k);
+    }
+    std::memcpy(codes + first / kCodesPerByte, &word,
+                static_cast<size_t>(ceil_div(n - first, kCodesPerByte)));
   }
 }
 
+// The inverse. Writes whole words: up to 15 taps beyond the n-th.
 template <typename Lane>
-void unpack_codes2(const uint8_t* codes, int n, Lane* taps) {
-  int i = 0;
-  for (; i + 3 < n; i += 4) {
-    const Lane byte = codes[i / 4];
-    taps[i] = byte & 3;
-    taps[i + 1] = (byte >> 2) & 3;
-    taps[i + 2] = (byte >> 4) & 3;
-    taps[i + 3] = byte >> 6;
+void unpack_codes2(const uint8_t* __restrict codes, int n, Lane* __restrict taps) {
+  for (int first = 0; first < n; first += kCodesPerWord) {
+    uint32_t word = 0;
+    const uint8_t* bytes = codes + first / kCodesPerByte;
+    if (first + kCodesPerWord <= n) {
+      std::memcpy(&word, bytes, sizeof word);
+    } else {
+      std::memcpy(&word, bytes, static_cast<size_t>(ceil_div(n - first, kCodesPerByte)));
+    }
+    for (int k = 0; k < kCodesPerWord; ++k) {
+      taps[first + k] = static_cast<Lane>((word >> (2 * k)) & 3);
+    }
   }
-  for (; i < n; ++i) taps[i] = (codes[i / 4] >> (2 * (i % 4))) & 3;
 }
 
 // A run: a row of windows (inner = 1) or the channels of one window.
