@@ -1,0 +1,256 @@
+"""Training runs: resuming, checkpoints, files that are whole or not there."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+for name in ("lightning", "matplotlib", "PIL", "rich", "torchmetrics", "torchvision", "typer"):
+    pytest.importorskip(name)
+from PIL import Image
+from rich.console import Console
+
+from segfast._files import atomic_file
+from segfast.data.loading import EpochSampler
+from segfast.data.verify import open_data
+from segfast.training.callbacks import Checkpoints, Interrupted
+from segfast.training.checkpoint import CheckpointError, load, load_model
+from segfast.training.options import TrainOptions
+from segfast.training.plan import Plan, make_plan
+from segfast.training.run import fit
+from segfast.training.scores import Scores
+
+# 16 training and 4 validation images in batches of 2: 8 steps an epoch, 2 validations in it.
+EPOCHS, STEPS = 3, 24
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """For pictures this small, waiting for a second thread takes longer than the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 24x32 images, the left half dark, in two classes."""
+    root = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    for split, count in (("train", 16), ("val", 4)):
+        (root / split).mkdir()
+        (root / f"{split}annot").mkdir()
+        for number in range(count):
+            mask = np.zeros((24, 32), np.uint8)
+            mask[:, random.integers(8, 24) :] = 1
+            image = (mask[..., None] * 120 + random.integers(0, 100, (24, 32, 3))).astype(np.uint8)
+            Image.fromarray(image).save(root / split / f"{number:02}.png")
+            Image.fromarray(mask).save(root / f"{split}annot" / f"{number:02}.png")
+    return root
+
+
+def options_for(data: Path, **changed: Any) -> TrainOptions:
+    return TrainOptions(
+        **{
+            "data": str(data),
+            "model_options": {"width": 4},
+            "epochs": EPOCHS,
+            "batch_size": 2,
+            "workers": 0,
+            **changed,
+        }
+    )
+
+
+def plan_for(data: Path, **changed: Any) -> Plan:
+    return make_plan(options_for(data, **changed), open_data(str(data)))
+
+
+def run(data: Path, out: Path, resume: Path | None = None, **changed: Any) -> Path:
+    console = Console(file=open(os.devnull, "w"))
+    fit(plan_for(data, **changed), open_data(str(data)), out, console, resume)
+    return out
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """metrics.csv without its one column that depends on the clock."""
+    with open(folder / "metrics.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    for row in table:
+        del row["images_per_second"]
+    return table
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Same numbers, and the same weights to the bit."""
+    assert rows(one) == rows(other)
+    for name in ("last.ckpt", "best.ckpt"):
+        first, second = load(one / name)["state_dict"], load(other / name)["state_dict"]
+        assert first.keys() == second.keys()
+        for key in first:
+            assert torch.equal(first[key], second[key]), key
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    return run(data, tmp_path_factory.mktemp("runs") / "whole")
+
+
+def test_files_of_a_run(whole: Path) -> None:
+    names = {path.name for path in whole.iterdir()}
+    assert names == {"best.ckpt", "last.ckpt", "metrics.csv", "curves.png", "config.yaml"}
+    table = rows(whole)
+    assert [row["step"] for row in table] == [str(step) for step in range(1, STEPS + 1)]
+    scored = [row["step"] for row in table if row["val_mean_iou"]]
+    assert scored == ["4", "8", "12", "16", "20", "24"]
+    losses = [float(row["train_loss"]) for row in table]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+
+
+def test_checkpoint_holds_plain_values_and_says_what_it_is(data: Path, whole: Path) -> None:
+    checkpoint = torch.load(whole / "best.ckpt", weights_only=True)
+    card = checkpoint["segfast"]
+    assert card["model"] == "segnet_basic" and card["model_options"] == {"width": 4}
+    assert card["classes"]["names"] == ("class 0", "class 1")
+    assert len(card["classes"]["palette"]) == 2 and len(card["mean"]) == len(card["std"]) == 3
+    model, read = load_model(whole / "best.ckpt")
+    assert read.options == plan_for(data).options
+    assert model(torch.zeros(1, 3, 25, 31)).shape == (1, 2, 25, 31)  # odd sizes
+
+
+def test_torch_layers_give_the_same_run(data: Path, whole: Path, tmp_path: Path) -> None:
+    """Pooling copies values, so our layers and torch's agree to the bit."""
+    assert_same_run(whole, run(data, tmp_path / "torch", backend="torch"))
+
+
+def test_worker_processes_give_the_same_run(data: Path, whole: Path, tmp_path: Path) -> None:
+    assert_same_run(whole, run(data, tmp_path / "workers", workers=2))
+
+
+class StopAt(Checkpoints):
+    """Acts as though Ctrl-C were pressed during one step."""
+
+    step = 0
+
+    def on_train_batch_end(self, trainer: Any, *rest: Any) -> None:
+        if trainer.global_step == self.step:
+            self._stop = True
+        super().on_train_batch_end(trainer, *rest)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(2, id="before the first validation"),
+        pytest.param(4, id="at a validation in the epoch"),
+        pytest.param(11, id="within the second epoch"),
+        pytest.param(16, id="at the end of an epoch"),
+    ],
+)
+def test_stopped_run_resumes_to_the_same_result(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    monkeypatch.setattr("segfast.training.run.Checkpoints", StopAt)
+    monkeypatch.setattr(StopAt, "step", step)
+    with pytest.raises(Interrupted):
+        run(data, tmp_path / "run")
+    assert load(tmp_path / "run" / "last.ckpt")["global_step"] == step
+    monkeypatch.undo()
+    run(data, tmp_path / "run", resume=tmp_path / "run" / "last.ckpt")
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_killed_run_resumes_to_the_same_result(data: Path, whole: Path, tmp_path: Path) -> None:
+    """kill -9 at whatever the run is doing once it has saved."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "segfast", "train", "--data", str(data), "--out", str(out)]
+    command += ["--option", "width=4", "--batch-size", "2", "--epochs", str(EPOCHS)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+    deadline = time.monotonic() + 120
+    while not (out / "last.ckpt").exists() and time.monotonic() < deadline:
+        assert process.poll() in (None, 0)
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert load(out / "last.ckpt")["global_step"] > 0
+    run(data, out, resume=out / "last.ckpt")
+    assert_same_run(whole, out)
+
+
+def test_sampler_visits_each_sample_once_and_differs_by_epoch() -> None:
+    """11 samples, 2 ranks, 2 steps of 2: 8 distinct ones in an epoch, 3 left out."""
+    epochs = []
+    for epoch in range(2):
+        numbers = []
+        for rank in range(2):
+            sampler = EpochSampler(11, batch_size=2, steps=2, seed=1, rank=rank, world=2)
+            sampler.set_epoch(epoch)
+            assert len(sampler) == len(list(sampler)) == 4
+            numbers += list(sampler)
+        assert len(set(numbers)) == 8
+        assert {number // 11 for number in numbers} == {epoch}
+        epochs.append([number % 11 for number in numbers])
+    assert epochs[0] != epochs[1]
+
+
+def test_scores() -> None:
+    """By hand: class 0 has 3 hits, 1 miss, 2 false; class 2 does not occur."""
+    scores = Scores(np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]]))
+    np.testing.assert_allclose(scores.iou, [3 / 6, 4 / 7, np.nan])
+    np.testing.assert_allclose(scores.dice, [6 / 9, 8 / 11, np.nan])
+    assert scores.mean_iou == pytest.approx((3 / 6 + 4 / 7) / 2)
+    assert scores.accuracy == pytest.approx(7 / 10)
+
+
+class TestBadCheckpoints:
+    def test_damaged(self, whole: Path, tmp_path: Path) -> None:
+        (tmp_path / "half.ckpt").write_bytes((whole / "best.ckpt").read_bytes()[:5000])
+        with pytest.raises(CheckpointError, match=r"half.ckpt: is no checkpoint, or is damaged"):
+            load(tmp_path / "half.ckpt")
+
+    def test_code_inside(self, tmp_path: Path) -> None:
+        torch.save({"segfast": {}, "model": torch.nn.ReLU()}, tmp_path / "code.ckpt")
+        with pytest.raises(CheckpointError, match="code.ckpt: holds more than tensors"):
+            load(tmp_path / "code.ckpt")
+
+    def test_of_another_program(self, tmp_path: Path) -> None:
+        torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+        with pytest.raises(CheckpointError, match="was not written by segfast train"):
+            load(tmp_path / "other.ckpt")
+
+    def test_missing_and_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="none.ckpt: does not exist"):
+            load(tmp_path / "none.ckpt")
+        with pytest.raises(CheckpointError, match="is a folder; name a checkpoint in it"):
+            load(tmp_path)
+
+    def test_weights_of_another_model(self, whole: Path, tmp_path: Path) -> None:
+        checkpoint = load(whole / "best.ckpt")
+        checkpoint["segfast"]["model_options"] = {"width": 8}
+        torch.save(checkpoint, tmp_path / "mixed.ckpt")
+        with pytest.raises(CheckpointError, match="does not fit this version of segfast"):
+            load_model(tmp_path / "mixed.ckpt")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_file(path) as file:
+        file.write(b"half of the n")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
