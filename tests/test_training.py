@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import signal
 import subprocess
@@ -16,8 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-for name in ("lightning", "matplotlib", "PIL", "rich", "torchmetrics", "torchvision", "typer"):
-    pytest.importorskip(name)
+pytest.importorskip("lightning")
+pytest.importorskip("matplotlib")
+pytest.importorskip("PIL")
+pytest.importorskip("rich")
+pytest.importorskip("torchmetrics")
+pytest.importorskip("torchvision")
+pytest.importorskip("typer")
 from PIL import Image
 from rich.console import Console
 
@@ -79,7 +85,7 @@ def plan_for(data: Path, **changed: Any) -> Plan:
 
 
 def run(data: Path, out: Path, resume: Path | None = None, **changed: Any) -> Path:
-    console = Console(file=open(os.devnull, "w"))
+    console = Console(file=io.StringIO())
     fit(plan_for(data, **changed), open_data(str(data)), out, console, resume)
     return out
 

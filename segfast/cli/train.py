@@ -116,6 +116,8 @@ def _run(
     options = TrainOptions.from_dict(state)
     report = verified(options.data, options.classes, options.ignore_index, options.binary)
     plan = make_plan(options, report)
+    if checkpoint:
+        _check_unfinished(checkpoint, plan)
     folder = resume or _new_folder(out or Path("runs") / f"{_name(options.data)}-{options.model}")
     _announce(plan, report, folder, checkpoint)
     try:
@@ -151,12 +153,12 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _resumed(run: Path, said: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """The checkpoint to go on from, and the run's options."""
-    from segfast.training.checkpoint import ENTRY, Card, load
+    from segfast.training.checkpoint import load, read_card
 
     path = run / "last.ckpt"
     if run.is_dir() and not path.exists():
         raise OptionError(f"{run}: holds no last.ckpt; that run saved nothing, start it anew")
-    options = Card.from_dict(load(path)[ENTRY]).options.to_dict()
+    options = read_card(load(path)).options.to_dict()
     for name in said.keys() - _RESUMABLE:
         if said[name] != options[name]:
             raise OptionError(
@@ -164,6 +166,23 @@ def _resumed(run: Path, said: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
                 "it; leave the option out or start a new run"
             )
     return path, options
+
+
+def _check_unfinished(checkpoint: Path, plan: Plan) -> None:
+    from segfast.training.checkpoint import load, read_card
+
+    state = load(checkpoint)
+    epochs = read_card(state).options.epochs
+    if state["total_steps"] != plan.steps_per_epoch * epochs:
+        raise OptionError(
+            f"{plan.options.data}: holds another number of images than when {checkpoint} was "
+            "written; start a new run"
+        )
+    if state["global_step"] >= plan.total_steps:
+        raise OptionError(
+            f"{checkpoint.parent}: has run its {plan.options.epochs} epochs; go on with more "
+            "by --epochs"
+        )
 
 
 def _name(data: str) -> str:

@@ -105,7 +105,9 @@ def training_loader(
     )
 
 
-def whole_loader(data: WholeSet, batch_size: int, workers: int) -> DataLoader[WholeBatch]:
+def whole_loader(
+    data: Dataset[tuple[Tensor, Tensor]], batch_size: int, workers: int
+) -> DataLoader[WholeBatch]:
     """Every image once, in order, as a list, since sizes may differ."""
     return DataLoader(
         cast(Dataset[WholeBatch], data),  # a batch is what collate_fn makes of the samples

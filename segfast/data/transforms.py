@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from segfast.data.classes import IGNORE_INDEX
 from segfast.data.samples import Sample
 
 Size = tuple[int, int]  # (height, width)
@@ -55,6 +56,7 @@ class TrainingCrop:
     def __init__(self, size: Size, normalise: Normalise, augment: bool = True) -> None:
         self.normalise = normalise
         aspect = size[1] / size[0]
+        self._whole = v2.Resize(size)
         self._steps = (
             v2.Compose(
                 [
@@ -66,12 +68,15 @@ class TrainingCrop:
                 ]
             )
             if augment
-            else v2.Resize(size)
+            else self._whole
         )
 
     def __call__(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         # [C, H, W], [H, W] -> [C, h, w], [h, w]
-        out, mask = self._steps(tv_tensors.Image(image), tv_tensors.Mask(labels))
+        pair = tv_tensors.Image(image), tv_tensors.Mask(labels)
+        out, mask = self._steps(*pair)
+        if (mask == IGNORE_INDEX).all():  # nothing to learn, and a mean over no pixel is NaN
+            out, mask = self._whole(*pair)
         return self.normalise(out.as_subclass(Tensor)), mask.as_subclass(Tensor)
 
 

@@ -55,7 +55,13 @@ def open_data(
         given = find_classes(root, scans, options) if scans else (ClassTable.two(), "unknown")
     table, source = given
     _check_values(folder, scans, table)
-    usable = {split: [p for p in pairs if p in scans] for split, pairs in folder.splits.items()}
+    blank = {pair for pair, scan in scans.items() if not scan.pixels(table)[:-1].any()}
+    if blank:
+        folder.notes.append(f"{len(blank)} masks hold ignored pixels only; they are left out")
+    usable = {
+        split: [pair for pair in pairs if pair in scans and pair not in blank]
+        for split, pairs in folder.splits.items()
+    }
     split_scans = {split: [scans[pair] for pair in pairs] for split, pairs in usable.items()}
     channels = channels_of(split_scans.get("train", []))
     report = DataReport(

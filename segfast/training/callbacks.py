@@ -62,8 +62,7 @@ class Checkpoints(Callback):
         """Saves the best and the last."""
         assert isinstance(pl_module, SegmentationModule) and pl_module.scores is not None
         score = pl_module.scores.mean_iou
-        better = score > self.best
-        if better:
+        if not self.best_path.exists() or score > self.best:
             self.best = score
             self._save(trainer, self.best_path)
         self._save(trainer, self.last_path)
@@ -111,13 +110,13 @@ class Reporter(Callback):
         """Says how far the run is and how well it does."""
         if not trainer.is_global_zero:
             return
-        row = self._history.latest
+        row, loss = self._history.latest, self._history.recent_loss()
         best = "best" if row["val_mean_iou"] >= self._checkpoints.best else "    "
         self._console.print(
             f"epoch {row['epoch']:>3.0f}/{trainer.max_epochs}  "
             f"step {row['step']:>{len(str(self._history.total_steps))}.0f}"
             f"/{self._history.total_steps}  "
-            f"loss {row['train_loss']:.3f}  val loss {row['val_loss']:.3f}  "
+            f"loss {loss:.3f}  val loss {row['val_loss']:.3f}  "
             f"val mIoU [bold]{row['val_mean_iou']:.3f}[/] {best}  "
             f"{row['images_per_second']:.1f} images/s  "
             f"ETA {duration(self._history.seconds_left)}",

@@ -147,6 +147,11 @@ def load(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def read_card(checkpoint: dict[str, Any]) -> Card:
+    """The card of a loaded checkpoint."""
+    return Card.from_dict(checkpoint[ENTRY])
+
+
 def load_model(path: Path, backend: str = "segfast") -> tuple[nn.Module, Card]:
     """The trained model of a checkpoint, in evaluation mode, and its card.
 
@@ -155,7 +160,7 @@ def load_model(path: Path, backend: str = "segfast") -> tuple[nn.Module, Card]:
     """
     checkpoint = load(path)
     try:
-        card = Card.from_dict(checkpoint[ENTRY])
+        card = read_card(checkpoint)
         model = card.build(backend)
         model.load_state_dict(model_weights(checkpoint["state_dict"]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

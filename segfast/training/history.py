@@ -58,6 +58,12 @@ class History(Callback):
         """The newest value of each column."""
         return {key: value for row in self.rows[-50:] for key, value in row.items()}
 
+    def recent_loss(self) -> float:
+        """The mean training loss since the validation before the latest."""
+        scored = [index for index, row in enumerate(self.rows) if "val_loss" in row]
+        recent = self.rows[scored[-2] + 1 if len(scored) > 1 else 0 :]
+        return sum(row["train_loss"] for row in recent) / len(recent)
+
     @property
     def seconds_left(self) -> float:
         """Until the end of the run, at the pace of this session, validation included."""

@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from segfast.data.classes import IGNORE_INDEX
 from segfast.data.loading import WholeBatch
+from segfast.models._layers import crop_centre
 from segfast.training.checkpoint import ENTRY, Card
 from segfast.training.scores import Scores
 
@@ -48,7 +49,7 @@ class SegmentationModule(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """The loss of one batch of crops."""
         images, labels = batch  # [N, C, H, W], [N, H, W]
-        loss: Tensor = self.loss(self.model(images), labels.long())
+        loss: Tensor = self.loss(full_size(self.model, images), labels.long())
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -86,6 +87,7 @@ class SegmentationModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the card."""
         checkpoint[ENTRY] = self.card.to_dict()
+        checkpoint["total_steps"] = self.total_steps
 
 
 def confusion_matrix(classes: int) -> MulticlassConfusionMatrix:
@@ -105,9 +107,25 @@ def predict_whole(model: nn.Module, batch: WholeBatch) -> list[tuple[Tensor, Ten
     else:
         images, masks = [i[None] for i in images], [m[None] for m in masks]
     return [
-        (resize_logits(model(image), labels.shape[-2:]), labels)
+        (resize_logits(full_size(model, image), labels.shape[-2:]), labels)
         for image, labels in zip(images, masks, strict=True)
     ]
+
+
+def full_size(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits of the images' size, of models too that give the middle only (``padding="valid"``).
+
+    Those see the border mirrored: the overlap-tile strategy of the U-Net paper.
+    [N, C, H, W] -> [N, classes, H, W]
+    """
+    if getattr(model, "padding", "same") != "valid":
+        out: Tensor = model(images)
+        return out
+    height, width = images.shape[-2:]
+    # What the convolutions eat, and at most a pixel at each pooling.
+    margin = (int(model.minimum_size) + (1 << int(model.depth))) // 2
+    mode = "reflect" if margin < min(height, width) else "replicate"
+    return crop_centre(model(nn.functional.pad(images, [margin] * 4, mode=mode)), height, width)
 
 
 def resize_logits(logits: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from segfast.data.images import named, open_upright, to_array
 from segfast.data.transforms import Normalise, WholeImage
 from segfast.training.checkpoint import load_model
-from segfast.training.module import resize_logits
+from segfast.training.module import full_size, resize_logits
 
 Picture = NDArray[np.uint8] | NDArray[np.float32]
 
@@ -52,7 +52,7 @@ class Predictor:
     def logits(self, image: Picture) -> Tensor:  # [H, W, channels] -> [classes, H, W]
         """The scores of each class at each pixel."""
         tensor = self.prepare(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
-        out = self.model(tensor[None].to(self.device))
+        out = full_size(self.model, tensor[None].to(self.device))
         return resize_logits(out, image.shape[:2])[0]
 
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from segfast._files import write_text
 from segfast.data.loading import (
@@ -91,9 +91,11 @@ class Batches(L.LightningDataModule):
         """Whole images."""
         options, trainer = self._plan.options, self.trainer
         assert trainer is not None and options.batch_size and options.workers is not None
-        whole = WholeSet(
-            self._data.samples["val"], WholeImage(self._plan.card.size, self._normalise)
-        )
+        samples = self._data.samples["val"]
+        whole = WholeSet(samples, WholeImage(self._plan.card.size, self._normalise))
+        if trainer.world_size > 1:
+            mine = range(trainer.global_rank, len(samples), trainer.world_size)
+            return whole_loader(Subset(whole, mine), options.batch_size, options.workers)
         return whole_loader(whole, options.batch_size, options.workers)
 
 

@@ -1,0 +1,293 @@
+"""The command, as a user types it: what it prints, what it writes, what it exits with."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("lightning")
+pytest.importorskip("matplotlib")
+pytest.importorskip("PIL")
+pytest.importorskip("torchmetrics")
+pytest.importorskip("torchvision")
+pytest.importorskip("typer")
+from PIL import Image
+
+from segfast.cli import main
+from segfast.data.verify import open_data
+
+Command = Callable[..., tuple[int, str, str]]
+
+NAMES = ("sky", "road")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """For pictures this small, waiting for a second thread takes longer than the work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def segfast(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command: exit status, stdout, stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["segfast", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as leaving:
+            status = leaving.code if isinstance(leaving.code, int) else 1
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+def make_data(root: Path) -> Path:
+    """8 training and 3 validation images of 17x22 (odd: halves unevenly): road below the sky."""
+    random = np.random.default_rng(0)
+    (root / "images").mkdir(parents=True)
+    (root / "masks").mkdir()
+    for number in range(11):
+        mask = np.zeros((17, 22), np.uint8)
+        mask[random.integers(5, 12) :] = 1
+        mask[0, 0] = 255
+        image = random.integers(0, 100, (17, 22, 3)) + (mask == 1)[..., None] * 120
+        Image.fromarray(image.astype(np.uint8)).save(root / "images" / f"{number:02}.png")
+        Image.fromarray(mask).save(root / "masks" / f"{number:02}.png")
+    (root / "train.txt").write_text("".join(f"{n:02}\n" for n in range(8)))
+    (root / "val.txt").write_text("".join(f"{n:02}\n" for n in range(8, 11)))
+    (root / "classes.txt").write_text("".join(f"{name}\n" for name in NAMES))
+    classes = (root / "classes.txt").read_text()
+    (root / "classes.txt").write_text(classes)
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = make_data(tmp_path_factory.mktemp("data") / "roads")
+    for mask in (root / "masks").iterdir():  # classes.txt has no row 255
+        array = np.array(Image.open(mask))
+        array[array == 255] = 0
+        Image.fromarray(array).save(mask)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run's folder."""
+    out = tmp_path_factory.mktemp("runs") / "roads"
+    arguments = ["train", "--data", data, "--out", out, "--epochs", 4, "--batch-size", 2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sys, "argv", ["segfast", *map(str, arguments), "--option", "width=4", "--lr", "0.01"]
+        )
+        main()
+    return out
+
+
+def test_train_writes_its_results(trained: Path) -> None:
+    assert {path.name for path in trained.iterdir()} == {
+        "best.ckpt", "last.ckpt", "config.yaml", "metrics.csv", "scores.csv", "confusion.csv",
+        "curves.png", "confusion.png", "worst.png",
+    }  # fmt: skip
+    with open(trained / "scores.csv", newline="") as file:
+        scores = {row["class"]: float(row["iou"]) for row in csv.DictReader(file)}
+    assert set(scores) == {*NAMES, "mean"}
+    assert scores["mean"] > 0.5  # bright road, dark sky: easily told apart
+
+
+def test_train_says_what_it_does(segfast: Command, data: Path, tmp_path: Path) -> None:
+    """Without --epochs and the rest; not on a terminal: a line a validation, no bar."""
+    status, out, _ = segfast(
+        "train", "--data", data, "--option", "width=4", "--epochs", 1, "--out", tmp_path / "r"
+    )
+    assert status == 0
+    assert "8 train, 3 val images, RGB, 22x17 (width x height)" in out
+    assert "classes: 2, from classes.txt" in out
+    assert "epoch   1/1  step 2/2  loss" in out and "val mIoU" in out and "ETA" in out
+    assert f"next: segfast predict {tmp_path / 'r' / 'best.ckpt'}" in out
+    assert "\r" not in out and "\x1b" not in out
+
+
+def test_config_repeats_a_run(segfast: Command, trained: Path, tmp_path: Path) -> None:
+    status, _, err = segfast(
+        "train", "--config", trained / "config.yaml", "--out", tmp_path / "again"
+    )
+    assert status == 0, err
+    first, again = (
+        torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (trained, tmp_path / "again")
+    )
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+def test_no_run_is_written_over(segfast: Command, trained: Path) -> None:
+    before = (trained / "last.ckpt").read_bytes()
+    status, out, _ = segfast(
+        "train", "--config", trained / "config.yaml", "--epochs", 1, "--out", trained
+    )
+    assert status == 0 and f"writing to {trained}-2" in out
+    assert (trained / "last.ckpt").read_bytes() == before
+
+
+def test_eval(segfast: Command, trained: Path, tmp_path: Path) -> None:
+    status, out, _ = segfast("eval", trained / "best.ckpt", "--out", tmp_path)
+    assert status == 0
+    assert "IoU" in out and "Dice" in out and "confusion: % of the true class" in out
+    with open(tmp_path / "confusion.csv", newline="") as file:
+        matrix = np.array([list(map(int, row[1:])) for row in list(csv.reader(file))[1:]])
+    assert matrix.sum() == 3 * 17 * 22
+    with open(tmp_path / "scores.csv", newline="") as file:
+        sky = next(csv.DictReader(file))
+    hits, union = matrix[0, 0], matrix[0].sum() + matrix[:, 0].sum() - matrix[0, 0]
+    assert float(sky["iou"]) == pytest.approx(hits / union, abs=1e-6)  # 6 digits are written
+    assert (tmp_path / "confusion.png").exists() and (tmp_path / "worst.png").exists()
+
+
+def test_predict_a_folder(segfast: Command, trained: Path, data: Path, tmp_path: Path) -> None:
+    status, out, _ = segfast("predict", trained / "best.ckpt", data / "images", "--out", tmp_path)
+    assert status == 0 and f"11 masks in {tmp_path / 'masks'}" in out
+    right = 0.0
+    for image in (data / "images").iterdir():
+        mask = Image.open(tmp_path / "masks" / image.name)
+        assert mask.mode == "P" and mask.size == Image.open(image).size == (22, 17)
+        assert mask.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
+        truth = np.array(Image.open(data / "masks" / image.name))
+        right += float((np.array(mask) == truth).mean()) / 11
+        assert (tmp_path / "pictures" / image.name).exists()
+    assert right > 0.8
+    # What predict writes, training reads.
+    shutil.copytree(data / "images", tmp_path / "images")
+    shutil.copy(data / "classes.txt", tmp_path)
+    assert open_data(str(tmp_path)).problems == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "shape"),
+    [
+        pytest.param("L", (40, 31), id="grey"),
+        pytest.param("P", (5, 3), id="palette, smaller than the network's stride"),
+        pytest.param("RGBA", (22, 17), id="alpha"),
+        pytest.param("I;16", (22, 17), id="16 bits"),
+        pytest.param("CMYK", (1, 1), id="print colours, one pixel"),
+    ],
+)
+def test_predict_any_image(
+    segfast: Command, trained: Path, tmp_path: Path, mode: str, shape: tuple[int, int]
+) -> None:
+    file = tmp_path / ("a.tif" if mode in ("CMYK", "I;16") else "a.png")
+    Image.new(mode, shape).save(file)
+    status, _, err = segfast("predict", trained / "best.ckpt", file, "--out", tmp_path / "out")
+    assert status == 0, err
+    assert Image.open(tmp_path / "out" / "masks" / "a.png").size == shape
+
+
+def test_predict_names_a_bad_file_and_goes_on(
+    segfast: Command, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(data / "images" / "00.png", folder / "good.png")
+    (folder / "bad.jpg").write_bytes(b"\xff\xd8\xff")
+    status, out, err = segfast("predict", trained / "best.ckpt", folder, "--out", tmp_path / "out")
+    assert status == 1
+    assert f"{folder / 'bad.jpg'}: cannot be read" in err and "1 mask in" in out
+    assert (tmp_path / "out" / "masks" / "good.png").exists()
+
+
+def test_verify_data(segfast: Command, data: Path) -> None:
+    status, out, _ = segfast("verify-data", data)
+    assert status == 0
+    assert "0 sky" in out and "1 road" in out and "median-frequency weight" in out
+    assert f"all files are sound; next: segfast train --data {data}" in out
+
+
+class TestErrors:
+    """One sentence on stderr, exit status 1 or 2, and no traceback."""
+
+    def fails(self, segfast: Command, *arguments: object) -> str:
+        status, _, err = segfast(*arguments)
+        assert status in (1, 2) and "Traceback" not in err
+        return err
+
+    def test_train_checks_the_data_first(self, segfast: Command, tmp_path: Path) -> None:
+        """15 unknown masks of 255 and a missing one: nothing is trained or written."""
+        root = make_data(tmp_path / "d")
+        (root / "masks" / "03.png").unlink()
+        err = self.fails(segfast, "train", "--data", root, "--out", tmp_path / "run")
+        assert "error: images/03.png: has no mask: expected masks/03.png\n" in err
+        assert "error: masks/00.png: holds value 255 in 1 pixels, which is none of the 2" in err
+        assert f"error: {root}: 11 problems; mend them, then try again" in err
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--model", "segnot"], "model segnot: no model is named 'segnot'; there are"),
+            (["--option", "wide=3"], "segnet_basic has no option 'wide'"),
+            (["--option", "wide"], "--option wide: must be name=value"),
+            (["--loss", "hinge"], "--loss hinge is unknown; there are cross_entropy"),
+            (["--class-weights", "some"], "--class-weights must be none or median_frequency"),
+            (["--backend", "jax"], "--backend must be segfast or torch, got jax"),
+            (["--epochs", "0"], "--epochs must be at least 1, got 0"),
+            (["--batch-size", "9"], "--batch-size 9 on 1 devices is more than the 8 training"),
+            (["--precision", "12"], "--precision"),
+            (["--binary", "--classes", "2"], "--binary has two classes and ignores none"),
+        ],
+    )
+    def test_wrong_options(
+        self,
+        segfast: Command,
+        data: Path,
+        tmp_path: Path,
+        arguments: list[str],
+        message: str,
+    ) -> None:
+        err = self.fails(segfast, "train", "--data", data, "--out", tmp_path / "r", *arguments)
+        assert message in err
+        assert not (tmp_path / "r" / "last.ckpt").exists()
+
+    def test_no_data(self, segfast: Command) -> None:
+        assert "--data is missing" in self.fails(segfast, "train")
+        assert "nowhere: does not exist" in self.fails(segfast, "train", "--data", "nowhere")
+
+    def test_resume(self, segfast: Command, trained: Path, tmp_path: Path) -> None:
+        err = self.fails(segfast, "train", "--resume", tmp_path)
+        assert "holds no last.ckpt" in err
+        err = self.fails(segfast, "train", "--resume", trained)
+        assert "has run its 4 epochs; go on with more by --epochs" in err
+        err = self.fails(segfast, "train", "--resume", trained, "--lr", "0.5")
+        assert "--lr is 0.01 in" in err
+
+    def test_checkpoints(self, segfast: Command, data: Path, tmp_path: Path) -> None:
+        (tmp_path / "a.ckpt").write_bytes(b"no")
+        for command in (["predict", tmp_path / "a.ckpt", data / "images"], ["eval", tmp_path]):
+            assert str(tmp_path) in self.fails(segfast, *command)
+
+    def test_predict_without_images(self, segfast: Command, trained: Path, data: Path) -> None:
+        err = self.fails(segfast, "predict", trained / "best.ckpt", data)
+        assert f"holds no images; did you mean {data / 'images'}?" in err
+
+    def test_no_permission(self, segfast: Command, trained: Path, data: Path) -> None:
+        """/proc cannot be written to, by root either."""
+        if not Path("/proc/self").exists():
+            pytest.skip("no /proc here")
+        image = data / "images" / "00.png"
+        err = self.fails(segfast, "predict", trained / "best.ckpt", image, "--out", "/proc/x")
+        assert "error: /proc/x/masks" in err
+
+    def test_debug_shows_the_traceback(self, segfast: Command) -> None:
+        with pytest.raises(ValueError, match="nowhere: does not exist"):
+            segfast("verify-data", "nowhere", "--debug")
