@@ -214,10 +214,14 @@ class TestClasses:
 
     def test_255_is_ignored_beside_other_values(self, camvid_like: Path) -> None:
         mask = np.full((9, 12), 255, np.uint8)
-        Image.fromarray(mask).save(camvid_like / "trainannot" / "a.png")
+        Image.fromarray(mask).save(camvid_like / "trainannot" / "a.png")  # to be left out
+        mask[:1] = 0
+        Image.fromarray(mask).save(camvid_like / "trainannot" / "b.png")
         report = verify(camvid_like)
         assert report.classes.ignore_values == (255,)
-        assert report.pixels("train").tolist() == [108, 108, 108, 108]
+        assert report.pixels("train").tolist() == [72 + 12, 72, 72, 96]
+        assert len(report.samples["train"]) == 3
+        assert "1 masks hold ignored pixels only" in report.notes[0]
 
     def test_class_file_with_void_and_colours(self, camvid_like: Path) -> None:
         """RGB masks are read by their colours, palette masks of the same data by their indices."""

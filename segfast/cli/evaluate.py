@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from segfast._errors import OptionError
-from segfast.cli.console import bar, console, say_files
+from segfast.cli.console import bar, console, say, say_files
 from segfast.cli.data import verified
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def evaluate(
 
 def print_scores(scores: Scores, names: Sequence[str], title: str) -> None:
     """A table of the classes' scores; a dash where a class does not occur."""
-    table = Table(title=title, title_justify="left", box=None)
+    say(title)
+    table = Table(box=None)
     table.add_column("class")
     for column in ("IoU", "Dice", "pixels %"):
         table.add_column(column, justify="right")
@@ -76,8 +77,8 @@ def print_matrix(scores: Scores, names: Sequence[str]) -> None:
     """The confusion matrix in percent of the true class, where it fits."""
     if len(names) > WIDEST:
         return
-    title = "confusion: % of the true class (row) predicted as each class (column, by number)"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    say("confusion: % of the true class (row) predicted as each class (column, by number)")
+    table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("true")
     for index in range(len(names)):
         table.add_column(str(index), justify="right")

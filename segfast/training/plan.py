@@ -18,6 +18,8 @@ from segfast.training.options import TrainOptions
 CPU_AREA = 120 * 160
 CUDA_AREA = 512 * 512
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -63,8 +65,11 @@ def make_plan(options: TrainOptions, data: DataReport) -> Plan:
                 f"{native[0]}x{native[1]}), scores count at full size; --size changes that"
             )
     train, val = len(data.samples["train"]), len(data.samples["val"])
-    batch_size = options.batch_size or min(16 if cuda else 4, train // options.devices)
-    epochs = options.epochs or (100 if cuda else 20)
+    batch_size, epochs = options.batch_size, options.epochs
+    if batch_size is None:
+        batch_size = max(1, min(16 if cuda else 4, train // options.devices))
+    if epochs is None:
+        epochs = 100 if cuda else 20
     for name, value in (("--batch-size", batch_size), ("--epochs", epochs), ("--size", min(size))):
         if value < 1:
             raise OptionError(f"{name} must be at least 1, got {value}")
@@ -79,12 +84,15 @@ def make_plan(options: TrainOptions, data: DataReport) -> Plan:
     weights = options.class_weights
     if weights not in ("none", "median_frequency"):
         raise OptionError(f"--class-weights must be none or median_frequency, got {weights}")
+    precision = options.precision or _default_precision()
+    if precision not in PRECISIONS:
+        raise OptionError(f"--precision must be one of {', '.join(PRECISIONS)}, got {precision}")
     options = replace(
         options,
         size=size,
         batch_size=batch_size,
         epochs=epochs,
-        precision=options.precision or _default_precision(),
+        precision=precision,
         workers=_default_workers() if options.workers is None else options.workers,
     )
     mean, std = data.moments()
