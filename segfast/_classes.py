@@ -1,9 +1,11 @@
-"""What overlap_stats and confusion_matrix ask of logits and targets, for the ops, their
-plain-PyTorch twins and their fakes. csrc/bindings/labels.h is the same in C++.
+"""What is asked of logits, targets and options by overlap_stats and confusion_matrix, their
+plain-PyTorch twins, their fakes and what is built on them. csrc/bindings/labels.h is the same in
+C++.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 import torch
@@ -19,6 +21,13 @@ LABEL_DTYPES = (
     torch.int32,
     torch.int64,
 )
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
+    """``value``, or a ValueError that names the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    return value
 
 
 def check_classes(logits: Tensor, name: str = "logits") -> None:

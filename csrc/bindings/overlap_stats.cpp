@@ -22,16 +22,25 @@ struct Options {
   double gamma;
 };
 
-// A weight in the type that sums are computed in, or an undefined tensor.
-at::Tensor weight_like(const OptionalTensor& weight, const char* name, const at::Tensor& logits,
-                       at::IntArrayRef sizes) {
+// A weight in the type that the kernel reads, or an undefined tensor.
+at::Tensor checked_weight(const OptionalTensor& weight, const char* name, const at::Tensor& logits,
+                          at::IntArrayRef sizes, at::ScalarType type) {
   if (!weight.has_value()) return {};
-  TORCH_CHECK_VALUE(weight->sizes() == sizes, name, " must have shape ", sizes, ", got ",
-                    weight->sizes());
   check_same_device(*weight, name, logits, "logits");
   TORCH_CHECK_TYPE(weight->is_floating_point(), name, " must be floating point, got ",
                    weight->scalar_type());
-  return weight->to(logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat).contiguous();
+  TORCH_CHECK_VALUE(weight->sizes() == sizes, name, " must have shape ", sizes, ", got ",
+                    weight->sizes());
+  return weight->to(type).contiguous();
+}
+
+// [C], or one number for all classes.
+at::Tensor class_numbers(const OptionalTensor& weight, const char* name, const at::Tensor& logits) {
+  const int64_t classes = logits.size(1);
+  if (weight.has_value() && weight->sizes() == at::IntArrayRef{1}) {
+    return checked_weight(weight->expand({classes}), name, logits, {classes}, at::kDouble);
+  }
+  return checked_weight(weight, name, logits, {classes}, at::kDouble);
 }
 
 const void* pointer(const at::Tensor& tensor) {
@@ -85,13 +94,14 @@ struct Inputs {
 
     logits = logits_any.contiguous(format);
     target = in.dense ? target_any.contiguous(format) : target_any.contiguous();
-    class_weight = weight_like(class_weight_any, "class_weight", logits, {in.classes});
-    pos_weight = weight_like(pos_weight_any, "pos_weight", logits, {in.classes});
-    pixel_weight = weight_like(pixel_weight_any, "pixel_weight", logits, map_sizes);
+    class_weight = class_numbers(class_weight_any, "class_weight", logits);
+    pos_weight = class_numbers(pos_weight_any, "pos_weight", logits);
+    pixel_weight = checked_weight(pixel_weight_any, "pixel_weight", logits, map_sizes,
+                                  in.dtype == DType::float64 ? at::kDouble : at::kFloat);
     in.logits = logits.const_data_ptr();
     in.target = target.const_data_ptr();
-    in.class_weight = pointer(class_weight);
-    in.pos_weight = pointer(pos_weight);
+    in.class_weight = static_cast<const double*>(pointer(class_weight));
+    in.pos_weight = static_cast<const double*>(pointer(pos_weight));
     in.pixel_weight = pointer(pixel_weight);
   }
 };

@@ -26,13 +26,13 @@ def confusion_matrix(
 ) -> Tensor:
     """How many pixels of each class were predicted as each class.
 
-    Reads logits once, with the argmax fused in: no temporary of the image's size, and no wait for the
-    device.
+    Reads logits once, with the argmax fused in: no temporary of the image's size, and no wait for
+    the device.
 
     Args:
-        prediction_or_logits: logits [N, C, ...] (float32, float64, float16 or bfloat16, contiguous or
-            channels_last) with 1 to 3 spatial dimensions, or predicted labels [N, ...] of any integer
-            type. The prediction is the first largest logit (NaN counts as largest), as of
+        prediction_or_logits: logits [N, C, ...] (float32, float64, float16 or bfloat16, contiguous
+            or channels_last) with 1 to 3 spatial dimensions, or predicted labels [N, ...] of any
+            integer type. The prediction is the first largest logit (NaN counts as largest), as of
             ``torch.argmax``; of one channel it is 1 where its sigmoid is above ``threshold``.
         target: integer labels [N, ...] of any integer type.
         num_classes: K: the number of channels of the logits, 2 for one channel.
@@ -47,8 +47,8 @@ def confusion_matrix(
     Raises:
         ValueError: shapes or ``num_classes`` do not fit.
         TypeError: floating-point labels.
-        IndexError: on the CPU, a label or a predicted label outside ``[0, num_classes)``, where the pixel
-            is not ignored. On CUDA the kernel stops and the next synchronising call raises.
+        IndexError: on the CPU, a label or a predicted label outside ``[0, num_classes)``, where the
+            pixel is not ignored. On CUDA the kernel stops and the next synchronising call raises.
 
     The plain-PyTorch equivalent is ``bincount(target * K + logits.argmax(1), minlength=K * K)``.
     """

@@ -43,9 +43,9 @@ def overlap_stats(
 ) -> OverlapStats:
     r"""From logits and labels to the sums that every overlap loss is a ratio of, in one pass.
 
-    With :math:`p` the softmax of the logits :math:`z` over the classes (mode ``multiclass``) or their
-    sigmoid (``binary``, ``multilabel``), :math:`t` the one-hot or soft target, and sums over those
-    pixels of a sample that are not ignored:
+    With :math:`p` the softmax of the logits :math:`z` over the classes (mode ``multiclass``) or
+    their sigmoid (``binary``, ``multilabel``), :math:`t` the one-hot or soft target, and sums over
+    those pixels of a sample that are not ignored:
 
     ================= ======== ============================================================
     ``intersection``  [N, C]   :math:`\sum p_c t_c`, differentiable
@@ -54,46 +54,47 @@ def overlap_stats(
     ``cross_entropy`` [N]      :math:`\sum u\, l(z, t)`, differentiable
     ``pixels``        [N, C]   how many pixels count (for all classes the same, except where soft
                                sigmoid targets are ignored one by one)
-    ``weight``        [N]      the sum of the weights in ``cross_entropy``: u w_y with labels, u with
-                               soft softmax targets, u w_c for each class in sigmoid modes. Their
-                               quotient is the mean of ``torch.nn.functional.cross_entropy``.
+    ``weight``        [N]      the sum of the weights in ``cross_entropy``: u w_y with labels, u
+                               with soft softmax targets, u w_c for each class in sigmoid modes.
+                               Their quotient is torch's mean cross-entropy.
     ================= ======== ============================================================
 
     where u is the pixel's weight, w the classes', eps the label smoothing, and
 
     * softmax: :math:`l = -\sum_c w_c t'_c (1 - p_c)^\gamma \log p_c` with
-      :math:`t' = (1 - \epsilon) t + \epsilon / C`: torch's cross-entropy for gamma 0, the focal loss of
-      Lin et al. (ICCV 2017) otherwise;
-    * sigmoid: :math:`l = \sum_c w_c v_c^\gamma (-\pi_c t'_c \log p_c - (1 - t'_c) \log(1 - p_c))` with
-      :math:`t' = (1 - \epsilon) t + \epsilon (1 - t)`, :math:`v = p (1 - t') + (1 - p) t'` and
+      :math:`t' = (1 - \epsilon) t + \epsilon / C`: torch's cross-entropy for gamma 0, the focal
+      loss of Lin et al. (ICCV 2017) otherwise;
+    * sigmoid: :math:`l = \sum_c w_c v_c^\gamma (-\pi_c t'_c \log p_c - (1 - t'_c) \log(1 - p_c))`
+      with :math:`t' = (1 - \epsilon) t + \epsilon (1 - t)`, :math:`v = p (1 - t') + (1 - p) t'` and
       ``pos_weight`` :math:`\pi`: torch's BCE with logits, and its focal form.
 
-    Dice is so ``2 I / (P + T)``, Jaccard ``I / (P + T - I)``, and any loss that is a function of these
-    sums comes out in two passes over memory, forward and backward; see :mod:`segfast.losses`.
-    Neither the softmax nor one-hot labels are stored: autograd keeps logits, target and weights, and
-    the only memory that grows with the image is the gradient.
+    Dice is so ``2 I / (P + T)``, Jaccard ``I / (P + T - I)``, and any loss that is a function of
+    these sums comes out in two passes over memory, forward and backward; see :mod:`segfast.losses`.
+    Neither the softmax nor one-hot labels are stored: autograd keeps logits, target and weights,
+    and the only memory that grows with the image is the gradient.
 
-    Arithmetic is float32 (float64 for float64 logits), sums of pixels are float64, and every sum has a
-    fixed order: the same bits from run to run and for any number of threads. Double differentiable
-    (the second derivative is computed in plain PyTorch).
+    Arithmetic is float32 (float64 for float64 logits), sums of pixels are float64, and every sum
+    has a fixed order: the same bits from run to run and for any number of threads. Twice
+    differentiable (the second derivative is computed in plain PyTorch).
 
     Ignored pixels take part in nothing, not even with NaN in their logits, and get a gradient of
-    exactly 0; a sample whose pixels are all ignored has sums of 0. A NaN elsewhere makes the sums of its
-    sample NaN.
+    exactly 0; a sample whose pixels are all ignored has sums of 0. A NaN elsewhere makes the sums
+    of its sample NaN.
 
     Args:
         logits: [N, C, ...] with 1 to 3 spatial dimensions; float32, float64, float16 or bfloat16;
             contiguous or channels_last.
-        target: integer labels [N, ...] of any integer type, or, for each class, [N, C, ...] integers 0
-            or 1 or floats in [0, 1]. In mode ``binary`` labels are 0 and 1; in mode ``multilabel``
-            with several classes, a label map stands for its one-hot form (one class against the rest).
+        target: integer labels [N, ...] of any integer type, or, for each class, [N, C, ...]
+            integers 0 or 1 or floats in [0, 1]. In mode ``binary`` labels are 0 and 1; in mode
+            ``multilabel`` with several classes, a label map stands for its one-hot form (one class
+            against the rest).
         mode: ``"multiclass"``, ``"binary"`` (one channel) or ``"multilabel"``.
-        ignore_index: target value of pixels that do not count (one of the classes is allowed). Where
-            the target has a value for each class, a softmax ignores a pixel if any of its values is
-            ignored; sigmoid modes ignore values one by one.
+        ignore_index: target value of pixels that do not count (one of the classes is allowed).
+            Where the target has a value for each class, a softmax ignores a pixel if any of its
+            values is ignored; sigmoid modes ignore values one by one.
         exponent: q, 1 or 2.
-        class_weight: [C], non-negative; in ``cross_entropy`` alone.
-        pos_weight: [C], non-negative; the weight of positive targets in sigmoid modes.
+        class_weight: [C] or [1], non-negative; in ``cross_entropy`` alone.
+        pos_weight: [C] or [1], non-negative; the weight of positive targets in sigmoid modes.
         pixel_weight: [N, ...], in ``cross_entropy`` alone.
         label_smoothing: in [0, 1]; in ``cross_entropy`` alone.
         gamma: focal exponent, not negative; 0 for none.
@@ -104,12 +105,12 @@ def overlap_stats(
     Raises:
         ValueError: a shape, mode or option outside what is said here.
         TypeError: floating-point label maps, or a type that is not listed.
-        IndexError: on the CPU, a label that is no class nor ignored, or a soft target outside [0, 1]. On
-            CUDA the kernel stops and the next synchronising call raises.
+        IndexError: on the CPU, a label that is no class nor ignored, or a soft target outside [0,
+            1]. On CUDA the kernel stops and the next synchronising call raises.
 
     The plain-PyTorch equivalent of the first three: ``p = logits.softmax(1)``,
-    ``t = one_hot(target, C).movedim(-1, 1)``, then ``(p * t).flatten(2).sum(2)`` and so on; in full it
-    is ``segfast/reference/overlap_stats.py``.
+    ``t = one_hot(target, C).movedim(-1, 1)``, then ``(p * t).flatten(2).sum(2)`` and so on; in full
+    it is ``segfast/reference/overlap_stats.py``.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
@@ -223,9 +224,9 @@ def _push_forward(
 ) -> Any:
     """The derivative of ``function`` along ``tangents``, by two reverse passes: torch does not nest
     forward-mode derivatives."""
-    outputs, pull = torch.func.vjp(function, *inputs)
+    outputs, pull = reference.vjp(function, *inputs)
     zeros = torch.utils._pytree.tree_map(torch.zeros_like, outputs)
-    _, transpose = torch.func.vjp(pull, zeros)
+    _, transpose = reference.vjp(pull, zeros)
     return transpose(tangents)[0]
 
 
@@ -238,7 +239,7 @@ def _jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]
     return intersection, probability, None, loss, None, None
 
 
-_overlap_stats = define_op(
+_overlap_stats: Callable[..., Any] = define_op(
     f"overlap_stats({_INPUTS}, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference=reference.overlap_stats,
     fake=_fake,
@@ -265,8 +266,8 @@ def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward_as_function(ctx: Any) -> tuple[Callable[..., Tensor], list[Tensor], list[int]]:
-    """The reference's backward as a function of those differentiable arguments that are there; these
-    arguments; and their places."""
+    """The reference's backward as a function of those differentiable arguments that are there;
+    these arguments; and their places."""
     inputs = list(ctx.saved_tensors)
     places = [i for i in (0, 5, 6, 7) if inputs[i] is not None]
 
@@ -283,7 +284,7 @@ def _backward_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ..
     result: list[Tensor | None] = [None] * 13
     if grad is not None:
         function, arguments, places = _backward_as_function(ctx)
-        _, pull = torch.func.vjp(function, *arguments)
+        _, pull = reference.vjp(function, *arguments)
         for place, value in zip(places, pull(grad), strict=True):
             result[place] = value
     return tuple(result)
@@ -298,7 +299,7 @@ def _backward_jvp(ctx: Any, *tangents: Any) -> Tensor:
     return _push_forward(function, tuple(arguments), tuple(given))  # type: ignore[no-any-return]
 
 
-_overlap_stats_backward = define_op(
+_overlap_stats_backward: Callable[..., Any] = define_op(
     f"overlap_stats_backward({_INPUTS}, {_GRADS}, {_OPTIONS}) -> Tensor",
     reference=reference.overlap_stats_backward,
     fake=_backward_fake,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from segfast._classes import bad_target, check_classes, check_target, dense_form
 
 Stats = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 Sums = tuple[Tensor, Tensor, Tensor]
+
+vjp: Any = torch.func.vjp  # its annotation covers a form with three results
 
 
 def check_inputs(
@@ -39,7 +42,8 @@ def check_inputs(
     for name, weight, shape in shapes:
         if weight is None:
             continue
-        if list(weight.shape) != shape:
+        one_for_all = name != "pixel_weight" and list(weight.shape) == [1]
+        if list(weight.shape) != shape and not one_for_all:
             raise ValueError(f"{name} must have shape {shape}, got {list(weight.shape)}")
         if not weight.is_floating_point():
             raise TypeError(f"{name} must be floating point, got {weight.dtype}")
@@ -57,7 +61,7 @@ def check_inputs(
 def _spread_targets(
     logits: Tensor, target: Tensor, sigmoid: bool, ignore_index: int | None
 ) -> tuple[Tensor, Tensor]:
-    """The targets of all classes [N, C, S] in the type of the sums, and where they count [N, C, S]."""
+    """Targets of all classes [N, C, S], in the type of the sums; where they count [N, C, S]."""
     classes = logits.shape[1]
     if target.dim() == logits.dim():
         soft = target.flatten(2).to(_accumulate(logits))
@@ -103,7 +107,7 @@ def differentiable_sums(
         z = logits.flatten(2).to(dtype).masked_fill(~counts, 0)
         weight = torch.ones(z.shape[1], dtype=dtype, device=z.device)
         if class_weight is not None:
-            weight = class_weight.to(dtype)
+            weight = class_weight.to(dtype).expand(z.shape[1])
         pixels = torch.ones((), dtype=dtype, device=z.device)
         if pixel_weight is not None:
             pixels = pixel_weight.flatten(1).unsqueeze(1).to(dtype)
@@ -168,7 +172,7 @@ def overlap_stats(
     dtype = _accumulate(logits)
     class_weights = torch.ones(logits.shape[1], dtype=dtype, device=logits.device)
     if class_weight is not None:
-        class_weights = class_weight.to(dtype)
+        class_weights = class_weight.to(dtype).expand(logits.shape[1])
     term_weight = counts * class_weights.unsqueeze(1)  # sigmoid: a term a class
     if not sigmoid:
         term_weight = counts[:, :1] * (
@@ -201,7 +205,7 @@ def overlap_stats_backward(
     label_smoothing: float,
     gamma: float,
 ) -> Tensor:
-    """The sum of the three sums' gradients by the logits: differentiable in logits and in ``grad_*``."""
+    """The gradient by the logits: differentiable in the logits and in the ``grad_*``."""
     sums = differentiable_sums(
         target,
         class_weight,
@@ -213,7 +217,7 @@ def overlap_stats_backward(
         label_smoothing,
         gamma,
     )
-    values, pull = torch.func.vjp(sums, logits)
+    values, pull = vjp(sums, logits)
     grads = (grad_intersection, grad_probability, grad_cross_entropy)
     (grad_logits,) = pull(
         tuple(
@@ -221,4 +225,5 @@ def overlap_stats_backward(
             for grad, value in zip(grads, values, strict=True)
         )
     )
-    return grad_logits.contiguous(memory_format=dense_format_of(logits))  # type: ignore[no-any-return]
+    grad_logits = grad_logits.contiguous(memory_format=dense_format_of(logits))
+    return grad_logits  # type: ignore[no-any-return]

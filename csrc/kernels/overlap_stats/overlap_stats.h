@@ -39,9 +39,9 @@ struct OverlapStatsInputs {
   int exponent;              // q: 1 or 2
   double label_smoothing;    // eps, in [0, 1]
   double gamma;              // of the focal factor; 0: none
-  const void* class_weight;  // [C] or null. These three: float, or double if the logits are
-  const void* pos_weight;    // [C] or null; sigmoid only
-  const void* pixel_weight;  // [N, S] or null
+  const double* class_weight;  // [C] or null
+  const double* pos_weight;    // [C] or null; sigmoid only
+  const void* pixel_weight;    // [N, S] or null; float, or double if the logits are
 };
 
 struct OverlapStatsParams {

@@ -46,8 +46,8 @@ inline R gradient_at(const double* gradient, int64_t index) {
 }
 
 template <typename R>
-inline R weight_at(const void* weight, int64_t index) {
-  return weight == nullptr ? R(1) : static_cast<const R*>(weight)[index];
+inline R weight_at(const double* weight, int64_t index) {
+  return weight == nullptr ? R(1) : static_cast<R>(weight[index]);
 }
 
 // The pixel weights of a tile; 1 if there are none, 0 where the pixel does not count.

@@ -114,9 +114,8 @@ inline void labels_forward_tile(const OverlapStatsInputs& in, const Span& span, 
   alignas(64) R weight[kTile];
   for (int i = 0; i < kTile; ++i) weight[i] = tile.pixel_weight[i];
   if (in.class_weight != nullptr) {
-    const R* class_weight = static_cast<const R*>(in.class_weight);
     for (int i = 0; i < kTile; ++i) {
-      weight[i] *= tile.label[i] >= 0 ? class_weight[tile.label[i]] : R(0);
+      weight[i] *= tile.label[i] >= 0 ? weight_at<R>(in.class_weight, tile.label[i]) : R(0);
     }
   }
   for (int i = 0; i < kTile; ++i) {

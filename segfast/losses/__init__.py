@@ -1,0 +1,91 @@
+"""Losses for segmentation: loss(logits [N, C, ...], labels [N, ...]).
+
+Each reads the logits once forward and once backward (see
+:func:`segfast.functional.overlap_stats`), and any weighted sum of them does too. Defaults: mode
+``"multiclass"``, one score a class over the whole batch, the mean over the classes that are there.
+
+========================= ======================================================================
+region losses             :class:`DiceLoss`, :class:`JaccardLoss`, :class:`TverskyLoss`,
+                          :class:`FocalTverskyLoss`, :class:`FBetaLoss`,
+                          :class:`GeneralizedDiceLoss`, :class:`MCCLoss`; your own:
+                          :class:`RegionLoss`
+pixel losses              :class:`CrossEntropyLoss`, :class:`FocalLoss`, :class:`BCELoss`
+sums                      :class:`DiceCELoss`, :class:`DiceBCELoss`, :class:`DiceFocalLoss`, any:
+                          :class:`CombinedLoss`
+========================= ======================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from segfast.losses._base import StatsLoss
+from segfast.losses.combined import CombinedLoss, DiceBCELoss, DiceCELoss, DiceFocalLoss
+from segfast.losses.pixel import BCELoss, CrossEntropyLoss, FocalLoss, PixelLoss
+from segfast.losses.region import (
+    DiceLoss,
+    FBetaLoss,
+    FocalTverskyLoss,
+    GeneralizedDiceLoss,
+    JaccardLoss,
+    MCCLoss,
+    RegionLoss,
+    TverskyLoss,
+)
+
+__all__ = [
+    "BCELoss",
+    "CombinedLoss",
+    "CrossEntropyLoss",
+    "DiceBCELoss",
+    "DiceCELoss",
+    "DiceFocalLoss",
+    "DiceLoss",
+    "FBetaLoss",
+    "FocalLoss",
+    "FocalTverskyLoss",
+    "GeneralizedDiceLoss",
+    "JaccardLoss",
+    "MCCLoss",
+    "PixelLoss",
+    "RegionLoss",
+    "StatsLoss",
+    "TverskyLoss",
+    "create_loss",
+    "list_losses",
+]
+
+_LOSSES: dict[str, Callable[..., nn.Module]] = {
+    "bce": BCELoss,
+    "cross_entropy": CrossEntropyLoss,
+    "dice": DiceLoss,
+    "dice_bce": DiceBCELoss,
+    "dice_ce": DiceCELoss,
+    "dice_focal": DiceFocalLoss,
+    "f_beta": FBetaLoss,
+    "focal": FocalLoss,
+    "focal_tversky": FocalTverskyLoss,
+    "generalized_dice": GeneralizedDiceLoss,
+    "jaccard": JaccardLoss,
+    "mcc": MCCLoss,
+    "tversky": TverskyLoss,
+}
+
+
+def list_losses() -> list[str]:
+    """The names that :func:`create_loss` takes."""
+    return list(_LOSSES)
+
+
+def create_loss(name: str, **options: Any) -> nn.Module:
+    """The loss of that name, such as ``"dice_ce"``, with the options of its class.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in _LOSSES:
+        raise ValueError(f"name must be one of {', '.join(_LOSSES)}, got {name!r}")
+    return _LOSSES[name](**options)

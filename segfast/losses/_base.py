@@ -1,0 +1,122 @@
+"""What all losses share: one call of overlap_stats, and sums over the sample, the batch or all
+ranks.
+
+A loss says which statistics it wants (:meth:`StatsLoss.stats_options`) and what they come to
+(:meth:`StatsLoss.from_groups`); :class:`CombinedLoss` asks several the same and calls the kernel
+once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from segfast._classes import check_choice
+from segfast.functional.overlap_stats import MODES, OverlapStats, overlap_stats
+
+REDUCE = ("sample", "batch", "global")
+REDUCTIONS = ("none", "mean", "sum")
+
+Weights = Tensor | Sequence[float]
+
+
+def as_weights(name: str, weights: Weights | None) -> Tensor | None:
+    """A float64 tensor [C] of non-negative weights."""
+    if weights is None:
+        return None
+    tensor = torch.as_tensor(weights, dtype=torch.float64).detach().clone()
+    if tensor.dim() != 1 or tensor.numel() == 0 or not bool((tensor >= 0).all()):
+        raise ValueError(
+            f"{name} must hold one number, not negative, for each class, got {tensor.tolist()}"
+        )
+    return tensor
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """All-reduce by sum; its gradient is all-reduced too.
+
+    DDP averages the parameters' gradients over the ranks. Each rank's loss is a function of the
+    sums of all, so that average is the gradient of one process with the whole batch.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        output = input.clone()
+        dist.all_reduce(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        output = grad.clone()
+        dist.all_reduce(output)
+        return output
+
+
+def sum_group(stats: OverlapStats, reduce: str) -> OverlapStats:
+    """Statistics [N, C] and [N] summed over what ``reduce`` names: [1, C] and [1], or unchanged."""
+    if reduce == "sample":
+        return stats
+    summed = [x.sum(0, keepdim=True) for x in stats]
+    if reduce == "global" and dist.is_available() and dist.is_initialized():
+        sizes = [x.numel() for x in summed]
+        everything = _SumOverRanks.apply(torch.cat([x.flatten() for x in summed]))
+        parts = everything.split(sizes)
+        summed = [part.view_as(x) for part, x in zip(parts, summed, strict=True)]
+    return OverlapStats(*summed)
+
+
+class StatsLoss(nn.Module):
+    """A loss that is a function of :func:`segfast.functional.overlap_stats`."""
+
+    def __init__(self, mode: str, ignore_index: int | None, reduce: str, reduction: str) -> None:
+        super().__init__()
+        self.mode = check_choice("mode", mode, MODES)
+        self.ignore_index = ignore_index
+        self.reduce = check_choice("reduce", reduce, REDUCE)
+        self.reduction = check_choice("reduction", reduction, REDUCTIONS)
+
+    def stats_options(self) -> dict[str, Any]:
+        """The options of overlap_stats that this loss wants other than by default."""
+        raise NotImplementedError
+
+    def from_groups(self, stats: OverlapStats) -> Tensor:
+        """The loss from the statistics of groups, [G, C] and [G], in float64."""
+        raise NotImplementedError
+
+    def from_stats(self, stats: OverlapStats) -> Tensor:
+        """The loss from the statistics of samples, [N, C] and [N], in float64."""
+        return self.from_groups(sum_group(stats, self.reduce))
+
+    def forward(self, logits: Tensor, target: Tensor, pixel_weight: Tensor | None = None) -> Tensor:
+        """The loss of ``logits`` [N, C, ...] against ``target``.
+
+        Args:
+            logits: raw scores, no softmax or sigmoid applied.
+            target: as for :func:`segfast.functional.overlap_stats`: labels [N, ...], or in sigmoid
+                modes also one value a class [N, C, ...].
+            pixel_weight: [N, ...] weights of the pixels, in the pixel losses only.
+
+        Returns:
+            float32, or float64 for float64 logits.
+        """
+        stats = overlap_stats(
+            logits,
+            target,
+            self.mode,
+            self.ignore_index,
+            pixel_weight=pixel_weight,
+            **self.stats_options(),
+        )
+        loss = self.from_stats(stats)
+        return loss if logits.dtype == torch.float64 else loss.float()
+
+    def extra_repr(self) -> str:
+        """mode and the rest, for print()."""
+        return (
+            f"mode={self.mode!r}, ignore_index={self.ignore_index}, reduce={self.reduce!r}, "
+            f"reduction={self.reduction!r}"
+        )

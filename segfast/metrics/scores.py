@@ -1,0 +1,184 @@
+"""Scores of label maps: intersection over union, Dice, pixel accuracy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segfast._classes import check_choice
+from segfast.metrics.confusion_matrix import CountingMetric
+
+AVERAGES = ("macro", "micro", "weighted", "none")
+EMPTY = ("skip", "zero", "one")
+
+
+class Score(CountingMetric):
+    """A score of each class, made of its pixels in the intersection, the prediction and the labels.
+
+    Args:
+        num_classes, mode, ignore_index, threshold: see :class:`CountingMetric`.
+        average: ``"macro"`` is the mean of the classes' scores, ``"micro"`` the score of the sums
+            over classes, ``"weighted"`` the mean weighted by the classes' labelled pixels,
+            ``"none"`` all scores, [C].
+        per_image: the mean of the images' scores, rather than the score of all pixels together.
+        empty: a class without a pixel in labels and prediction alike, whose score is 0 / 0:
+            ``"skip"`` leaves it out of means (and is NaN in ``"none"``), ``"zero"`` and ``"one"``
+            give it that score.
+        include_background: whether class 0 takes part.
+        smooth: added to counts in numerator and denominator: the tutorials' (I + s) / (U + s) and
+            2 (I + s) / (A + B + s).
+
+    ``compute()`` gives float64: a scalar, or [C] with ``average="none"``; NaN where nothing has a
+    score. In mode ``"binary"`` the one class is the positive one.
+    """
+
+    higher_is_better = True
+    factor = 1.0  # of the intersection in the numerator
+
+    confusion: Tensor
+    total: Tensor
+    count: Tensor
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        mode: str = "multiclass",
+        *,
+        average: str = "macro",
+        per_image: bool = False,
+        empty: str = "skip",
+        include_background: bool = True,
+        smooth: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_classes, mode, **options)
+        self.average = check_choice("average", average, AVERAGES)
+        self.empty = check_choice("empty", empty, EMPTY)
+        self.per_image = per_image
+        if not include_background and mode == "binary":
+            raise ValueError("include_background=False needs more than the one class of 'binary'")
+        if smooth < 0:
+            raise ValueError(f"smooth must not be negative, got {smooth}")
+        self.include_background = include_background
+        self.smooth = smooth
+        if per_image:
+            shape = self.score_shape()
+            self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+            self.add_state("count", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+        else:
+            zeros = torch.zeros(self.matrix_shape(), dtype=torch.int64)
+            self.add_state("confusion", zeros, dist_reduce_fx="sum")
+
+    def score_shape(self) -> tuple[int, ...]:
+        """The shape of the result."""
+        if self.average != "none":
+            return ()
+        return (self.num_classes - (not self.include_background),)
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Counts a batch: logits [N, C, ...] or predicted labels, and labels [N, ...]."""
+        matrices = self.matrices(prediction, target, self.per_image)
+        if self.per_image:
+            scores = self.averaged(matrices)
+            self.total += scores.nan_to_num(0.0).sum(0)
+            self.count += (~scores.isnan()).sum(0)
+        else:
+            self.confusion += matrices
+
+    def compute(self) -> Tensor:
+        """The score so far."""
+        if self.per_image:
+            return self.total / self.count
+        return self.averaged(self.confusion)
+
+    def counts(self, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixels of each class in the intersection, the prediction and the labels, [..., C]."""
+        if self.mode == "multiclass":
+            counts = matrix.diagonal(dim1=-2, dim2=-1), matrix.sum(-2), matrix.sum(-1)
+        else:
+            counts = matrix[..., 1, 1], matrix[..., :, 1].sum(-1), matrix[..., 1, :].sum(-1)
+        if self.mode == "binary":
+            counts = counts[0][..., None], counts[1][..., None], counts[2][..., None]
+        if not self.include_background:
+            counts = counts[0][..., 1:], counts[1][..., 1:], counts[2][..., 1:]
+        return counts[0].double(), counts[1].double(), counts[2].double()
+
+    def size(self, hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
+        """The denominator of the score."""
+        raise NotImplementedError
+
+    def averaged(self, matrix: Tensor) -> Tensor:
+        """The scores of matrices [..., K, K], NaN where there is none."""
+        hits, predicted, labelled = self.counts(matrix)
+        if self.average == "micro":
+            hits, predicted, labelled = (
+                x.sum(-1, keepdim=True) for x in (hits, predicted, labelled)
+            )
+        size = self.size(hits, predicted, labelled)
+        scores = self.factor * (hits + self.smooth) / (size + self.smooth)
+        scores = scores.masked_fill(size == 0, torch.nan)
+        if self.empty != "skip":
+            scores = scores.nan_to_num(1.0 if self.empty == "one" else 0.0)
+        if self.average == "none":
+            return scores
+        weights = labelled if self.average == "weighted" else torch.ones_like(scores)
+        weights = weights.masked_fill(scores.isnan(), 0)
+        return (scores.nan_to_num(0.0) * weights).sum(-1) / weights.sum(-1)
+
+
+class MeanIoU(Score):
+    """Intersection over union, I / (A + B - I), also called Jaccard index; see :class:`Score`.
+
+    Over a data set by default (the mIoU of Pascal VOC and Cityscapes). Equal to torchmetrics'
+    ``JaccardIndex``.
+    """
+
+    def size(self, hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
+        """The union."""
+        return predicted + labelled - hits
+
+
+class DiceScore(Score):
+    """Dice coefficient 2 I / (A + B), also called F1 score; see :class:`Score`."""
+
+    factor = 2.0
+
+    def size(self, hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
+        """The sum of the sizes."""
+        return predicted + labelled
+
+
+class PixelAccuracy(Score):
+    """The share of a class's labelled pixels that are predicted right; see :class:`Score`.
+
+    By default the ``"micro"`` average: the share of all pixels. ``"macro"`` is the mean class
+    accuracy. In modes ``"binary"`` and ``"multilabel"`` a class's accuracy counts its negatives
+    too.
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        mode: str = "multiclass",
+        *,
+        average: str = "micro",
+        **options: Any,
+    ) -> None:
+        super().__init__(num_classes, mode, average=average, **options)
+
+    def counts(self, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See :class:`Score`; in sigmoid modes both answers of a class are its pixels."""
+        if self.mode == "multiclass":
+            return super().counts(matrix)
+        right = matrix.diagonal(dim1=-2, dim2=-1).sum(-1).double()
+        pixels = matrix.sum((-2, -1)).double()
+        if self.mode == "binary":
+            return right[..., None], pixels[..., None], pixels[..., None]
+        first = 0 if self.include_background else 1
+        return right[..., first:], pixels[..., first:], pixels[..., first:]
+
+    def size(self, hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
+        """The labelled pixels."""
+        return labelled

@@ -1,0 +1,381 @@
+"""Losses: their formulas in plain PyTorch, their options, sums over ranks, torch.compile."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+
+from segfast import losses as L
+from segfast.functional import OverlapStats
+
+EXACT = {"rtol": 1e-11, "atol": 1e-12}
+IGNORED = 255
+C = 4
+
+
+def problem(mode: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Logits and labels of three images, in which class 3 is absent; the last one has no label."""
+    channels = 1 if mode == "binary" else C
+    logits = torch.randn(3, channels, 6, 7, dtype=dtype, requires_grad=True)
+    labels = torch.randint(2 if mode == "binary" else C - 1, (3, 6, 7))
+    labels[torch.rand(labels.shape) < 0.2] = IGNORED
+    labels[2] = IGNORED
+    return logits, labels
+
+
+def sums(logits: Tensor, labels: Tensor, mode: str, reduce: str, q: int = 1) -> list[Tensor]:
+    """I, P, T, V [G, C] the long way."""
+    counts = (labels != IGNORED).unsqueeze(1).to(logits.dtype)
+    kept = labels.masked_fill(labels == IGNORED, 0)
+    target = kept.unsqueeze(1) if mode == "binary" else nnf.one_hot(kept, C).movedim(-1, 1)
+    target = target * counts
+    p = logits.softmax(1) if mode == "multiclass" else logits.sigmoid()
+    p = p * counts
+    result = [p * target, p**q, target, counts.expand_as(p)]
+    axes = (2, 3) if reduce == "sample" else (0, 2, 3)
+    return [x.sum(axes).reshape(-1, p.shape[1]) for x in result]
+
+
+def mean_of_present(loss: Tensor, target: Tensor) -> Tensor:
+    present = (target > 0).to(loss.dtype)
+    return (loss * present).sum() / present.sum()
+
+
+def tversky(i: Tensor, p: Tensor, t: Tensor, a: float, b: float, s: float = 1e-5) -> Tensor:
+    return (i + s) / (i + a * (p - i) + b * (t - i) + s)
+
+
+def mcc(i: Tensor, p: Tensor, t: Tensor, v: Tensor, s: float = 1e-5) -> Tensor:
+    tp, fp, fn = i, p - i, t - i
+    tn = v - tp - fp - fn
+    root = ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)).clamp(min=1e-12).sqrt()
+    return (tp * tn - fp * fn + s) / (root + s)
+
+
+REGIONS: dict[str, tuple[Callable[..., L.RegionLoss], Callable[..., Tensor]]] = {
+    "Dice": (L.DiceLoss, lambda i, p, t, v: 1 - (2 * i + 1e-5) / (p + t + 1e-5)),
+    "Jaccard": (L.JaccardLoss, lambda i, p, t, v: 1 - tversky(i, p, t, 1, 1)),
+    "Tversky": (
+        functools.partial(L.TverskyLoss, alpha=0.2, beta=0.9),
+        lambda i, p, t, v: 1 - tversky(i, p, t, 0.2, 0.9),
+    ),
+    "FocalTversky": (
+        L.FocalTverskyLoss,
+        lambda i, p, t, v: (1 - tversky(i, p, t, 0.3, 0.7)).clamp(min=1e-12) ** 0.75,
+    ),
+    "FBeta": (
+        functools.partial(L.FBetaLoss, beta=2.0),
+        lambda i, p, t, v: 1 - (5 * i + 1e-5) / (4 * t + p + 1e-5),
+    ),
+    "MCC": (L.MCCLoss, lambda i, p, t, v: 1 - mcc(i, p, t, v)),
+}
+
+
+def same_loss_and_gradient(actual: Tensor, expected: Tensor, logits: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, **EXACT)
+    (mine,) = torch.autograd.grad(actual, logits)
+    (theirs,) = torch.autograd.grad(expected, logits)
+    torch.testing.assert_close(mine, theirs, **EXACT)
+
+
+@pytest.mark.parametrize("mode", ["multiclass", "binary", "multilabel"])
+@pytest.mark.parametrize("reduce", ["batch", "sample"])
+@pytest.mark.parametrize("name", REGIONS)
+def test_region_losses(name: str, mode: str, reduce: str) -> None:
+    build, formula = REGIONS[name]
+    logits, labels = problem(mode)
+    i, p, t, v = sums(logits, labels, mode, reduce)
+    expected = mean_of_present(formula(i, p, t, v), t)
+    loss = build(mode, ignore_index=IGNORED, reduce=reduce)
+    same_loss_and_gradient(loss(logits, labels), expected, logits)
+
+
+@pytest.mark.parametrize("weighting", ["square", "simple", "uniform"])
+def test_generalized_dice(weighting: str) -> None:
+    logits, labels = problem("multiclass")
+    i, p, t, _ = sums(logits, labels, "multiclass", "batch")
+    w = {"square": 1 / t**2, "simple": 1 / t, "uniform": torch.ones_like(t)}[weighting]
+    w = w.masked_fill(t == 0, 0)
+    w = w / w.sum()
+    expected = 1 - (2 * (w * i).sum() + 1e-5) / ((w * (p + t)).sum() + 1e-5)
+    loss = L.GeneralizedDiceLoss(ignore_index=IGNORED, weighting=weighting)
+    same_loss_and_gradient(loss(logits, labels), expected, logits)
+
+
+@pytest.mark.parametrize("empty", ["skip", "zero", "include"])
+@pytest.mark.parametrize("link", ["linear", "negative", "log"])
+@pytest.mark.parametrize("include_background", [True, False])
+def test_options_of_region_losses(empty: str, link: str, include_background: bool) -> None:
+    logits, labels = problem("multiclass")
+    weight = torch.tensor([1.0, 0.5, 2.0, 3.0])
+    loss = L.DiceLoss(
+        ignore_index=IGNORED,
+        empty=empty,
+        link=link,
+        include_background=include_background,
+        class_weight=weight,
+        exponent=2,
+        smooth=(0.0, 1.0),
+        power=2.0 if link == "linear" else 1.0,
+    )
+    i, p, t, _ = sums(logits, labels, "multiclass", "batch", q=2)
+    score = 2 * i / (p + t + 1.0)
+    each = {"linear": (1 - score) ** 2, "negative": -score, "log": -score.clamp(min=1e-7).log()}[
+        link
+    ]
+    w = weight.double().expand_as(each)
+    if empty == "zero":
+        each = each * (t > 0)
+    elif empty == "skip":
+        w = w * (t > 0)
+    start = 0 if include_background else 1
+    each, w = each[:, start:], w[:, start:]
+    same_loss_and_gradient(loss(logits, labels), (each * w).sum() / w.sum(), logits)
+
+
+def test_reductions() -> None:
+    logits, labels = problem("multiclass")
+    options = {"ignore_index": IGNORED, "reduce": "sample"}
+    each = L.JaccardLoss(reduction="none", **options)(logits, labels)
+    assert each.shape == (3, C)
+    assert (each[2] == 0).all() and (each[:, 3] == 0).all()  # nothing there: no loss
+    total = L.JaccardLoss(reduction="sum", **options)(logits, labels)
+    torch.testing.assert_close(total, each.sum(), **EXACT)
+    assert L.FocalLoss(reduction="none", **options)(logits, labels).shape == (3,)
+
+
+def test_pixel_losses_are_torchs() -> None:
+    logits, labels = problem("multiclass")
+    weight = torch.rand(C).double()
+    loss = L.CrossEntropyLoss(ignore_index=IGNORED, class_weight=weight, label_smoothing=0.1)
+    expected = nnf.cross_entropy(
+        logits, labels, weight.double(), ignore_index=IGNORED, label_smoothing=0.1
+    )
+    same_loss_and_gradient(loss(logits, labels), expected, logits)
+
+    target = torch.rand(3, C, 6, 7).double()
+    pos_weight = torch.rand(C).double()
+    loss = L.BCELoss("multilabel", pos_weight=pos_weight)
+    expected = nnf.binary_cross_entropy_with_logits(
+        logits, target, pos_weight=pos_weight.double()[:, None, None]
+    )
+    same_loss_and_gradient(loss(logits, target), expected, logits)
+
+
+def test_focal_loss_is_torchvisions() -> None:
+    from torchvision.ops import sigmoid_focal_loss
+
+    logits, _ = problem("multilabel")
+    target = torch.rand(3, C, 6, 7).double()
+    expected = sigmoid_focal_loss(logits, target, alpha=0.3, gamma=1.7, reduction="mean")
+    # torchvision weighs soft targets by alpha t + (1 - alpha)(1 - t), so compare with hard ones.
+    target = target.round()
+    expected = sigmoid_focal_loss(logits, target, alpha=0.3, gamma=1.7, reduction="mean")
+    loss = L.FocalLoss("multilabel", alpha=0.3, gamma=1.7)
+    same_loss_and_gradient(loss(logits, target), expected, logits)
+
+
+def test_multiclass_focal_loss() -> None:
+    logits, labels = problem("multiclass")
+    kept = labels != IGNORED
+    log_p = logits.log_softmax(1).movedim(1, -1)[kept]
+    log_p = log_p.gather(1, labels[kept, None])
+    expected = (-((1 - log_p.exp()) ** 2) * log_p).mean()
+    same_loss_and_gradient(L.FocalLoss(ignore_index=IGNORED)(logits, labels), expected, logits)
+
+
+@pytest.mark.parametrize("reduce", ["batch", "sample"])
+def test_combined_losses_are_sums(reduce: str) -> None:
+    options: dict[str, Any] = {"ignore_index": IGNORED, "reduce": reduce}
+    weight = torch.rand(C).double()
+    logits, labels = problem("multiclass")
+    pairs = [
+        (
+            L.DiceCELoss(factors=(0.3, 2.0), class_weight=weight, exponent=2, **options),
+            0.3 * L.DiceLoss(class_weight=weight, exponent=2, **options)(logits, labels)
+            + 2.0 * L.CrossEntropyLoss(class_weight=weight, **options)(logits, labels),
+        ),
+        (
+            L.DiceFocalLoss(gamma=1.0, **options),
+            L.DiceLoss(**options)(logits, labels)
+            + L.FocalLoss(gamma=1.0, **options)(logits, labels),
+        ),
+    ]
+    for loss, expected in pairs:
+        same_loss_and_gradient(loss(logits, labels), expected, logits)
+    logits, labels = problem("binary")
+    three = L.CombinedLoss(
+        [
+            L.BCELoss(**options),
+            L.DiceLoss("binary", link="log", **options),
+            L.JaccardLoss("binary", ignore_index=IGNORED),
+        ],
+        [1.0, 0.5, 0.25],
+    )
+    expected = (
+        L.BCELoss(**options)(logits, labels)
+        + 0.5 * L.DiceLoss("binary", link="log", **options)(logits, labels)
+        + 0.25 * L.JaccardLoss("binary", ignore_index=IGNORED)(logits, labels)
+    )
+    same_loss_and_gradient(three(logits, labels), expected, logits)
+    both = L.DiceBCELoss(pos_weight=[2.0], **options)
+    expected = L.DiceLoss("binary", **options)(logits, labels) + L.BCELoss(
+        pos_weight=[2.0], **options
+    )(logits, labels)
+    same_loss_and_gradient(both(logits, labels), expected, logits)
+
+
+def build(name: str, **options: Any) -> nn.Module:
+    mode = "multilabel" if "bce" in name else "multiclass"
+    return L.create_loss(name, mode=mode, **options)
+
+
+@pytest.mark.parametrize("name", L.list_losses())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_types_and_an_all_ignored_batch(
+    device: torch.device, name: str, dtype: torch.dtype
+) -> None:
+    """float32 out, the gradient in the logits' type, and 0 with zero gradient of nothing."""
+    loss = build(name, ignore_index=IGNORED).to(device)
+    logits, labels = problem("multiclass", dtype)
+    logits = logits.detach().to(device).requires_grad_()
+    value = loss(logits, labels.to(device))
+    assert value.dtype == torch.float32 and value.shape == () and value.isfinite()
+    (grad,) = torch.autograd.grad(value, logits)
+    assert grad.dtype == dtype and grad.isfinite().all() and (grad != 0).any()
+    value = loss(logits, torch.full_like(labels, IGNORED).to(device))
+    (grad,) = torch.autograd.grad(value, logits)
+    assert value == 0 and (grad == 0).all()
+
+
+def test_your_own_ratio() -> None:
+    """The three lines of the documentation."""
+
+    class Recall(L.RegionLoss):
+        def score(self, stats: OverlapStats) -> Tensor:
+            return self.ratio(stats.intersection, stats.target)
+
+    logits, labels = problem("multiclass")
+    i, _, t, _ = sums(logits, labels, "multiclass", "batch")
+    expected = mean_of_present(1 - (i + 1e-5) / (t + 1e-5), t)
+    same_loss_and_gradient(Recall(ignore_index=IGNORED)(logits, labels), expected, logits)
+
+
+@pytest.mark.parametrize("name", ["dice_ce", "focal_tversky", "generalized_dice", "dice_bce"])
+def test_compiles_whole(device: torch.device, name: str) -> None:
+    torch._dynamo.reset()
+    loss = build(name, ignore_index=IGNORED).to(device)
+    logits, labels = problem("multiclass", torch.float32)
+    logits, labels = logits.detach().to(device).requires_grad_(), labels.to(device)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    actual, expected = compiled(logits, labels), loss(logits, labels)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(actual, logits), torch.autograd.grad(expected, logits)
+    )
+
+
+def test_under_autocast_checkpointing_and_func() -> None:
+    loss = L.DiceCELoss()
+    layer = nn.Conv2d(3, C, 1)
+    images, labels = torch.randn(2, 3, 8, 8), torch.randint(C, (2, 8, 8))
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(layer(images), labels)
+    assert value.dtype == torch.float32
+    value.backward()
+
+    def step(x: Tensor) -> Tensor:
+        result: Tensor = loss(layer(x), labels)
+        return result
+
+    x = images.clone().requires_grad_()
+    (plain,) = torch.autograd.grad(step(x), x)
+    checkpointed = torch.utils.checkpoint.checkpoint(step, x, use_reentrant=False)
+    torch.testing.assert_close(torch.autograd.grad(checkpointed, x)[0], plain)
+    torch.testing.assert_close(torch.func.grad(step)(images), plain)
+    each = torch.vmap(lambda image, label: loss(image[None], label[None]))(layer(images), labels)
+    assert each.shape == (2,)
+
+
+def test_class_weights_move_with_the_module_and_stay_out_of_its_state() -> None:
+    loss = L.DiceCELoss(class_weight=[1, 2, 3, 4])
+    assert not loss.state_dict()
+    assert len(list(loss.buffers())) == 2
+    assert loss.to(torch.bfloat16) is loss
+
+
+BAD: dict[str, tuple[Callable[[], Any], str]] = {
+    "mode": (lambda: L.DiceLoss("softmax"), "mode must be one of"),
+    "reduce": (lambda: L.DiceLoss(reduce="rank"), "reduce must be one of"),
+    "link": (lambda: L.DiceLoss(link="exp"), "link must be one of"),
+    "empty": (lambda: L.DiceLoss(empty="nan"), "empty must be one of"),
+    "smooth": (lambda: L.DiceLoss(smooth=-1.0), "smooth must not be negative"),
+    "exponent": (lambda: L.DiceLoss(exponent=3), "exponent must be 1 or 2"),
+    "negative weights": (lambda: L.DiceLoss(class_weight=[1.0, -1.0]), "not negative"),
+    "background of one class": (
+        lambda: L.DiceLoss("binary", include_background=False),
+        "include_background",
+    ),
+    "alpha of softmax": (lambda: L.FocalLoss(alpha=0.5), "class_weight"),
+    "cross-entropy of one channel": (lambda: L.CrossEntropyLoss("binary"), "BCELoss"),
+    "two modes": (lambda: L.CombinedLoss([L.DiceLoss(), L.BCELoss()]), "one mode"),
+    "two pixel losses": (
+        lambda: L.CombinedLoss([L.FocalLoss(), L.CrossEntropyLoss()]),
+        "at most one pixel loss",
+    ),
+    "two exponents": (
+        lambda: L.CombinedLoss([L.DiceLoss(), L.DiceLoss(exponent=2)]),
+        "one exponent",
+    ),
+    "unknown name": (lambda: L.create_loss("dise"), "name must be one of"),
+}
+
+
+@pytest.mark.parametrize("case", BAD.values(), ids=BAD.keys())
+def test_bad_arguments(case: tuple[Callable[[], Any], str]) -> None:
+    with pytest.raises(ValueError, match=case[1]):
+        case[0]()
+
+
+def _rank(rank: int, file: str, logits: Tensor, labels: Tensor, out: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    layer = nn.Conv2d(2, C, 1, bias=False, dtype=torch.float64)
+    nn.init.constant_(layer.weight, 0.3)
+    with torch.no_grad():
+        layer.weight[1] = -0.5
+    model = nn.parallel.DistributedDataParallel(layer)
+    mine = slice(0, 1) if rank == 0 else slice(1, 3)  # unequal batches
+    loss = L.DiceCELoss(ignore_index=IGNORED, reduce="global")(model(logits[mine]), labels[mine])
+    loss.backward()
+    torch.save((loss.detach(), layer.weight.grad), f"{out}{rank}")
+    dist.destroy_process_group()
+
+
+def test_ranks_give_the_gradient_of_the_whole_batch(tmp_path: Any) -> None:
+    images = torch.randn(3, 2, 6, 7, dtype=torch.float64)
+    _, labels = problem("multiclass")
+    labels[2, 3:] = 1
+    mp.spawn(
+        _rank,
+        (str(tmp_path / "store"), images, labels, str(tmp_path / "rank")),
+        nprocs=2,
+    )
+    layer = nn.Conv2d(2, C, 1, bias=False, dtype=torch.float64)
+    nn.init.constant_(layer.weight, 0.3)
+    with torch.no_grad():
+        layer.weight[1] = -0.5
+    loss = L.DiceCELoss(ignore_index=IGNORED)(layer(images), labels)
+    loss.backward()
+    for rank in (0, 1):
+        value, grad = torch.load(tmp_path / f"rank{rank}")
+        torch.testing.assert_close(value, loss.detach(), **EXACT)
+        torch.testing.assert_close(grad, layer.weight.grad, **EXACT)
