@@ -224,7 +224,9 @@ def test_results_are_the_same_for_any_thread_count() -> None:
         for count in (1, 2, 5):
             torch.set_num_threads(count)
             output, codes = F.max_pool2d_with_codes(map, 3, 2, 1)
-            results.append((output, codes, F.max_unpool2d_with_codes(output, codes, 3, 2, 1)))
+            results.append(
+                (output, codes, F.max_unpool2d_with_codes(output, codes, 3, 2, 1, 1, (64, 66)))
+            )
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
