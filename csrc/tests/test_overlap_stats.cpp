@@ -66,8 +66,8 @@ struct Problem {
         pixel_weight(c.N * c.S, offset) {
     fill_random(logits);
     for (int64_t k = 0; k < c.C; ++k) {
-      class_weight[k] = static_cast<R>(0.5 + 0.1 * static_cast<double>(k % 7));
-      pos_weight[k] = static_cast<R>(0.75 + 0.25 * static_cast<double>(k % 4));
+      class_weight[k] = 0.5 + 0.1 * static_cast<double>(k % 7);
+      pos_weight[k] = 0.75 + 0.25 * static_cast<double>(k % 4);
     }
     for (int64_t i = 0; i < pixel_weight.size(); ++i) {
       pixel_weight[i] = static_cast<R>(random_integer(0, 4)) / 2;
@@ -117,7 +117,8 @@ struct Problem {
   int64_t bad_targets = 0;
   Array<T> logits;
   Array<uint8_t> target;
-  Array<R> class_weight, pos_weight, pixel_weight;
+  Array<double> class_weight, pos_weight;
+  Array<R> pixel_weight;
   Array<double> intersection{c.N * c.C}, probability{c.N * c.C}, target_sum{c.N * c.C},
       pixels{c.N * c.C}, cross_entropy{c.N}, weight{c.N}, gradient{c.N * c.C * c.S};
 
@@ -170,9 +171,7 @@ struct Problem {
   double logit(int64_t n, int64_t k, int64_t s) const {
     return static_cast<double>(to_float(logits[layout(n, k, 0, s)]));
   }
-  double class_weight_at(int64_t k) const {
-    return o.class_weight ? static_cast<double>(class_weight[k]) : 1.0;
-  }
+  double class_weight_at(int64_t k) const { return o.class_weight ? class_weight[k] : 1.0; }
   double pixel_weight_at(int64_t n, int64_t s) const {
     return o.pixel_weight ? static_cast<double>(pixel_weight[n * c.S + s]) : 1.0;
   }
@@ -225,7 +224,7 @@ struct Problem {
       const double p = 1 / (1 + std::exp(-z)), dp = p * (1 - p);
       add(n, k, p, t);
       const double smooth = t * (1 - o.smoothing) + (1 - t) * o.smoothing;
-      const double positive = o.pos_weight ? static_cast<double>(pos_weight[k]) : 1.0;
+      const double positive = o.pos_weight ? pos_weight[k] : 1.0;
       const double entropy = -positive * smooth * std::log(p) - (1 - smooth) * std::log1p(-p);
       const double entropy_slope = -positive * smooth / p + (1 - smooth) / (1 - p);  // by p
       const double u = p + smooth - 2 * p * smooth;
