@@ -170,10 +170,10 @@ def _resumed(run: Path, said: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
 
 def _check_unfinished(checkpoint: Path, plan: Plan) -> None:
     from segfast.training.checkpoint import load, read_card
+    from segfast.training.plan import chosen
 
     state = load(checkpoint)
-    epochs = read_card(state).options.epochs
-    if state["total_steps"] != plan.steps_per_epoch * epochs:
+    if state["total_steps"] != plan.steps_per_epoch * chosen(read_card(state).options.epochs):
         raise OptionError(
             f"{plan.options.data}: holds another number of images than when {checkpoint} was "
             "written; start a new run"
@@ -202,7 +202,7 @@ def _announce(plan: Plan, report: DataReport, folder: Path, checkpoint: Path | N
     options = plan.options
     say(summary(report))
     say(f"classes: {len(report.classes)}, {report.classes_from}")
-    for note in [*report.notes, *plan.chosen]:
+    for note in [*report.notes, *plan.notes]:
         say(f"note: {note}")
     say(
         f"model {options.model} on {options.backend} layers, {options.loss}"

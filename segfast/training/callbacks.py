@@ -51,6 +51,7 @@ class Checkpoints(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves now and then in long epochs, and where the run is to stop."""
+        assert trainer.val_check_batch is not None
         if (batch_idx + 1) % trainer.val_check_batch == 0:
             return  # the validation that comes now ends with saving; resumed, it would be skipped
         if self._stop or time.monotonic() - self._saved > SAVE_EVERY:

@@ -6,12 +6,14 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from segfast.data.classes import IGNORE_INDEX
 from segfast.data.loading import WholeBatch
+from segfast.models import UNet
 from segfast.models._layers import crop_centre
 from segfast.training.checkpoint import ENTRY, Card
 from segfast.training.scores import Scores
@@ -69,7 +71,7 @@ class SegmentationModule(L.LightningModule):
         mean = torch.stack(self._losses).nanmean()  # NaN: an image without a labelled pixel
         self.validation_loss = float(self.trainer.strategy.reduce(mean))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW; a linear warm-up, then polynomial decay to zero."""
         options = self.card.options
         optimizer = torch.optim.AdamW(
@@ -81,8 +83,10 @@ class SegmentationModule(L.LightningModule):
             left = max(0.0, 1 - step / self.total_steps)
             return float(min(1.0, (step + 1) / warm_up) * left**POWER)
 
-        schedule = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the card."""
@@ -118,12 +122,12 @@ def full_size(model: nn.Module, images: Tensor) -> Tensor:
     Those see the border mirrored: the overlap-tile strategy of the U-Net paper.
     [N, C, H, W] -> [N, classes, H, W]
     """
-    if getattr(model, "padding", "same") != "valid":
+    if not isinstance(model, UNet) or model.padding == "same":
         out: Tensor = model(images)
         return out
     height, width = images.shape[-2:]
     # What the convolutions eat, and at most a pixel at each pooling.
-    margin = (int(model.minimum_size) + (1 << int(model.depth))) // 2
+    margin = (model.minimum_size + (1 << model.depth)) // 2
     mode = "reflect" if margin < min(height, width) else "replicate"
     return crop_centre(model(nn.functional.pad(images, [margin] * 4, mode=mode)), height, width)
 

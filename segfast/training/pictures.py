@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segfast._files import atomic_file
-from segfast.data.classes import IGNORE_INDEX, ClassTable
+from segfast.data.classes import IGNORE_INDEX, ClassTable, Colour
 from segfast.training.history import Row
 from segfast.training.scores import Scores
 
@@ -80,7 +80,8 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     first, last = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
-    return (total[last] - total[first]) / (last - first)
+    mean: NDArray[np.float64] = (total[last] - total[first]) / (last - first)
+    return mean
 
 
 def confusion(scores: Scores, names: Sequence[str]) -> Figure:
@@ -153,19 +154,14 @@ def triptychs(shown: Sequence[Shown], classes: ClassTable) -> Figure:
 
 
 def _legend(present: Sequence[int], classes: ClassTable) -> list[Patch]:
-    handles = [
-        Patch(
-            facecolor=np.array(classes.palette[label]) / 255,
-            edgecolor="black",
-            linewidth=0.5,
-            label=classes.names[label],
-        )
-        for label in present[:MOST_LEGEND]
-        if label != IGNORE_INDEX
-    ]
+    def handle(colour: Colour, name: str) -> Patch:
+        red, green, blue = (channel / 255 for channel in colour)
+        return Patch(facecolor=(red, green, blue), edgecolor="black", linewidth=0.5, label=name)
+
+    named = [label for label in present if label != IGNORE_INDEX][:MOST_LEGEND]
+    handles = [handle(classes.palette[label], classes.names[label]) for label in named]
     if IGNORE_INDEX in present:
-        grey = np.array(IGNORED) / 255
-        handles.append(Patch(facecolor=grey, edgecolor="black", linewidth=0.5, label="ignored"))
+        handles.append(handle(IGNORED, "ignored"))
     return handles
 
 

@@ -30,21 +30,25 @@ class Plan:
         card: what checkpoints will say.
         validations: in each epoch.
         steps_per_epoch: optimizer steps, a multiple of ``validations``.
-        chosen: in words, what was not asked for but chosen.
+        notes: in words, what was chosen and may surprise.
     """
 
     options: TrainOptions
     card: Card
     validations: int
     steps_per_epoch: int
-    chosen: list[str]
+    notes: list[str]
 
     @property
     def total_steps(self) -> int:
         """Of the whole run."""
-        epochs = self.options.epochs
-        assert epochs is not None
-        return epochs * self.steps_per_epoch
+        return chosen(self.options.epochs) * self.steps_per_epoch
+
+
+def chosen(option: int | None) -> int:
+    """An option of a plan, where none is left open."""
+    assert option is not None
+    return option
 
 
 def make_plan(options: TrainOptions, data: DataReport) -> Plan:
@@ -54,13 +58,13 @@ def make_plan(options: TrainOptions, data: DataReport) -> Plan:
         OptionError: an option out of range.
     """
     cuda = torch.cuda.is_available()
-    chosen = []
+    notes = []
     native = data.size
     size = options.size
     if size is None:
         size = _default_size(native, CUDA_AREA if cuda else CPU_AREA)
         if size != native:
-            chosen.append(
+            notes.append(
                 f"images are trained at {size[0]}x{size[1]} (height x width; they are "
                 f"{native[0]}x{native[1]}), scores count at full size; --size changes that"
             )
@@ -106,7 +110,7 @@ def make_plan(options: TrainOptions, data: DataReport) -> Plan:
         size=size,
         options=options,
     )
-    return Plan(options, card, validations, steps - steps % validations, chosen)
+    return Plan(options, card, validations, steps - steps % validations, notes)
 
 
 def _default_size(native: Size, area: int) -> Size:

@@ -34,7 +34,7 @@ from segfast.training.history import History
 from segfast.training.losses import build_loss
 from segfast.training.module import SegmentationModule
 from segfast.training.pictures import curves, save
-from segfast.training.plan import Plan
+from segfast.training.plan import Plan, chosen
 
 DRAW_EVERY = 10  # seconds
 
@@ -73,30 +73,34 @@ class Batches(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Augmented crops in an order that depends on the seed and the epoch."""
         options, trainer = self._plan.options, self.trainer
-        assert trainer is not None and options.batch_size and options.workers is not None
+        assert trainer is not None
         samples = self._data.samples["train"]
         crop = TrainingCrop(self._plan.card.size, self._normalise, options.augment)
         sampler = EpochSampler(
             len(samples),
-            options.batch_size,
+            chosen(options.batch_size),
             self._plan.steps_per_epoch,
             options.seed,
             trainer.global_rank,
             trainer.world_size,
         )
         sampler.skip = trainer.global_step % self._plan.steps_per_epoch
-        return training_loader(TrainingSet(samples, crop, options.seed), sampler, options.workers)
+        return training_loader(
+            TrainingSet(samples, crop, options.seed), sampler, chosen(options.workers)
+        )
 
     def val_dataloader(self) -> DataLoader[WholeBatch]:
         """Whole images."""
         options, trainer = self._plan.options, self.trainer
-        assert trainer is not None and options.batch_size and options.workers is not None
+        assert trainer is not None
         samples = self._data.samples["val"]
         whole = WholeSet(samples, WholeImage(self._plan.card.size, self._normalise))
         if trainer.world_size > 1:
             mine = range(trainer.global_rank, len(samples), trainer.world_size)
-            return whole_loader(Subset(whole, mine), options.batch_size, options.workers)
-        return whole_loader(whole, options.batch_size, options.workers)
+            return whole_loader(
+                Subset(whole, mine), chosen(options.batch_size), chosen(options.workers)
+            )
+        return whole_loader(whole, chosen(options.batch_size), chosen(options.workers))
 
 
 def fit(plan: Plan, data: DataReport, out: Path, console: Console, resume: Path | None) -> None:
@@ -122,8 +126,7 @@ def fit(plan: Plan, data: DataReport, out: Path, console: Console, resume: Path 
     loss = build_loss(options.loss, weight)
     model = plan.card.build(options.backend)
     module = SegmentationModule(model, loss, plan.card, plan.total_steps)
-    assert options.batch_size is not None
-    history = History(out / "metrics.csv", options.batch_size, plan.total_steps)
+    history = History(out / "metrics.csv", chosen(options.batch_size), plan.total_steps)
     checkpoints = Checkpoints(out, console)
     callbacks: list[Callback] = [
         history,

@@ -59,11 +59,13 @@ class Scores:
 
     @property
     def _labelled(self) -> NDArray[np.int64]:
-        return self.matrix.sum(axis=1)
+        pixels: NDArray[np.int64] = self.matrix.sum(axis=1)
+        return pixels
 
     @property
     def _predicted(self) -> NDArray[np.int64]:
-        return self.matrix.sum(axis=0)
+        pixels: NDArray[np.int64] = self.matrix.sum(axis=0)
+        return pixels
 
 
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
