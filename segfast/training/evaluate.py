@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from segfast._files import write_text
 from segfast.data.classes import IGNORE_INDEX, ClassTable
 from segfast.data.samples import Sample
+from segfast.functional import confusion_matrix
 from segfast.training.pictures import Shown, confusion, save, triptychs
 from segfast.training.predictor import Predictor
 from segfast.training.scores import Scores
@@ -40,21 +40,14 @@ def evaluate(
     total = np.zeros((count, count), np.int64)
     images = []
     for done, sample in enumerate(samples, start=1):
-        matrix = count_confusion(sample.labels, predictor(sample.image), count)
+        prediction = torch.from_numpy(predictor(sample.image))[None]
+        truth = torch.from_numpy(sample.labels)[None]
+        matrix = confusion_matrix(prediction, truth, count, ignore_index=IGNORE_INDEX).numpy()
         total += matrix
         images.append(Scores(matrix).mean_iou)
         if on_progress:
             on_progress(done, len(samples))
     return Evaluation(Scores(total), images)
-
-
-def count_confusion(
-    truth: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: int
-) -> NDArray[np.int64]:  # [classes, classes]
-    """Pixels of each true class (row) predicted as each class (column); ignored ones left out."""
-    valid = truth != IGNORE_INDEX
-    pairs = truth[valid].astype(np.int64) * classes + prediction[valid]
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 def write_scores(scores: Scores, classes: ClassTable, folder: Path) -> list[Path]:

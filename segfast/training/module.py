@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from segfast.data.classes import IGNORE_INDEX
 from segfast.data.loading import WholeBatch
+from segfast.metrics import ConfusionMatrix
 from segfast.models import UNet
 from segfast.models._layers import crop_centre
 from segfast.training.checkpoint import ENTRY, Card
@@ -39,7 +39,7 @@ class SegmentationModule(L.LightningModule):
         self.loss = loss
         self.card = card
         self.total_steps = total_steps
-        self.confusion = confusion_matrix(len(card.classes))
+        self.confusion = ConfusionMatrix(len(card.classes), ignore_index=IGNORE_INDEX)
         self.validation_loss = 0.0
         self.scores: Scores | None = None  # of the latest validation
 
@@ -51,7 +51,7 @@ class SegmentationModule(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """The loss of one batch of crops."""
         images, labels = batch  # [N, C, H, W], [N, H, W]
-        loss: Tensor = self.loss(full_size(self.model, images), labels.long())
+        loss: Tensor = self.loss(full_size(self.model, images), labels)
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -63,13 +63,13 @@ class SegmentationModule(L.LightningModule):
         """Compares predictions, at the masks' own size, with the masks."""
         for logits, labels in predict_whole(self.model, batch):
             self.confusion.update(logits, labels)
-            self._losses.append(self.loss(logits, labels.long()))
+            self._losses.append(self.loss(logits, labels))
 
     def on_validation_epoch_end(self) -> None:
         """Computes the scores over all images, and over all devices where there are several."""
         self.scores = Scores(self.confusion.compute().cpu().numpy())
-        mean = torch.stack(self._losses).nanmean()  # NaN: an image without a labelled pixel
-        self.validation_loss = float(self.trainer.strategy.reduce(mean))
+        mean = self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
+        self.validation_loss = float(mean)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW; a linear warm-up, then polynomial decay to zero."""
@@ -92,11 +92,6 @@ class SegmentationModule(L.LightningModule):
         """Adds the card."""
         checkpoint[ENTRY] = self.card.to_dict()
         checkpoint["total_steps"] = self.total_steps
-
-
-def confusion_matrix(classes: int) -> MulticlassConfusionMatrix:
-    """Counts pixels of logits [N, classes, H, W] or labels [N, H, W] against labels [N, H, W]."""
-    return MulticlassConfusionMatrix(classes, ignore_index=IGNORE_INDEX, validate_args=False)
 
 
 def predict_whole(model: nn.Module, batch: WholeBatch) -> list[tuple[Tensor, Tensor]]:

@@ -21,7 +21,7 @@ class TrainOptions:
         size: height and width that images are trained at.
         lr: the highest learning rate, reached after the warm-up.
         weight_decay: AdamW's.
-        loss: a name of :data:`segfast.training.losses.LOSSES`.
+        loss: a name of :func:`segfast.losses.list_losses`.
         class_weights: ``none`` or ``median_frequency``.
         augment: crop, mirror and recolour training images at random.
         backend: ``segfast`` for our layers, ``torch`` for PyTorch's.

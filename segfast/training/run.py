@@ -15,9 +15,12 @@ import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
+from torch import nn
 from torch.utils.data import DataLoader, Subset
 
+from segfast._errors import OptionError
 from segfast._files import write_text
+from segfast.data.classes import IGNORE_INDEX
 from segfast.data.loading import (
     EpochSampler,
     TrainingSet,
@@ -28,10 +31,10 @@ from segfast.data.loading import (
 )
 from segfast.data.report import DataReport
 from segfast.data.transforms import Normalise, TrainingCrop, WholeImage
+from segfast.losses import create_loss
 from segfast.training.callbacks import Bar, Checkpoints, Reporter
 from segfast.training.checkpoint import AtomicCheckpointIO
 from segfast.training.history import History
-from segfast.training.losses import build_loss
 from segfast.training.module import SegmentationModule
 from segfast.training.pictures import curves, save
 from segfast.training.plan import Plan, chosen
@@ -123,7 +126,7 @@ def fit(plan: Plan, data: DataReport, out: Path, console: Console, resume: Path 
     weight = None
     if options.class_weights == "median_frequency":
         weight = torch.tensor(data.median_frequency_weights())
-    loss = build_loss(options.loss, weight)
+    loss = _build_loss(options.loss, weight)
     model = plan.card.build(options.backend)
     module = SegmentationModule(model, loss, plan.card, plan.total_steps)
     history = History(out / "metrics.csv", chosen(options.batch_size), plan.total_steps)
@@ -154,6 +157,15 @@ def fit(plan: Plan, data: DataReport, out: Path, console: Console, resume: Path 
             use_distributed_sampler=False,
         )
         trainer.fit(module, datamodule=Batches(plan, data), ckpt_path=resume)
+
+
+def _build_loss(name: str, class_weight: torch.Tensor | None) -> nn.Module:
+    try:
+        return create_loss(
+            name, mode="multiclass", ignore_index=IGNORE_INDEX, class_weight=class_weight
+        )
+    except ValueError as error:
+        raise OptionError(f"--loss {name}: {error}") from error
 
 
 @contextmanager
