@@ -1,7 +1,8 @@
 // test_host_run.cpp: the harness that runs CUDA kernels on a CPU must catch what it is there to
-// catch. Each fault is planted in a kernel here. Those that only the address sanitizer sees are
-// run by name, one a process; ctest expects its report.
+// catch. Each fault is planted in a kernel here. Those that only a sanitizer sees are run by name,
+// one a process; ctest expects its report.
 #include "common/launch.h"
+#include "common/vec.h"
 #include "tensors.h"
 
 using namespace segfast;
@@ -20,14 +21,20 @@ struct Params {
 
 enum class Fault {
   none,
-  read,
-  write,
-  missed,
-  barrier,
-  second_barrier,
-  warp_barrier,
-  shared,
-  local
+  // Seen by the values, under some order of threads.
+  missed,          // an element that no thread writes
+  raced,           // one that two threads write
+  barrier,         // a __syncthreads left out
+  second_barrier,  // the one that keeps a second round from overtaking readers of the first
+  warp_barrier,    // a __syncwarp left out
+  unset_shared,    // shared memory read before it is written
+  // Seen by a sanitizer.
+  read,        // one element beyond a tensor
+  write,       // one element beyond a tensor
+  shared,      // one element beyond a shared array
+  local,       // one element beyond a thread's own array, after a barrier
+  misaligned,  // a vector access at an address that a GPU refuses
+  overflow,    // a 32-bit offset beyond 2^31
 };
 
 // output[i] = the sum of all inputs of i's block, each kernel with one fault at most.
@@ -38,7 +45,7 @@ __global__ void __launch_bounds__(kThreads) block_sum_kernel(Params params) {
   const int thread = static_cast<int>(threadIdx.x);
   const int64_t i = int64_t{blockIdx.x} * kThreads + thread;
   const bool inside = fault == Fault::read ? i <= params.count : i < params.count;
-  values[thread] = inside ? params.input[i] : 0.0f;
+  if (fault != Fault::unset_shared || inside) values[thread] = inside ? params.input[i] : 0.0f;
   if (fault != Fault::warp_barrier) __syncwarp();
   float sum = values[thread ^ 1] + values[thread];  // each pair twice
   for (int distance = 16; distance > 1; distance /= 2) {
@@ -48,7 +55,7 @@ __global__ void __launch_bounds__(kThreads) block_sum_kernel(Params params) {
   if (fault != Fault::barrier) __syncthreads();
   const float* second = sums + (fault == Fault::shared ? 2 : 1);  // by a pointer: without bounds
   float total = sums[0] + *second;
-  // A second round over the same shared memory: the barrier keeps it from overtaking the first.
+  // A second round over the same shared memory.
   if (fault != Fault::second_barrier) __syncthreads();
   if (thread % 32 == 0) sums[thread / 32] = -1.0f;
   if (fault == Fault::local) {
@@ -59,8 +66,11 @@ __global__ void __launch_bounds__(kThreads) block_sum_kernel(Params params) {
     *element = total;
     total = *element;
   }
+  if (fault == Fault::misaligned) total += Vec<float, 2>::load(params.input + 1).at[0];
+  if (fault == Fault::overflow) total += params.input[0x7fffffff + thread];
   const int64_t written = fault == Fault::missed ? params.count - 1 : params.count;
   if (i < written) params.output[i] = total;
+  if (fault == Fault::raced && thread < 2) params.output[0] = static_cast<float>(thread);
   if (fault == Fault::write && i == params.count) params.output[i] = total;
 }
 
@@ -165,9 +175,11 @@ __global__ void warp_kernel(Params params) {
 void run_all() {
   CHECK(find_fault<Fault::none>().empty(), "sound kernel: " + find_fault<Fault::none>());
   CHECK(!find_fault<Fault::missed>().empty(), "an element never written goes unnoticed");
+  CHECK(!find_fault<Fault::raced>().empty(), "an element written twice goes unnoticed");
   CHECK(!find_fault<Fault::barrier>().empty(), "a missing __syncthreads goes unnoticed");
   CHECK(!find_fault<Fault::second_barrier>().empty(), "an overtaken reader goes unnoticed");
   CHECK(!find_fault<Fault::warp_barrier>().empty(), "a missing __syncwarp goes unnoticed");
+  CHECK(!find_fault<Fault::unset_shared>().empty(), "unset shared memory goes unnoticed");
 
   check_divergence<Divergence::exits>("1 threads (first: 37) returned");
   check_divergence<Divergence::waits_elsewhere>("1 threads (first: 37) waiting at __syncthreads");
@@ -199,6 +211,8 @@ int main(int argc, char** argv) {
   if (name == "write") find_fault<Fault::write>();
   if (name == "shared") find_fault<Fault::shared>();
   if (name == "local") find_fault<Fault::local>();
+  if (name == "misaligned") find_fault<Fault::misaligned>();
+  if (name == "overflow") find_fault<Fault::overflow>();
   if (name.empty()) run_all();
   return finish();
 }
