@@ -92,33 +92,42 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def run(plan: Plan, bandwidth: float | None = None) -> Iterator[Row]:
-    """Yields the rows of ``plan``; each is checked for equal results before it is timed.
+def run(plan: Plan) -> Iterator[Row]:
+    """Yields the rows of ``plan``.
 
     Raises:
         AssertionError: ours and PyTorch's results differ.
     """
-    bandwidth = bandwidth or copy_bandwidth(plan.device)
-    for case, size, dtype, layout in plan.cells():
-        torch.manual_seed(0)
-        x = torch.randn(SIZES[size], device=plan.device).to(DTYPES[dtype])
-        comparison = case.prepare(x.contiguous(memory_format=LAYOUTS[layout]))
-        comparison.check()
-        timing = compare([comparison.ours, comparison.theirs], plan.device, plan.seconds)
-        speed = comparison.bytes / timing.seconds[0]
-        yield Row(
-            case.op,
-            case.direction,
-            size,
-            dtype,
-            layout,
-            torch_ms=timing.seconds[1] * 1e3,
-            segfast_ms=timing.seconds[0] * 1e3,
-            ratio=timing.ratios[0],
-            settled=timing.settled,
-            gb_per_s=speed / 1e9,
-            percent_of_copy=100 * speed / bandwidth,
-        )
+    bandwidth = copy_bandwidth(plan.device)
+    for cell in plan.cells():
+        yield measure(plan, *cell, bandwidth)
+
+
+def measure(plan: Plan, case: Case, size: str, dtype: str, layout: str, bandwidth: float) -> Row:
+    """One row: checks that the results are equal, then times.
+
+    Raises:
+        AssertionError: ours and PyTorch's results differ.
+    """
+    torch.manual_seed(0)
+    x = torch.randn(SIZES[size], device=plan.device).to(DTYPES[dtype])
+    comparison = case.prepare(x.contiguous(memory_format=LAYOUTS[layout]))
+    comparison.check()
+    timing = compare([comparison.ours, comparison.theirs], plan.device, plan.seconds)
+    speed = comparison.bytes / timing.seconds[0]
+    return Row(
+        case.op,
+        case.direction,
+        size,
+        dtype,
+        layout,
+        torch_ms=timing.seconds[1] * 1e3,
+        segfast_ms=timing.seconds[0] * 1e3,
+        ratio=timing.ratios[0],
+        settled=timing.settled,
+        gb_per_s=speed / 1e9,
+        percent_of_copy=100 * speed / bandwidth,
+    )
 
 
 def as_dict(row: Row) -> dict[str, Any]:
