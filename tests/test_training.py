@@ -126,6 +126,14 @@ def test_files_of_a_run(whole: Path) -> None:
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
 
 
+def test_bar_on_a_terminal(data: Path, whole: Path, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    fit(plan_for(data, epochs=1), open_data(str(data)), tmp_path / "run", console, None)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for part in ("epoch 1/1", "validating", "images/s", "ETA", "val mIoU"):
+        assert part in shown
+
+
 def test_checkpoint_holds_plain_values_and_says_what_it_is(data: Path, whole: Path) -> None:
     checkpoint = torch.load(whole / "best.ckpt", weights_only=True)
     card = checkpoint["segfast"]

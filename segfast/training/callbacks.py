@@ -179,7 +179,7 @@ class Bar(ProgressBar):
         self._progress.update(
             self._task,
             description="validating",
-            total=self.total_val_batches_current_dataloader,
+            total=trainer.num_val_batches[dataloader_idx],
             completed=batch_idx + 1,
             state="",
         )
