@@ -6,8 +6,10 @@ csrc/bindings/shuffling.h makes the same checks in C++. The texts are torch's.
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 MAX_FACTOR = 2**31 - 1  # the square of a larger one overflows
@@ -72,3 +74,30 @@ def coarse_size(input: Tensor, factor: int, op: str) -> list[int]:
                 f"input.size({axis})={size} is not divisible by {factor}"
             )
     return [*leading, channels * factor * factor, height // factor, width // factor]
+
+
+def mask_size(fine: Sequence[int], factor: int, format: torch.memory_format) -> list[int]:
+    """The shape of the ReLU mask of subpixel_upsample, whose output has the shape ``fine``.
+
+    One bit an element of a row of the input, [W, C, r, r] in channels_last and [W, r, r] otherwise,
+    rows padded to whole bytes: [N, H, bytes] in channels_last, otherwise [..., C, H, bytes].
+    """
+    *leading, channels, height, width = fine
+    last = format == torch.channels_last
+    bits = width * factor * (channels if last else 1)
+    return [*leading, *([] if last else [channels]), height // factor, -(-bits // 8)]
+
+
+def mask_format(mask: Tensor, tensor: Tensor) -> torch.memory_format:
+    """The memory format that the mask was made in, which its rank tells."""
+    last = mask.dim() == 3 and tensor.dim() == 4
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def check_mask(mask: Tensor, tensor: Tensor, fine: Sequence[int], factor: int) -> None:
+    """Raises RuntimeError unless ``mask`` fits an output of the shape ``fine``."""
+    if mask.dtype != torch.uint8:
+        raise RuntimeError(f"mask must be uint8, got {mask.dtype}")
+    expected = mask_size(fine, factor, mask_format(mask, tensor))
+    if list(mask.shape) != expected:
+        raise RuntimeError(f"mask must have shape {expected}, got {list(mask.shape)}")

@@ -10,6 +10,7 @@ void bind_max_unpool2d(pybind11::module_& m);
 void bind_overlap_stats(pybind11::module_& m);
 void bind_pixel_shuffle(pybind11::module_& m);
 void bind_pool_codes(pybind11::module_& m);
+void bind_subpixel_upsample(pybind11::module_& m);
 }  // namespace segfast
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
@@ -21,4 +22,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   segfast::bind_overlap_stats(m);
   segfast::bind_pixel_shuffle(m);
   segfast::bind_pool_codes(m);
+  segfast::bind_subpixel_upsample(m);
 }

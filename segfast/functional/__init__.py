@@ -6,6 +6,7 @@ from segfast.functional.max_unpool2d import max_unpool2d, max_unpool2d_with_code
 from segfast.functional.overlap_stats import OverlapStats, overlap_stats
 from segfast.functional.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 from segfast.functional.pool_codes import codes_to_indices, indices_to_codes
+from segfast.functional.subpixel_upsample import subpixel_upsample
 
 __all__ = [
     "OverlapStats",
@@ -16,7 +17,8 @@ __all__ = [
     "max_pool2d_with_codes",
     "max_unpool2d",
     "max_unpool2d_with_codes",
+    "overlap_stats",
     "pixel_shuffle",
     "pixel_unshuffle",
-    "overlap_stats",
+    "subpixel_upsample",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -39,7 +40,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
 
     The plain-PyTorch equivalent is ``torch.nn.functional.pixel_shuffle``.
     """
-    return _shuffle(input, factor_of(upscale_factor, "upscale_factor"))  # type: ignore[no-any-return]
+    return _shuffle(input, factor_of(upscale_factor, "upscale_factor"))
 
 
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
@@ -65,7 +66,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     The plain-PyTorch equivalent is ``torch.nn.functional.pixel_unshuffle``.
     """
     factor = factor_of(downscale_factor, "downscale_factor")
-    return _unshuffle(input, factor)  # type: ignore[no-any-return]
+    return _unshuffle(input, factor)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -88,7 +89,7 @@ def _unshuffle_jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> Tensor | None:
     return None if tangent is None else _unshuffle(tangent, ctx.factor)
 
 
-_shuffle = define_op(
+_shuffle: Callable[..., Tensor] = define_op(
     "pixel_shuffle(Tensor input, int upscale_factor) -> Tensor",
     reference=reference.pixel_shuffle,
     fake=lambda input, factor: empty(fine_size(input, factor, "pixel_shuffle"), input),
@@ -98,7 +99,7 @@ _shuffle = define_op(
     jvp=_shuffle_jvp,
 )
 
-_unshuffle = define_op(
+_unshuffle: Callable[..., Tensor] = define_op(
     "pixel_unshuffle(Tensor input, int downscale_factor) -> Tensor",
     reference=reference.pixel_unshuffle,
     fake=lambda input, factor: empty(coarse_size(input, factor, "pixel_unshuffle"), input),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segfast._window import format_of
+from segfast._shuffle import coarse_size
+from segfast._window import empty, format_of
 
 
 def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
@@ -15,6 +16,11 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
 
 
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
-    """torch's pixel_unshuffle, which keeps channels_last on the CPU alone."""
+    """torch's pixel_unshuffle, which keeps channels_last on the CPU alone.
+
+    On the CPU torch (2.14) gives back the shape of an empty input; this gives the unshuffled one.
+    """
+    if input.numel() == 0:
+        return empty(coarse_size(input, downscale_factor, "pixel_unshuffle"), input)
     output = torch.nn.functional.pixel_unshuffle(input, downscale_factor)
     return output.contiguous(memory_format=format_of(input))

@@ -1,0 +1,112 @@
+// interleave_cpu.h: rows and pixels between the coarse and the fine order. Compiled once for each
+// instruction set, into the files that include it (see foreach_isa.h).
+//
+// kShuffle copies coarse to fine, otherwise fine to coarse: the loops differ in the direction of
+// one assignment.
+
+namespace segfast {
+namespace SEGFAST_ISA {
+namespace {
+
+template <bool kShuffle, typename T>
+inline void move(T& coarse, T& fine) {
+  if (kShuffle) {
+    fine = coarse;
+  } else {
+    coarse = fine;
+  }
+}
+
+// coarse: R rows of `width`, `plane` apart. fine: one row of width * R.
+template <bool kShuffle, int R, typename T>
+void move_row(T* __restrict coarse, T* __restrict fine, int64_t plane, int64_t width) {
+  for (int64_t w = 0; w < width; ++w) {
+    for (int j = 0; j < R; ++j) move<kShuffle>(coarse[j * plane + w], fine[w * R + j]);
+  }
+}
+
+template <bool kShuffle, typename T>
+void move_row(T* __restrict coarse, T* __restrict fine, int64_t plane, int64_t width,
+              int64_t factor) {
+  switch (factor) {
+    case 2:
+      return move_row<kShuffle, 2>(coarse, fine, plane, width);
+    case 3:
+      return move_row<kShuffle, 3>(coarse, fine, plane, width);
+    case 4:
+      return move_row<kShuffle, 4>(coarse, fine, plane, width);
+    default:
+      for (int64_t j = 0; j < factor; ++j) {
+        for (int64_t w = 0; w < width; ++w) {
+          move<kShuffle>(coarse[j * plane + w], fine[w * factor + j]);
+        }
+      }
+  }
+}
+
+#ifdef SEGFAST_ISA_AVX2
+
+// move_pixel2_loop<true> for 16-bit elements, which GCC leaves scalar: the channels that fill whole
+// vectors. Returns how many it moved.
+inline int64_t split_pixel2(const uint16_t* coarse, uint16_t* const fine[4], int64_t channels) {
+  // In each half, [2 channels, 4 subpixels] to [4, 2]: a pair of channels is one 32-bit word.
+  const __m256i pair = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
+  // What the transposition of words, each half of a vector for itself, leaves to be put in order.
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  int64_t c = 0;
+  for (; c + 16 <= channels; c += 16) {
+    __m256i x[4];
+    for (int k = 0; k < 4; ++k) {
+      const __m256i* source = reinterpret_cast<const __m256i*>(coarse + c * 4) + k;
+      x[k] = _mm256_shuffle_epi8(_mm256_loadu_si256(source), pair);
+    }
+    const __m256i low01 = _mm256_unpacklo_epi32(x[0], x[1]);
+    const __m256i low23 = _mm256_unpacklo_epi32(x[2], x[3]);
+    const __m256i high01 = _mm256_unpackhi_epi32(x[0], x[1]);
+    const __m256i high23 = _mm256_unpackhi_epi32(x[2], x[3]);
+    x[0] = _mm256_unpacklo_epi64(low01, low23);
+    x[1] = _mm256_unpackhi_epi64(low01, low23);
+    x[2] = _mm256_unpacklo_epi64(high01, high23);
+    x[3] = _mm256_unpackhi_epi64(high01, high23);
+    for (int k = 0; k < 4; ++k) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(fine[k] + c),
+                          _mm256_permutevar8x32_epi32(x[k], order));
+    }
+  }
+  return c;
+}
+
+#endif  // SEGFAST_ISA_AVX2
+
+template <bool kShuffle, typename T>
+void move_pixel2_loop(T* __restrict coarse, T* __restrict fine0, T* __restrict fine1,
+                      T* __restrict fine2, T* __restrict fine3, int64_t channels) {
+  for (int64_t c = 0; c < channels; ++c) {
+    move<kShuffle>(coarse[c * 4 + 0], fine0[c]);
+    move<kShuffle>(coarse[c * 4 + 1], fine1[c]);
+    move<kShuffle>(coarse[c * 4 + 2], fine2[c]);
+    move<kShuffle>(coarse[c * 4 + 3], fine3[c]);
+  }
+}
+
+// coarse: one pixel's [channels, 2, 2]. fine: its four pixels' [channels].
+template <bool kShuffle, typename T>
+void move_pixel2(T* coarse, T* const fine[4], int64_t channels) {
+  int64_t c = 0;
+#ifdef SEGFAST_ISA_AVX2
+  if constexpr (kShuffle && sizeof(T) == 2) c = split_pixel2(coarse, fine, channels);
+#endif
+  move_pixel2_loop<kShuffle>(coarse + c * 4, fine[0] + c, fine[1] + c, fine[2] + c, fine[3] + c,
+                             channels - c);
+}
+
+// coarse: one pixel's [channels, stride], of which this moves one subpixel. fine: [channels].
+template <bool kShuffle, typename T>
+void move_subpixel(T* __restrict coarse, T* __restrict fine, int64_t channels, int64_t stride) {
+  for (int64_t c = 0; c < channels; ++c) move<kShuffle>(coarse[c * stride], fine[c]);
+}
+
+}  // namespace
+}  // namespace SEGFAST_ISA
+}  // namespace segfast

@@ -1,0 +1,89 @@
+// subpixel_upsample_math.h: the formulas of one element, forward and backward.
+//
+// Sums run in the order of PyTorch's layers, so that the results equal theirs bit for bit: in
+// float32 (float64 for double), rounded once at the end.
+#pragma once
+
+#include "common/host_device.h"
+
+namespace segfast {
+
+// Keeps NaN, and -0 as PyTorch's does.
+template <typename A>
+SEGFAST_HOST_DEVICE A relu(A x) {
+  return x < 0 ? A(0) : x;
+}
+
+// Whether ReLU's derivative at x is 1: also at NaN, as in PyTorch.
+template <typename A>
+SEGFAST_HOST_DEVICE bool passes_gradient(A x) {
+  return !(x <= 0);
+}
+
+template <typename A>
+SEGFAST_HOST_DEVICE A sum4(A a, A b, A c, A d) {
+  return (((A(0) + a) + b) + c) + d;
+}
+
+// The blur: the mean of an element, its left and its upper neighbours. Beyond the left and the
+// upper edge stand the edge's own values.
+template <typename A>
+SEGFAST_HOST_DEVICE A mean4(A upper_left, A upper, A left, A center) {
+  return sum4(upper_left, upper, left, center) * A(0.25);
+}
+
+// A 2x2 cell of the fine tensor, or the four subpixels it is made of: [[a, b], [c, d]].
+template <typename A>
+struct Cell {
+  A a, b, c, d;
+};
+
+// The blur of a whole cell. upper_c, upper_d: of the cell above; left_b, left_d: of the cell to the
+// left; corner_d: of the cell above that.
+template <typename A>
+SEGFAST_HOST_DEVICE Cell<A> blur_cell(Cell<A> s, A upper_c, A upper_d, A left_b, A left_d,
+                                      A corner_d) {
+  return {mean4(corner_d, upper_c, left_b, s.a), mean4(upper_c, upper_d, s.a, s.b),
+          mean4(left_b, s.a, left_d, s.c), mean4(s.a, s.b, s.c, s.d)};
+}
+
+// The blur's derivative at (y, x) of a map of height x width, given grad(y, x), a quarter of the
+// output's gradient. The map is thought padded by a row above and a column to the left: an output
+// reaches the four padded elements up and left of it, and the padded edge belongs to the map's
+// edge.
+template <typename A, typename I, typename Grad>
+SEGFAST_HOST_DEVICE A blur_gradient(I y, I x, I height, I width, const Grad& grad) {
+  A sum = 0;
+  for (I py = y == 0 ? 0 : y + 1; py <= y + 1; ++py) {
+    for (I px = x == 0 ? 0 : x + 1; px <= x + 1; ++px) {
+      A padded = 0;
+      for (I oy = py == 0 ? 0 : py - 1; oy <= py && oy < height; ++oy) {
+        for (I ox = px == 0 ? 0 : px - 1; ox <= px && ox < width; ++ox) padded += grad(oy, ox);
+      }
+      sum += padded;
+    }
+  }
+  return sum;
+}
+
+// The same for a whole cell. q: quarters of the output's gradient at its four elements, at the
+// column to the right and at the row below; 0 beyond the map. kTop, kLeft: the cell is the first.
+template <bool kTop, bool kLeft, typename A>
+SEGFAST_HOST_DEVICE Cell<A> blur_gradient_cell(const A (&q)[3][3]) {
+  Cell<A> s{sum4(q[0][0], q[0][1], q[1][0], q[1][1]), sum4(q[0][1], q[0][2], q[1][1], q[1][2]),
+            sum4(q[1][0], q[1][1], q[2][0], q[2][1]), sum4(q[1][1], q[1][2], q[2][1], q[2][2])};
+  const A above_a = q[0][0] + q[0][1];
+  const A beside_a = q[0][0] + q[1][0];
+  if (kTop && kLeft) {
+    s.a = ((q[0][0] + above_a) + beside_a) + s.a;
+  } else if (kTop) {
+    s.a = above_a + s.a;
+  } else if (kLeft) {
+    s.a = beside_a + s.a;
+  }
+  if (kTop) s.b = (q[0][1] + q[0][2]) + s.b;
+  if (kLeft) s.c = (q[1][0] + q[2][0]) + s.c;
+  return s;
+}
+
+}  // namespace segfast
