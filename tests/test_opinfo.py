@@ -21,6 +21,8 @@ from torch.testing._internal.common_methods_invocations import op_db  # noqa: E4
 OURS: dict[str, Callable[..., Any]] = {
     "nn.functional.max_pool2d": F.max_pool2d,
     "nn.functional.max_unpool2d": F.max_unpool2d,
+    "nn.functional.pixel_shuffle": F.pixel_shuffle,
+    "nn.functional.pixel_unshuffle": F.pixel_unshuffle,
 }
 OPS = [op for op in op_db if op.name in OURS]
 CASES = [

@@ -8,7 +8,7 @@ from torch.nn.functional import avg_pool2d, pad
 
 from segfast._shuffle import coarse_size, fine_size, mask_format, mask_size
 from segfast._window import format_of
-from segfast.reference.pixel_shuffle import pixel_shuffle, pixel_unshuffle
+from segfast.reference.pixel_shuffle import lay_out, pixel_shuffle, pixel_unshuffle
 
 
 def subpixel_upsample(input: Tensor, upscale_factor: int, relu: bool, blur: bool) -> Tensor:
@@ -17,7 +17,7 @@ def subpixel_upsample(input: Tensor, upscale_factor: int, relu: bool, blur: bool
     if blur and output.numel() > 0:
         maps = output.flatten(0, -4) if output.dim() > 4 else output
         output = avg_pool2d(pad(maps, (1, 0, 1, 0), mode="replicate"), 2, stride=1).view_as(output)
-    return output.contiguous(memory_format=format_of(input))
+    return lay_out(output, format_of(input))
 
 
 def subpixel_upsample_with_mask(
@@ -41,7 +41,7 @@ def subpixel_upsample_masked(
 ) -> Tensor:
     """The composition without ReLU, of ``input`` where the mask is 1 and 0 elsewhere."""
     format = mask_format(mask, input)
-    kept = _keep(input, mask, upscale_factor).contiguous(memory_format=format)
+    kept = lay_out(_keep(input, mask, upscale_factor), format)
     return subpixel_upsample(kept, upscale_factor, False, blur)
 
 
@@ -57,7 +57,7 @@ def subpixel_upsample_backward(
     grad_input = pixel_unshuffle(grad, upscale_factor)
     if mask is not None:
         grad_input = _keep(grad_input, mask, upscale_factor)
-    return grad_input.contiguous(memory_format=format)
+    return lay_out(grad_input, format)
 
 
 def _blur_backward(grad_output: Tensor) -> Tensor:
