@@ -1,9 +1,31 @@
 """segfast: fast segmentation layers, losses, metrics and models for PyTorch."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from segfast import functional, losses, models, nn
 from segfast._accelerate import accelerate, restore
 from segfast.models import create_model
 
+if TYPE_CHECKING:
+    from segfast import metrics
+
 __version__ = "0.1.0"
 
-__all__ = ["accelerate", "create_model", "functional", "losses", "models", "nn", "restore"]
+__all__ = [
+    "accelerate",
+    "create_model",
+    "functional",
+    "losses",
+    "metrics",
+    "models",
+    "nn",
+    "restore",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """``segfast.metrics`` is imported when first asked for: it needs torchmetrics."""
+    if name == "metrics":
+        return importlib.import_module("segfast.metrics")
+    raise AttributeError(f"module 'segfast' has no attribute {name!r}")
