@@ -5,8 +5,25 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as torch_functional
+from torch import Tensor
 
 import segfast.nn as fast
+
+
+class _PlainSubpixelUpsample(fast.SubpixelUpsample):
+    """:class:`segfast.nn.SubpixelUpsample` on PyTorch's own functions."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = self.conv(input)
+        if self.relu:
+            x = x.relu()
+        x = torch_functional.pixel_shuffle(x, self.scale)
+        if self.blur:
+            x = torch_functional.pad(x, (1, 0, 1, 0), mode="replicate")
+            x = torch_functional.avg_pool2d(x, kernel_size=2, stride=1)
+        return x
+
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -15,6 +32,7 @@ _FAST: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
     torch.nn.MaxUnpool2d: fast.MaxUnpool2d,
     torch.nn.PixelShuffle: fast.PixelShuffle,
     torch.nn.PixelUnshuffle: fast.PixelUnshuffle,
+    _PlainSubpixelUpsample: fast.SubpixelUpsample,
 }
 
 _PLAIN: dict[type[torch.nn.Module], type[torch.nn.Module]] = {

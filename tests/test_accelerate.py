@@ -23,6 +23,7 @@ class Autoencoder(nn.Module):
         self.pool = nn.MaxPool2d(2, stride=2, return_indices=True)
         self.unpool = nn.MaxUnpool2d(2, stride=2)
         self.same_pool = self.pool
+        self.shuffle = nn.Sequential(nn.PixelShuffle(2), nn.PixelUnshuffle(2))
         self.custom = LoudPool(3, stride=1, padding=1)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ class Autoencoder(nn.Module):
         x, where_again = self.same_pool(x)
         x = self.unpool(x, where_again, output_size=where.shape)
         x = self.unpool(x, where, output_size=size)
-        return self.custom(x)
+        return self.custom(self.shuffle(x))
 
 
 class LoudPool(nn.MaxPool2d):
@@ -58,6 +59,8 @@ def test_every_layer_is_swapped_and_restored() -> None:
     assert accelerate(model) is model
     assert type(model.pool) is segfast.nn.MaxPool2d
     assert type(model.unpool) is segfast.nn.MaxUnpool2d
+    assert type(model.shuffle[0]) is segfast.nn.PixelShuffle
+    assert type(model.shuffle[1]) is segfast.nn.PixelUnshuffle
     assert type(model.custom) is LoudPool
     assert dict(model.named_modules(remove_duplicate=False)) == layers  # the same objects
     assert torch.equal(model(input), expected)
@@ -67,7 +70,7 @@ def test_every_layer_is_swapped_and_restored() -> None:
     assert type(model.pool) is segfast.nn.MaxPool2d
 
     assert restore(restore(model)) is model
-    assert type(model.pool) is nn.MaxPool2d
+    assert type(model.pool) is nn.MaxPool2d and type(model.shuffle[0]) is nn.PixelShuffle
     assert not kinds(model)["segfast"]
     assert torch.equal(model(input), expected)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeVar
 
+import torch
 import torch.nn.functional as torch_functional
 from torch import Tensor, nn
 
@@ -56,6 +57,16 @@ def pad_to_multiple(input: Tensor, multiple: int) -> Tensor:
     return torch_functional.pad(input, (0, -width % multiple, 0, -height % multiple))
 
 
+def crop_corner(input: Tensor, height: int, width: int) -> Tensor:
+    """The first ``height`` rows and ``width`` columns of ``input`` [N, C, H, W]."""
+    if torch.compiler.is_exporting():
+        # A copy: of a view of unknown size torch.export asks whether it is contiguous, and then
+        # takes no other size for which the answer differs.
+        rest = (0, width - input.shape[-1], 0, height - input.shape[-2])
+        return torch_functional.pad(input, rest)
+    return input[..., :height, :width]
+
+
 def crop_centre(input: Tensor, height: int, width: int) -> Tensor:
     """The middle ``height`` x ``width`` of ``input`` [N, C, H, W]."""
     top = (input.shape[-2] - height) // 2
@@ -65,6 +76,8 @@ def crop_centre(input: Tensor, height: int, width: int) -> Tensor:
 
 def resize_nearest(input: Tensor, size: Sequence[int]) -> Tensor:
     """``input`` [N, C, H, W] at another height and width, by nearest neighbours."""
-    if tuple(input.shape[-2:]) == tuple(size):
+    old, new = tuple(input.shape[-2:]), tuple(size)
+    # A size that torch.export knows only at run time is a SymInt: comparing it would fix it.
+    if all(isinstance(extent, int) for extent in old + new) and old == new:
         return input
     return torch_functional.interpolate(input, list(size), mode="nearest")

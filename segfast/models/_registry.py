@@ -12,6 +12,7 @@ from torch import nn
 from segfast._accelerate import restore
 from segfast.models._weights import EncoderWeights, load_encoder_weights
 from segfast.models.context import DeepLabV3, DeepLabV3Plus, PSPNet
+from segfast.models.dynamic_unet import DynamicUNet
 from segfast.models.encoder_unet import EncoderUNet
 from segfast.models.fcn import FCNVGG16, FCN8s, FCN16s, FCN32s
 from segfast.models.segnet import SegNet, SegNetBasic
@@ -35,6 +36,7 @@ _ENTRIES = {
     "fcn8s": _Entry(FCN8s),
     "fcn16s": _Entry(FCN16s),
     "fcn32s": _Entry(FCN32s),
+    "dynamic_unet": _Entry(DynamicUNet),
     "pspnet": _Entry(PSPNet),
     "deeplabv3": _Entry(DeepLabV3),
     "deeplabv3plus": _Entry(DeepLabV3Plus),
@@ -46,6 +48,7 @@ _ENTRIES = {
     "fcn8_vgg16": _Entry(FCNVGG16, 12, 3, {"stride": 8}),
     "fcn16_vgg16": _Entry(FCNVGG16, 12, 3, {"stride": 16}),
     "fcn32_vgg16": _Entry(FCNVGG16, 12, 3, {"stride": 32}),
+    "dynamic_unet_resnet34": _Entry(DynamicUNet, 12, 3, {"encoder": "resnet34"}),
 }
 
 
@@ -66,7 +69,7 @@ def create_model(
     """Builds a segmentation model: ``[N, in_channels, H, W]`` to logits ``[N, classes, H, W]``.
 
     Families, which want ``classes``: ``segnet``, ``segnet_basic``, ``unet``, ``fcn8s``, ``fcn16s``,
-    ``fcn32s``, ``pspnet``, ``deeplabv3``, ``deeplabv3plus``. The option
+    ``fcn32s``, ``dynamic_unet``, ``pspnet``, ``deeplabv3``, ``deeplabv3plus``. The option
     ``encoder`` of all but the SegNets names a classification network: ``vgg16``, a torchvision
     ResNet or any timm network; ``unet`` with it is an :class:`EncoderUNet`. Presets, with the
     parameters they have at their own number of classes:
@@ -79,6 +82,7 @@ def create_model(
     ``unet_pets``             34,513,475   3           TensorFlow's U-Net for the Oxford pets
     ``segnet_vgg16``          29,449,932   12          :class:`SegNet`
     ``fcn8_vgg16``            14,833,776   12          :class:`FCNVGG16`; 16 and 32 alike
+    ``dynamic_unet_resnet34`` 41,222,168   12          fastai's U-Net on a ResNet-34
     ========================  ===========  ==========  =============================================
 
     Args:

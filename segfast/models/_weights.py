@@ -45,8 +45,9 @@ def load_encoder_weights(model: nn.Module, weights: EncoderWeights) -> None:
         value = found.get(key.removeprefix(prefix))
         if value is not None and value.ndim == own.ndim == 4 and value.shape[1] == 3:
             value = _for_channels(value, own.shape[1])
-        if value is not None and (len(value), value.numel()) == (len(own), own.numel()):
-            taken[key] = value.view_as(own)  # fully connected weights become a convolution's
+        if value is None or value.shape[:1] != own.shape[:1] or value.numel() != own.numel():
+            continue
+        taken[key] = value.view_as(own)  # fully connected weights become a convolution's
     backbone = "features." if encoder is model else prefix
     missing = [
         key

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from segfast.models._layers import conv_unit, init_he_, resize_nearest
 from segfast.models.encoders import Encoder, create_encoder
+from segfast.nn import SubpixelUpsample
 
 
 class _Block(nn.Module):
     """Upsample to a given size, join the encoder's map of that size if there is one, convolve."""
 
-    def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
+    def __init__(
+        self, in_channels: int, skip_channels: int, out_channels: int, subpixel: bool
+    ) -> None:
         super().__init__()
+        self.upsample = (
+            SubpixelUpsample(in_channels, scale=2, weight_norm=False) if subpixel else nn.Identity()
+        )
         self.convolutions = nn.Sequential(
             *conv_unit(in_channels + skip_channels, out_channels, bias=False),
             *conv_unit(out_channels, out_channels, bias=False),
         )
 
     def forward(self, input: Tensor, size: Sequence[int], skip: Tensor | None) -> Tensor:
-        x = resize_nearest(input, size)
+        x = resize_nearest(self.upsample(input), size)
         if skip is not None:
             x = torch.cat([x, skip], dim=1)
         output: Tensor = self.convolutions(x)
@@ -45,6 +52,7 @@ class EncoderUNet(nn.Module):
             :class:`~segfast.models.encoders.Encoder`.
         decoder_channels: of the blocks from the coarsest to the full size, as many as the encoder
             halves the image.
+        upsampling: ``"nearest"`` or ``"subpixel"``, :class:`segfast.nn.SubpixelUpsample`.
 
     Shape:
         - input: ``[N, in_channels, H, W]``, any ``H`` and ``W`` that the encoder takes; ResNets
@@ -58,8 +66,11 @@ class EncoderUNet(nn.Module):
         in_channels: int = 3,
         encoder: str | Encoder = "resnet34",
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+        upsampling: Literal["nearest", "subpixel"] = "nearest",
     ) -> None:
         super().__init__()
+        if upsampling not in ("nearest", "subpixel"):
+            raise ValueError(f'upsampling must be "nearest" or "subpixel", received {upsampling!r}')
         self.encoder = create_encoder(encoder, in_channels)
         *finer, deepest = self.encoder.reductions
         halvings = deepest.bit_length() - 1
@@ -73,7 +84,9 @@ class EncoderUNet(nn.Module):
         self.blocks = nn.ModuleList()
         for step, out_channels in enumerate(decoder_channels, start=1):
             skip_channels = skips.get(deepest >> step, 0)
-            self.blocks.append(_Block(channels, skip_channels, out_channels))
+            self.blocks.append(
+                _Block(channels, skip_channels, out_channels, upsampling == "subpixel")
+            )
             channels = out_channels
         self.head = init_he_(nn.Conv2d(channels, classes, kernel_size=3, padding=1))
 

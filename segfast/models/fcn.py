@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from segfast.models._layers import conv_unit, init_he_, pad_to_multiple
+from segfast.models._layers import conv_unit, crop_corner, init_he_, pad_to_multiple
 from segfast.models.encoders import Encoder, VGG16Encoder, create_encoder
 
 #: Finest stride with scores of its own -> how many coarser predictions are refined on the way.
@@ -67,7 +67,7 @@ class _FCN(nn.Module):
         for upsample, score in zip(self.upsample, self.score, strict=True):
             x = upsample(x) + score(maps.pop())
         logits: Tensor = self.last_upsample(x)
-        return logits[..., :height, :width]
+        return crop_corner(logits, height, width)
 
 
 class _PaperFCN(_FCN):

@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from segfast.models._layers import conv_unit, crop_centre, init_he_, pad_to_multiple
-from segfast.nn import MaxPool2d
+from segfast.models._layers import conv_unit, crop_centre, crop_corner, init_he_, pad_to_multiple
+from segfast.nn import MaxPool2d, SubpixelUpsample
 
-Upsampling = Literal["transpose", "bilinear"]
+Upsampling = Literal["transpose", "subpixel", "bilinear"]
 
 
 def _upsampler(
@@ -19,13 +19,15 @@ def _upsampler(
     """Doubles height and width, at least: a transposed convolution of kernel 3 adds one more."""
     if kind == "transpose":
         return init_he_(nn.ConvTranspose2d(in_channels, out_channels, kernel_size, stride=2))
+    if kind == "subpixel":
+        return SubpixelUpsample(in_channels, out_channels, scale=2, weight_norm=False)
     if kind == "bilinear":
         # A 1x1 convolution and an interpolation commute: convolve the smaller image.
         return nn.Sequential(
             init_he_(nn.Conv2d(in_channels, out_channels, kernel_size=1)),
             nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
         )
-    raise ValueError(f'upsampling must be "transpose" or "bilinear", received {kind!r}')
+    raise ValueError(f'upsampling must be "transpose", "subpixel" or "bilinear", received {kind!r}')
 
 
 class UNet(nn.Module):
@@ -51,8 +53,9 @@ class UNet(nn.Module):
         batch_norm: batch norm between each 3x3 convolution and its ReLU.
         padding: ``"same"`` keeps the size at every convolution; ``"valid"`` pads nowhere, as the
             paper does, crops the maps that are concatenated, and returns the middle of the image.
-        upsampling: ``"transpose"``, a transposed convolution; or ``"bilinear"``, interpolation and
-            a 1x1 convolution.
+        upsampling: ``"transpose"``, a transposed convolution; ``"subpixel"``,
+            :class:`segfast.nn.SubpixelUpsample`; or ``"bilinear"``, interpolation and a 1x1
+            convolution.
         up_kernel_size: of the transposed convolution, 2 as in the paper or 3 as in TensorFlow's
             tutorials. With 3 the last row and column are dropped, as Keras does for ``"same"``.
         dropout: probability; 0 for none.
@@ -159,4 +162,4 @@ class UNet(nn.Module):
             skip = crop_centre(skips.pop(), doubled_height, doubled_width)
             x = block(self.level_dropout(torch.cat([x, skip], dim=1)))
         logits: Tensor = self.head(x)
-        return logits[..., :height, :width]
+        return crop_corner(logits, height, width) if self.padding == "same" else logits
