@@ -1,10 +1,11 @@
 """Registers each op with ``torch.library`` and gives it a fast lane for plain eager calls.
 
-An op is stated once, by :func:`define_op`: its schema, its kernel, its plain-PyTorch twin, its shapes
-(fake), its derivatives and its batching rule. From that statement come
+An op is stated once, by :func:`define_op`: its schema, its kernel, its plain-PyTorch twin, its
+shapes (fake), its derivatives and its batching rule. From that statement come
 
-* ``torch.ops.segfast.<op>``, which torch.compile, torch.export, tensor subclasses and dispatch modes
-  see: ``Library.define``/``impl``, a fake kernel, ``register_autograd`` and a vmap rule, all at import;
+* ``torch.ops.segfast.<op>``, which torch.compile, torch.export, tensor subclasses and dispatch
+  modes see: ``Library.define``/``impl``, a fake kernel, ``register_autograd`` and a vmap rule, all
+  at import;
 * a ``torch.autograd.Function`` that calls the kernel straight. A call with grad costs about 8
   microseconds this way and 23 or more through the dispatcher's Python kernels;
 * a second ``Function`` in the style functorch wants, for ``torch.func`` transforms (forward-mode
@@ -24,6 +25,9 @@ from torch.autograd import forward_ad
 
 from segfast._extension import HOW_TO_BUILD, C
 
+#: What :func:`define_op` returns.
+Op = Callable[..., Any]
+
 _library = torch.library.Library("segfast", "DEF")
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -36,8 +40,8 @@ _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor  # of is_grads_
 def kernel_or_reference(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
     """The compiled kernel ``_C.<name>`` where it can run, else ``reference``.
 
-    CPU tensors need the compiled module, CUDA tensors a module that was compiled with CUDA; tensors of
-    other devices always take the reference.
+    CPU tensors need the compiled module, CUDA tensors a module that was compiled with CUDA; tensors
+    of other devices always take the reference.
     """
     if C is None:
         return reference
@@ -71,20 +75,21 @@ def define_op(
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
     jvp: Callable[..., Any] | None = None,
-) -> Callable[..., Any]:
+) -> Op:
     """Defines ``torch.ops.segfast.<name>`` and returns the function that calls it.
 
     Args:
-        schema: ``name(Tensor input, ...) -> ...`` as ``torch.library`` wants it. Tensors come first;
-            the compiled kernel is ``segfast._C.<name>`` and takes the same arguments in order.
-        reference: the same in plain PyTorch: what tests compare with, and what runs where nothing is
-            compiled. Its result has the kernel's memory format too.
+        schema: ``name(Tensor input, ...) -> ...`` as ``torch.library`` wants it. Tensors come
+            first; the compiled kernel is ``segfast._C.<name>`` and takes the same arguments in
+            order.
+        reference: the same in plain PyTorch: what tests compare with, and what runs where nothing
+            is compiled. Its result has the kernel's memory format too.
         fake: the same for fake tensors: shapes, dtypes, strides and errors, no values.
         vmap: ``vmap(info, in_dims, *args) -> (outputs, out_dims)``.
-        setup_context: ``setup_context(ctx, inputs, output)``: saves what the derivatives need. ``None``
-            for an op without derivatives.
-        backward: ``backward(ctx, *grads)``: one entry an input. Made of differentiable functions, so
-            that it can be differentiated again. A gradient that nobody needs comes as ``None``.
+        setup_context: ``setup_context(ctx, inputs, output)``: saves what the derivatives need.
+            ``None`` for an op without derivatives.
+        backward: ``backward(ctx, *grads)``: one entry an input. Made of differentiable functions,
+            so that it can be differentiated again. A gradient that nobody needs comes as ``None``.
         jvp: ``jvp(ctx, *tangents)``: the tangent of each output. A tangent may be ``None``.
     """
     name = schema.partition("(")[0]
@@ -134,14 +139,14 @@ def define_op(
 
     class Eager(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, *args: Any) -> Any:  # type: ignore[override]
+        def forward(ctx: Any, *args: Any) -> Any:
             output = kernel(*args)
             save(ctx, args, output)
             return output
 
     class Transformed(torch.autograd.Function):
         @staticmethod
-        def forward(*args: Any) -> Any:  # type: ignore[override]
+        def forward(*args: Any) -> Any:
             return overload(*args)
 
         @staticmethod

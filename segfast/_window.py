@@ -7,7 +7,6 @@ dilation_w)``. csrc/kernels/pool_codes/pool_codes_math.h is the same in C++.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -130,10 +129,14 @@ def format_of(input: Tensor) -> torch.memory_format:
     return suggest_memory_format(input) if input.dim() == 4 else torch.contiguous_format
 
 
-def empty(shape: Sequence[int], like: Tensor, **options: Any) -> Tensor:
+def empty(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """An uninitialised tensor of ``shape`` in the memory format, dtype and device of ``like``."""
-    options = {"dtype": like.dtype, "device": like.device} | options
-    return torch.empty(shape, memory_format=format_of(like), **options)
+    return torch.empty(
+        list(shape),
+        dtype=dtype or like.dtype,
+        device=like.device,
+        memory_format=format_of(like),
+    )
 
 
 def in_format(tensor: Tensor, format: torch.memory_format) -> Tensor:
@@ -163,7 +166,7 @@ def codes_shape(pooled: Sequence[int], window: Window, channels: bool) -> list[i
 
 
 def check_record(record: Tensor, pooled: Sequence[int], window: Window, name: str) -> None:
-    """Raises RuntimeError unless ``record`` fits ``pooled`` windows: int64 indices or uint8 codes."""
+    """Raises RuntimeError unless ``record``, indices or codes, fits ``pooled`` windows."""
     if record.dtype == torch.int64:
         expected = [list(pooled)]
     elif record.dtype == torch.uint8:

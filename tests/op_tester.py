@@ -31,8 +31,8 @@ def assert_same(actual: Any, expected: Any, **tolerance: float) -> None:
 class OpTester:
     """Subclass with ``op``, ``small`` and, where the defaults do not fit, the rest.
 
-    ``small`` yields argument tuples whose first entry is a small float64 tensor without ties, so that
-    finite differences hold.
+    ``small`` yields argument tuples whose first entry is a small float64 tensor without ties, so
+    that finite differences hold.
     """
 
     op: Callable[..., Any]

@@ -133,7 +133,7 @@ _DEFAULTS: dict[str, Any] = {"kernel_size": None, "stride": None, "padding": 0, 
 
 
 def _distinct(*shape: int) -> torch.Tensor:
-    """Float64 values all different by at least 0.1, so that finite differences change no maximum."""
+    """Float64 values at least 0.1 apart, so that finite differences change no maximum."""
     count = torch.Size(shape).numel()
     return ((torch.randperm(count).double() - count / 2) / 10).reshape(shape)
 
@@ -274,7 +274,8 @@ def test_saves_codes_alone() -> None:
 
 @pytest.mark.nightly
 def test_more_than_2_31_elements(device: torch.device) -> None:
-    # [N, C, H, W] of 2^31 + 2^17 half-precision elements: 4.3 GB, with one known maximum at the end.
+    # [N, C, H, W] of 2^31 + 2^17 half-precision elements: 4.3 GB, with one known maximum at the
+    # end.
     input = torch.zeros(1, 2, 32769, 32768, dtype=torch.float16, device=device)
     input[0, -1, -2, -1] = 1
     output, codes = F.max_pool2d_with_codes(input)

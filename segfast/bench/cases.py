@@ -121,7 +121,7 @@ def _unpool(record: str, direction: str) -> Callable[[Tensor], Comparison]:
 
         return make(
             ours,
-            lambda v: torch.nn.functional.max_unpool2d(v, indices, 2, output_size=x.shape),
+            lambda v: torch.nn.functional.max_unpool2d(v, indices, (2, 2), output_size=x.shape),
             pooled,
             (codes if record == "codes" else indices).nbytes,
         )
@@ -187,7 +187,8 @@ def _our_dice_ce(logits: Tensor, labels: Tensor) -> Tensor:
     stats = F.overlap_stats(logits, labels, "multiclass")
     total = (stats.probability + stats.target).sum(0)
     dice = 1 - ((2 * stats.intersection.sum(0) + 1e-5) / (total + 1e-5)).mean()
-    return dice + stats.cross_entropy.sum() / stats.pixels.sum()
+    loss: Tensor = dice + stats.cross_entropy.sum() / stats.weight.sum()
+    return loss
 
 
 def _dice_ce(x: Tensor) -> Comparison:
@@ -208,7 +209,7 @@ def _dice_ce(x: Tensor) -> Comparison:
 def _torch_confusion(logits: Tensor, labels: Tensor) -> Tensor:
     """Counts [CLASSES, CLASSES] of (label, prediction) pairs."""
     pairs = labels * CLASSES + logits.argmax(1)
-    return torch.bincount(pairs.flatten(), minlength=CLASSES**2).unflatten(0, (CLASSES, CLASSES))
+    return torch.bincount(pairs.flatten(), minlength=CLASSES**2).view(CLASSES, CLASSES)
 
 
 def _confusion(x: Tensor) -> Comparison:

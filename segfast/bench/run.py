@@ -25,7 +25,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Row:
-    """A case at one size, type and layout. ``ratio`` is PyTorch's time over ours: above 1 we win."""
+    """A case at one size, type and layout. ``ratio``: PyTorch's time over ours, above 1 we win."""
 
     op: str
     direction: str

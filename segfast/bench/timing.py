@@ -1,8 +1,8 @@
 """How two calls are compared on a noisy machine: in turn, often enough, by medians.
 
-Every round times each call once, so that a slow spell hits all alike; a round's ratio therefore holds
-even where its times do not. Rounds go on until the middle half of the ratios lies within a tenth of
-their median, or time is up; then the row says that it is not settled.
+Every round times each call once, so that a slow spell hits all alike; a round's ratio therefore
+holds even where its times do not. Rounds go on until the middle half of the ratios lies within a
+tenth of their median, or time is up; then the row says that it is not settled.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The two linear maps between a map and its pooled windows, given where each maximum was.
 
 ``max_pool2d_backward`` sends each window's value to the position it won, adding up where windows
-overlap; ``max_unpool2d_backward`` brings each window the value of that position. Each is the other's
-transpose, so each is the other's derivative, and between them they give every derivative of pooling
-and unpooling, of any order. A *record* is int64 indices or uint8 codes.
+overlap; ``max_unpool2d_backward`` brings each window the value of that position. Each is the
+other's transpose, so each is the other's derivative, and between them they give every derivative of
+pooling and unpooling, of any order. A *record* is int64 indices or uint8 codes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from segfast._library import define_op
+from segfast._library import Op, define_op
 from segfast._window import Window, check_record, empty
 from segfast.reference import max_pool2d as pool_reference
 from segfast.reference import max_unpool2d as unpool_reference
@@ -22,7 +22,8 @@ from segfast.reference import max_unpool2d as unpool_reference
 def fold_batch(op: Callable[..., Any], tensors: int) -> Callable[..., Any]:
     """The vmap rule of an op whose first ``tensors`` arguments have a leading batch dimension.
 
-    A vmapped dimension joins the batch of [N, C, H, W] maps, and becomes the batch of [C, H, W] ones.
+    A vmapped dimension joins the batch of [N, C, H, W] maps, and becomes the batch of [C, H, W]
+    ones.
     """
 
     def rule(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
@@ -70,11 +71,11 @@ def _backward_jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> Tensor | None:
     if tangent is None:
         return None
     (record,) = ctx.saved_tensors
-    return max_pool2d_backward(tangent, record, ctx.window, ctx.input_size)
+    return max_pool2d_backward(tangent, record, ctx.window, ctx.input_size)  # type: ignore[no-any-return]
 
 
 #: ``max_pool2d_backward(grad_output [N, C, OH, OW], record, window, (H, W)) -> [N, C, H, W]``
-max_pool2d_backward = define_op(
+max_pool2d_backward: Op = define_op(
     "max_pool2d_backward(Tensor grad_output, Tensor record, int[] window, SymInt[] input_size)"
     " -> Tensor",
     reference=pool_reference.max_pool2d_backward,
@@ -116,11 +117,11 @@ def _gather_jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> Tensor | None:
     if tangent is None:
         return None
     (record,) = ctx.saved_tensors
-    return max_unpool2d_backward(tangent, record, ctx.window, ctx.pooled_size)
+    return max_unpool2d_backward(tangent, record, ctx.window, ctx.pooled_size)  # type: ignore[no-any-return]
 
 
 #: ``max_unpool2d_backward(grad_output [N, C, H, W], record, window, (OH, OW)) -> [N, C, OH, OW]``
-max_unpool2d_backward = define_op(
+max_unpool2d_backward: Op = define_op(
     "max_unpool2d_backward(Tensor grad_output, Tensor record, int[] window, SymInt[] pooled_size)"
     " -> Tensor",
     reference=unpool_reference.max_unpool2d_backward,

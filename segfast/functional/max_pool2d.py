@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segfast._library import define_op
+from segfast._library import Op, define_op
 from segfast._window import (
     MAX_CODED_TAPS,
     Window,
@@ -41,16 +41,16 @@ def max_pool2d(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Drop-in for :func:`torch.nn.functional.max_pool2d`: the same values, indices and gradients.
 
-    NaN wins a window (of several, the last gives the index), and the first of equal maxima gives the
-    index. Without ``return_indices`` the backward pass keeps codes (see
+    NaN wins a window (of several, the last gives the index), and the first of equal maxima gives
+    the index. Without ``return_indices`` the backward pass keeps codes (see
     :func:`max_pool2d_with_codes`) in place of int64 indices: 1/32 of their memory for 2x2 windows.
 
     Where torch writes outside the plane, for a window that dilation and padding leave without any
     input, this returns -inf with index -1, and no gradient.
 
     Args:
-        input: [N, C, H, W] or [C, H, W]; float32, float64, float16 or bfloat16 (integer maps are handed
-            to torch), contiguous or channels_last; other strides are made contiguous.
+        input: [N, C, H, W] or [C, H, W]; float32, float64, float16 or bfloat16 (integer maps are
+            handed to torch), contiguous or channels_last; other strides are made contiguous.
         kernel_size: rows and columns of a window.
         stride: step between windows; ``kernel_size`` by default.
         padding: rows and columns of -inf on each side; at most half the dilated kernel.
@@ -69,7 +69,7 @@ def max_pool2d(
     The plain-PyTorch equivalent is ``torch.nn.functional.max_pool2d``.
     """
     if not input.is_floating_point():
-        return torch.nn.functional.max_pool2d(  # type: ignore[no-any-return]
+        return torch.nn.functional.max_pool2d(  # type: ignore[no-any-return,call-overload]
             input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
         )
     window = pool_window(kernel_size, stride, padding, dilation)
@@ -91,17 +91,20 @@ def max_pool2d_with_codes(
 ) -> tuple[Tensor, Tensor]:
     """Max pooling that also says, in 2 bits or a byte a window, where each maximum was.
 
-    A code is the number of the winning tap, counted row by row within its window. For 2x2 windows with
-    stride 2, no padding and no dilation it takes 2 bits, as in the SegNet paper (Badrinarayanan et
-    al., PAMI 2017, section 3); four codes share a byte, the first in the lowest bits:
+    A code is the number of the winning tap, counted row by row within its window. For 2x2 windows
+    with stride 2, no padding and no dilation it takes 2 bits, as in the SegNet paper
+    (Badrinarayanan et al., PAMI 2017, section 3); four codes share a byte, the first in the lowest
+    bits:
 
     * contiguous input: along a row of windows. ``codes`` is [N, C, OH * ceil(OW / 4)]; each row of
       windows starts a new byte.
     * channels_last input with C > 1: along the channels of a window. ``codes`` is
       [N, OH, OW, ceil(C / 4)].
 
-    Eight windows so take two bytes, and unused bits at a run's end are 0. Any other window takes a byte
-    a code: ``codes`` has the shape and memory format of ``output``, and 255 stands for a window that
+    Eight windows so take two bytes, and unused bits at a run's end are 0. Any other window takes a
+    byte
+    a code: ``codes`` has the shape and memory format of ``output``, and 255 stands for a window
+        that
     dilation and padding left without input.
 
     Args:
@@ -210,12 +213,14 @@ def _values_jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> Tensor | None:
     if tangent is None:
         return None
     output, record = _recompute(ctx)
-    return max_unpool2d_backward(tangent, record, ctx.window, output.shape[-2:])
+    return max_unpool2d_backward(  # type: ignore[no-any-return]
+        tangent, record, ctx.window, output.shape[-2:]
+    )
 
 
 # Pooling that keeps no record, for inference. Under a torch.func transform nothing says in advance
 # whether a derivative will be asked for; if it is, the pooling is done again with a record.
-_values = define_op(
+_values: Op = define_op(
     "max_pool2d(Tensor input, int[] window, bool ceil_mode) -> Tensor",
     reference=lambda *args: reference.max_pool2d_with_indices(*args)[0],
     fake=_values_fake,

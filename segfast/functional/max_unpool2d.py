@@ -26,18 +26,18 @@ def max_unpool2d(
 ) -> Tensor:
     """Drop-in for :func:`torch.nn.functional.max_unpool2d`: the same values, checks and gradients.
 
-    Each value goes to the position its index names; every other position is 0. Of several values with
-    the same index the last one stays (torch lets any one win); the result is deterministic.
+    Each value goes to the position its index names; every other position is 0. Of several values
+    with the same index the last one stays (torch lets any one win); the result is deterministic.
 
     Args:
         input: [N, C, OH, OW] or [C, OH, OW]; float32, float64, float16 or bfloat16, contiguous or
             channels_last; other strides are made contiguous.
-        indices: int64, the shape of ``input``: y * W + x within each plane, from :func:`max_pool2d`,
-            from torch, or from anywhere.
+        indices: int64, the shape of ``input``: y * W + x within each plane, from
+            :func:`max_pool2d`, from torch, or from anywhere.
         kernel_size, stride, padding: of the pooling that is undone.
         output_size: (H, W), or a longer size whose last two entries are taken. By default
-            ``(OH - 1) * stride - 2 * padding + kernel_size``; it may differ from that by less than one
-            stride, so give the size of the map that was pooled where that matters.
+            ``(OH - 1) * stride - 2 * padding + kernel_size``; it may differ from that by less than
+            one stride, so give the size of the map that was pooled where that matters.
 
     Returns:
         [N, C, H, W] in the dtype and memory format of ``input``.
@@ -67,8 +67,8 @@ def max_unpool2d_with_codes(
 ) -> Tensor:
     """The inverse of :func:`max_pool2d_with_codes`: each value back to where its maximum was.
 
-    Every other position is 0; where windows overlap and two of them name one position, the last one's
-    value stays.
+    Every other position is 0; where windows overlap and two of them name one position, the last
+    one's value stays.
 
     Args:
         input: [N, C, OH, OW] or [C, OH, OW], as for :func:`max_unpool2d`.
@@ -81,8 +81,8 @@ def max_unpool2d_with_codes(
         [N, C, H, W] in the dtype and memory format of ``input``.
 
     Raises:
-        RuntimeError: ``codes`` do not fit ``input``, or a code names a position outside the map (CPU: at
-            once; CUDA: at the next synchronising call). Nothing is written outside.
+        RuntimeError: ``codes`` do not fit ``input``, or a code names a position outside the map
+            (CPU: at once; CUDA: at the next synchronising call). Nothing is written outside.
         ValueError: ``output_size`` is not within a stride of the default.
 
     The plain-PyTorch equivalent is ``max_unpool2d(input, codes_to_indices(codes, ...), ...)``.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segfast._library import define_op
+from segfast._library import Op, define_op
 from segfast._window import (
     Window,
     check_record,
@@ -42,8 +42,8 @@ def codes_to_indices(
         kernel_size, stride, padding, dilation, ceil_mode: of that pooling.
 
     Returns:
-        [N, C, OH, OW]: y * W + x within each plane, -1 for a window without input; channels_last where
-        the codes are.
+        [N, C, OH, OW]: y * W + x within each plane, -1 for a window without input; channels_last
+        where the codes are.
 
     Raises:
         RuntimeError: ``codes`` have not the shape that this pooling gives.
@@ -70,7 +70,8 @@ def indices_to_codes(
     """The codes that :func:`max_pool2d_with_codes` would have returned in place of ``indices``.
 
     Args:
-        indices: int64 [N, C, OH, OW], from any pooling with this window; -1 for a window without input.
+        indices: int64 [N, C, OH, OW], from any pooling with this window; -1 for a window without
+            input.
         input_size: the shape of the map that was pooled, [N, C, H, W] or [C, H, W].
         kernel_size, stride, padding, dilation, ceil_mode: of that pooling.
 
@@ -79,8 +80,8 @@ def indices_to_codes(
 
     Raises:
         RuntimeError: ``indices`` have not the shape or dtype that this pooling gives.
-        ValueError: an index that its own window does not cover, so that no code can say it, or a window
-            of more than 255 taps. On CUDA this waits for the device.
+        ValueError: an index that its own window does not cover, so that no code can say it, or a
+            window of more than 255 taps. On CUDA this waits for the device.
 
     The plain-PyTorch equivalent is :mod:`segfast.reference.pool_codes`.
     """
@@ -125,13 +126,13 @@ def _to_codes_fake(indices: Tensor, window: Window, map_size: Sequence[int]) -> 
     return indices.new_empty(shape, dtype=torch.uint8)
 
 
-_codes_to_indices = define_op(
+_codes_to_indices: Op = define_op(
     "codes_to_indices(Tensor codes, int[] window, SymInt[] map_size, SymInt[] pooled) -> Tensor",
     reference=reference.codes_to_indices,
     fake=_to_indices_fake,
     vmap=_to_indices_vmap,
 )
-_indices_to_codes = define_op(
+_indices_to_codes: Op = define_op(
     "indices_to_codes(Tensor indices, int[] window, SymInt[] map_size) -> Tensor",
     reference=reference.indices_to_codes,
     fake=_to_codes_fake,

@@ -13,7 +13,7 @@ from segfast import functional as F
 class MaxPool2d(torch.nn.MaxPool2d):
     """Drop-in for :class:`torch.nn.MaxPool2d`. See :func:`segfast.functional.max_pool2d`."""
 
-    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         return F.max_pool2d(
             input,
             self.kernel_size,

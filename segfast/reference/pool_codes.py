@@ -29,7 +29,7 @@ def _taps_to_codes(taps: Tensor, window: Window, channels: bool) -> Tensor:
     missing = -runs.shape[-1] % CODES_PER_BYTE
     runs = torch.nn.functional.pad(runs, (0, missing)).unflatten(-1, (-1, CODES_PER_BYTE))
     shifts = torch.arange(0, 8, 2, device=taps.device)
-    codes = (runs << shifts).sum(-1).to(torch.uint8)
+    codes: Tensor = (runs << shifts).sum(-1).to(torch.uint8)
     return codes.reshape(codes_shape(taps.shape, window, channels))
 
 
