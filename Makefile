@@ -54,10 +54,10 @@ clean:
 	rm -rf build *.egg-info segfast/_C.*.so $(BUILD)
 
 $(SETUP): pyproject.toml constraints.txt
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "Installing torch and what development needs into $(VENV) (some minutes the first time)"
-	$(PIP) torch torchvision setuptools ninja cmake
-	touch $@
+	@$(PIP) torch torchvision setuptools ninja cmake
+	@touch $@
 
 # The switches of a build: a change of any of them builds again.
 SWITCHES := $(TORCH_CUDA_ARCH_LIST) $(SEGFAST_FORCE_CUDA) $(SEGFAST_NO_CUDA) $(CUDA_HOME)
@@ -68,5 +68,5 @@ FORCE:
 # Written by setup.py as its last step.
 $(BUILD): $(SETUP) build/switches setup.py $(wildcard segfast/_*.py csrc/sources.txt csrc/*/*.* csrc/*/*/*.*)
 	@echo "Compiling segfast (some minutes the first time)"
-	$(PIP) --no-build-isolation --editable '.[test]'
+	@$(PIP) --no-build-isolation --editable '.[test]'
 	@sed -n 's/.*"summary": "\(.*\)".*/segfast: built \1/p' $@
