@@ -7,9 +7,9 @@ segfast.reference, and one warning says how to build.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sysconfig
 import warnings
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
@@ -48,7 +48,8 @@ def _warn_never_compiled() -> None:
 
 
 def _load() -> ModuleType | None:
-    if importlib.util.find_spec("segfast._C") is None:
+    # Beside this file only: an editable install would offer the module of another folder.
+    if PathFinder.find_spec("segfast._C", [str(_PACKAGE)]) is None:
         _warn_never_compiled()
         return None
     stale = _build_info.why_stale(_build_info.read(_PACKAGE), _build_info.describe_torch(torch))
