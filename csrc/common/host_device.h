@@ -5,6 +5,9 @@
 
 #if defined(__CUDACC__)
 #define SEGFAST_HOST_DEVICE __host__ __device__ __forceinline__
+#elif defined(__GNUC__)
+// Into the caller's instruction set (foreach_isa.h), whatever the compiler thinks of the size.
+#define SEGFAST_HOST_DEVICE inline __attribute__((always_inline))
 #else
 #define SEGFAST_HOST_DEVICE inline
 #endif

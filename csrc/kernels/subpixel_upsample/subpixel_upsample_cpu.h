@@ -1,50 +1,54 @@
 // subpixel_upsample_cpu.h: compiled once for each instruction set by subpixel_upsample_cpu.cpp.
 //
-// Factor 2 works in tiles: runs of cells side by side (along the width in torch.contiguous_format,
-// along the channels in torch.channels_last), each subpixel of the run an array, so that the
-// formulas vectorize. One of the two tensors lies in memory like that; the other passes through a
-// buffer. Other factors, and masks that are given to the forward pass, go element by element.
-#include "kernels/pixel_shuffle/interleave_cpu.h"
+// Factor 2 works on vectors of neighbouring 2x2 cells: along the width in torch.contiguous_format,
+// along the channels in torch.channels_last. Runs shorter than a vector, other factors, and masks
+// that are given to the forward pass, go element by element.
+#include "common/lanes.h"
 
 namespace segfast {
 namespace SEGFAST_ISA {
 namespace {
 
-constexpr int64_t kTile = 128;  // with all buffers well within the first-level cache
-
-// What moves bits: the 16-bit types are moved as integers.
-template <typename T>
-struct RawType {
-  using type = T;
-};
-template <>
-struct RawType<Half> {
-  using type = uint16_t;
-};
-template <>
-struct RawType<BFloat16> {
-  using type = uint16_t;
-};
-template <typename T>
-using raw_t = typename RawType<T>::type;
-
-template <typename T>
-raw_t<T>* raw(T* pointer) {
-  return reinterpret_cast<raw_t<T>*>(pointer);
-}
-
-template <typename T>
-inline T select(bool keep, T value) {
-  return keep ? value : T(0);
-}
-template <>
-inline uint16_t select(bool keep, uint16_t value) {
-  return static_cast<uint16_t>(value & -static_cast<int>(keep));
-}
-
 // ---- the mask
 
 inline bool test_bit(const uint8_t* bits, int64_t bit) { return (bits[bit / 8] >> (bit % 8)) & 1; }
+
+// The bits of kLanes cells, four a cell; the first cell's start a byte.
+template <typename T>
+SEGFAST_LANES void store_cell_bits(uint8_t* mask, const Four<T>& x) {
+  using Bits = bits_t<T>;
+  typedef uint8_t Bytes __attribute__((vector_size(kLanes<T>)));
+  const lanes_t<T> zero{};
+  const Bits none{};
+  const Bits cells = (x.a <= zero ? none : none + 1u) | (x.b <= zero ? none : none + 2u) |
+                     (x.c <= zero ? none : none + 4u) | (x.d <= zero ? none : none + 8u);
+  const Bits two_cells = evens(cells, cells) | odds(cells, cells) << 4;
+  const Bytes bytes = __builtin_convertvector(two_cells, Bytes);
+  std::memcpy(mask, &bytes, kLanes<T> / 2);
+}
+
+// The first bit of each of kLanes cells, where a lane holds as many of them as fit.
+template <typename T, int... kLane>
+SEGFAST_LANES bits_t<T> first_bits(std::integer_sequence<int, kLane...>) {
+  constexpr int kCells = sizeof(accumulate_t<T>) * 2;
+  return bits_t<T>{(word_t<T>{1} << (4 * (kLane % kCells)))...};
+}
+
+template <typename T>
+SEGFAST_LANES Four<T> keep_cells(const uint8_t* mask, const Four<T>& x) {
+  using Bits = bits_t<T>;
+  uint64_t packed = 0;
+  std::memcpy(&packed, mask, kLanes<T> / 2);
+  const Bits none{};
+  const lanes_t<T> zero{};
+  Bits words = none + static_cast<word_t<T>>(packed);
+  if constexpr (kLanes<T> > sizeof(word_t<T>) * 2) {  // eight cells more
+    words = halves(words, none + static_cast<word_t<T>>(packed >> 32));
+  }
+  const Bits bit = first_bits<T>(lane_numbers<Bits>{});
+  return {(words & bit) != none ? x.a : zero, (words & bit << 1) != none ? x.b : zero,
+          (words & bit << 2) != none ? x.c : zero, (words & bit << 3) != none ? x.d : zero};
+}
 
 // Elements in the mask's own order: a row of a channels_last tensor.
 template <typename T>
@@ -66,155 +70,109 @@ void write_mask(const T* elements, int64_t count, uint8_t* mask) {
 
 template <typename T>
 void apply_mask(T* elements, int64_t count, const uint8_t* mask) {
-  for (int64_t first = 0; first + 8 <= count; first += 8) {
-    const uint32_t bits = mask[first / 8];
-    for (int k = 0; k < 8; ++k) elements[first + k] = select((bits >> k) & 1, elements[first + k]);
-  }
-  for (int64_t k = count / 8 * 8; k < count; ++k)
-    elements[k] = select(test_bit(mask, k), elements[k]);
-}
-
-// The four bits of each cell of a contiguous row with r = 2; n <= kTile + 1 for an odd last cell.
-template <typename T>
-void write_cell_mask(const T* a, const T* b, const T* c, const T* d, int64_t n, uint8_t* mask) {
-  uint8_t cells[kTile];
-  for (int64_t k = 0; k < n; ++k) {
-    cells[k] = static_cast<uint8_t>(
-        passes_gradient(to_float(a[k])) | passes_gradient(to_float(b[k])) << 1 |
-        passes_gradient(to_float(c[k])) << 2 | passes_gradient(to_float(d[k])) << 3);
-  }
-  if (n % 2 != 0) cells[n] = 0;
-  for (int64_t k = 0; 2 * k < n; ++k) {
-    mask[k] = static_cast<uint8_t>(cells[2 * k] | cells[2 * k + 1] << 4);
-  }
-}
-
-template <typename T>
-void apply_cell_mask(T* const subpixels[4], int64_t n, const uint8_t* mask) {
-  uint8_t cells[kTile];
-  for (int64_t k = 0; 2 * k < n; ++k) {
-    cells[2 * k] = mask[k] & 15;
-    cells[2 * k + 1] = mask[k] >> 4;
-  }
-  for (int s = 0; s < 4; ++s) {
-    T* elements = subpixels[s];
-    for (int64_t k = 0; k < n; ++k) elements[k] = select((cells[k] >> s) & 1, elements[k]);
+  for (int64_t k = 0; k < count; ++k) {
+    if (!test_bit(mask, k)) elements[k] = T{};
   }
 }
 
 // ---- forward, factor 2
 
-template <bool kRelu, typename T>
-inline accumulate_t<T> activated(T x) {
-  return kRelu ? relu(to_float(x)) : to_float(x);
+template <typename T>
+SEGFAST_LANES Cell<lanes_t<T>> activated(const Four<T>& x, bool with_relu) {
+  if (!with_relu) return {x.a, x.b, x.c, x.d};
+  return {relu(x.a), relu(x.b), relu(x.c), relu(x.d)};
 }
 
-// What blur_cell takes, as arrays.
-template <typename T>
-struct CellArrays {
-  const T *a, *b, *c, *d, *upper_c, *upper_d, *left_b, *left_d, *corner_d;
-
-  CellArrays operator+(int64_t k) const {
-    return {a + k,       b + k,      c + k,      d + k,       upper_c + k,
-            upper_d + k, left_b + k, left_d + k, corner_d + k};
-  }
-};
-
-template <bool kRelu, bool kBlur, typename T>
-void upsample_tile(const CellArrays<T> in, T* __restrict a, T* __restrict b, T* __restrict c,
-                   T* __restrict d, int64_t n) {
-  using A = accumulate_t<T>;
-  for (int64_t k = 0; k < n; ++k) {
-    Cell<A> cell{activated<kRelu>(in.a[k]), activated<kRelu>(in.b[k]), activated<kRelu>(in.c[k]),
-                 activated<kRelu>(in.d[k])};
-    if (kBlur) {
-      cell = blur_cell(cell, activated<kRelu>(in.upper_c[k]), activated<kRelu>(in.upper_d[k]),
-                       activated<kRelu>(in.left_b[k]), activated<kRelu>(in.left_d[k]),
-                       activated<kRelu>(in.corner_d[k]));
-    }
-    a[k] = from_float<T>(cell.a);
-    b[k] = from_float<T>(cell.b);
-    c[k] = from_float<T>(cell.c);
-    d[k] = from_float<T>(cell.d);
-  }
+template <bool kRelu, typename T>
+SEGFAST_LANES lanes_t<T> load_activated(const T* address) {
+  const lanes_t<T> x = load_lanes(address);
+  return kRelu ? relu(x) : x;
 }
 
 // coarse: row h of subpixel a, the others `plane` apart. has_upper: row h - 1 lies before it. fine:
-// row 2h, followed by row 2h + 1.
+// row 2h, followed by row 2h + 1. Returns how many cells of the row it did, an even number.
 template <bool kRelu, bool kBlur, typename T>
-void upsample_row_contiguous(const T* coarse, bool has_upper, int64_t plane, int64_t width,
-                             uint8_t* mask, T* fine) {
+int64_t upsample_row_contiguous(const T* coarse, bool has_upper, int64_t plane, int64_t width,
+                                uint8_t* mask, T* fine) {
+  using V = lanes_t<T>;
+  const int64_t count = width / 2 * 2;
+  if (count < kLanes<T>) return 0;
   const T *a = coarse, *b = a + plane, *c = b + plane, *d = c + plane;
-  const CellArrays<T> in{a,
-                         b,
-                         c,
-                         d,
-                         has_upper ? c - width : a,
-                         has_upper ? d - width : b,
-                         b - 1,
-                         d - 1,
-                         has_upper ? d - width - 1 : b - 1};
-  T out[4][kTile];
-  for (int64_t first = 0; first < width; first += kTile) {
-    const int64_t n = std::min(kTile, width - first);
-    int64_t k = 0;
-    if (first == 0) {
-      CellArrays<T> edge = in;
-      edge.left_b = a;
-      edge.left_d = c;
-      edge.corner_d = in.upper_c;
-      upsample_tile<kRelu, kBlur>(edge, out[0], out[1], out[2], out[3], 1);
-      k = 1;
+  const T *upper_c = has_upper ? c - width : a, *upper_d = has_upper ? d - width : b;
+  V left_b{}, left_d{}, left_upper_d{};  // the vectors before this one
+  for (int64_t first = 0; first < count; first += kLanes<T>) {
+    const int64_t w = std::min<int64_t>(first, count - kLanes<T>);  // the last vector may overlap
+    const Four<T> own{load_lanes(a + w), load_lanes(b + w), load_lanes(c + w), load_lanes(d + w)};
+    if (mask != nullptr) store_cell_bits(mask + w / 2, own);
+    Cell<V> cell = activated(own, kRelu);
+    if (kBlur) {
+      const V above_c = load_activated<kRelu>(upper_c + w);
+      const V above_d = load_activated<kRelu>(upper_d + w);
+      V beside_b, beside_d, corner_d;
+      if (w == 0) {
+        beside_b = after_first(cell.a, cell.b);
+        beside_d = after_first(cell.c, cell.d);
+        corner_d = after_first(above_c, above_d);
+      } else if (w == first) {
+        beside_b = after_last(left_b, cell.b);
+        beside_d = after_last(left_d, cell.d);
+        corner_d = after_last(left_upper_d, above_d);
+      } else {
+        beside_b = load_activated<kRelu>(b + w - 1);
+        beside_d = load_activated<kRelu>(d + w - 1);
+        corner_d = load_activated<kRelu>(upper_d + w - 1);
+      }
+      left_b = cell.b;
+      left_d = cell.d;
+      left_upper_d = above_d;
+      cell = blur_cell(cell, above_c, above_d, beside_b, beside_d, corner_d);
     }
-    upsample_tile<kRelu, kBlur>(in + (first + k), out[0] + k, out[1] + k, out[2] + k, out[3] + k,
-                                n - k);
-    for (int i = 0; i < 2; ++i) {
-      move_row<true, 2>(raw(out[2 * i]), raw(fine) + 2 * (i * width + first), kTile, n);
-    }
-    if (mask != nullptr) {
-      write_cell_mask(a + first, b + first, c + first, d + first, n, mask + first / 2);
-    }
+    store_pairs(fine + 2 * w, cell.a, cell.b);
+    store_pairs(fine + 2 * (width + w), cell.c, cell.d);
   }
+  return count;
 }
 
-// coarse: row h, [width, channels, 2, 2]. The rest as above.
+// coarse: row h, [width, channels, 2, 2]. The rest as above; channels >= kLanes.
 template <bool kRelu, bool kBlur, typename T>
 void upsample_row_channels_last(const T* coarse, bool has_upper, int64_t width, int64_t channels,
                                 uint8_t* mask, T* fine) {
+  using V = lanes_t<T>;
+  constexpr int64_t kSlots = 16;  // vectors whose left neighbours are kept
+  struct {
+    V b, d, upper_d;
+  } left[kSlots];
   const int64_t pixel = channels * 4;
-  const T* upper_row = coarse - width * pixel;
-  T buffers[4][4][kTile];
-  for (int64_t first = 0; first < channels; first += kTile) {
-    const int64_t n = std::min(kTile, channels - first);
-    T(*own)[kTile] = buffers[0], (*left)[kTile] = buffers[1];
-    T(*upper)[kTile] = buffers[2], (*corner)[kTile] = buffers[3];
+  const bool whole_bytes = channels % 2 == 0;
+  for (int64_t block = 0; block < channels; block += kSlots * kLanes<T>) {
     for (int64_t w = 0; w < width; ++w) {
-      const int64_t at = w * pixel + first * 4;
-      raw_t<T>* const own_raw[4] = {raw(own[0]), raw(own[1]), raw(own[2]), raw(own[3])};
-      move_pixel2<true>(raw(const_cast<T*>(coarse + at)), own_raw, n);
-      if (kBlur && has_upper) {
-        raw_t<T>* const upper_raw[4] = {raw(upper[0]), raw(upper[1]), raw(upper[2]), raw(upper[3])};
-        move_pixel2<true>(raw(const_cast<T*>(upper_row + at)), upper_raw, n);
+      auto* slot = left;
+      for (int64_t first = block; first < std::min(channels, block + kSlots * kLanes<T>);
+           first += kLanes<T>, ++slot) {
+        const int64_t c = std::min<int64_t>(first, channels - kLanes<T>);
+        const T* address = coarse + w * pixel + c * 4;
+        const Four<T> own = load_fours(address);
+        if (mask != nullptr && whole_bytes) store_cell_bits(mask + (w * channels + c) / 2, own);
+        Cell<V> cell = activated(own, kRelu);
+        if (kBlur) {
+          Cell<V> upper{cell.a, cell.b, cell.a, cell.b};
+          if (has_upper) upper = activated(load_fours(address - width * pixel), kRelu);
+          if (w == 0) *slot = {cell.a, cell.c, upper.c};
+          const Cell<V> blurred =
+              blur_cell(cell, upper.c, upper.d, slot->b, slot->d, slot->upper_d);
+          *slot = {cell.b, cell.d, upper.d};
+          cell = blurred;
+        }
+        T* out = fine + 2 * w * channels + c;
+        T* next = out + 2 * width * channels;
+        store_lanes(out, cell.a);
+        store_lanes(out + channels, cell.b);
+        store_lanes(next, cell.c);
+        store_lanes(next + channels, cell.d);
       }
-      CellArrays<T> in{own[0], own[1], own[2], own[3], own[0], own[1], own[0], own[2], own[0]};
-      if (w > 0) {
-        in.left_b = left[1];
-        in.left_d = left[3];
-        in.corner_d = left[1];
-      }
-      if (has_upper) {
-        in.upper_c = upper[2];
-        in.upper_d = upper[3];
-        in.corner_d = w > 0 ? corner[3] : upper[2];
-      }
-      T* out = fine + 2 * w * channels + first;
-      T* next = out + 2 * width * channels;
-      upsample_tile<kRelu, kBlur>(in, out, out + channels, next, next + channels, n);
-      std::swap(own, left);
-      std::swap(upper, corner);
     }
   }
-  if (mask != nullptr) write_mask(coarse, width * pixel, mask);
+  if (mask != nullptr && !whole_bytes) write_mask(coarse, width * pixel, mask);
 }
 
 // ---- forward, any factor
@@ -254,7 +212,7 @@ struct Forward {
       case Activation::none:
         return x;
       case Activation::masked:
-        return select(test_bit(run.bits, run.bit + k * cell), x);
+        return test_bit(run.bits, run.bit + k * cell) ? x : 0;
       default:
         return relu(x);
     }
@@ -280,11 +238,12 @@ struct Forward {
     }
   }
 
-  void mask_contiguous_row(int64_t b, int64_t h) const {
+  // Of a contiguous row, from a cell on whose bits start a byte.
+  void write_cell_bits(int64_t b, int64_t h, int64_t first) const {
     uint8_t* bits = mask_row(b * p.height + h);
-    std::memset(bits, 0, static_cast<size_t>(row_bytes));
-    int64_t bit = 0;
-    for (int64_t w = 0; w < p.width; ++w) {
+    int64_t bit = first * p.factor * p.factor;
+    std::memset(bits + bit / 8, 0, static_cast<size_t>(row_bytes - bit / 8));
+    for (int64_t w = first; w < p.width; ++w) {
       for (int64_t i = 0; i < p.factor; ++i) {
         for (int64_t j = 0; j < p.factor; ++j, ++bit) {
           const int keep = passes_gradient(to_float(*input(b, h, w, i, j)));
@@ -294,14 +253,16 @@ struct Forward {
     }
   }
 
-  void row(int64_t b, int64_t h) const {
+  // Row h, from a cell on; the first one in channels_last.
+  void row(int64_t b, int64_t h, int64_t first) const {
     for (int64_t i = 0; i < p.factor; ++i) {
       for (int64_t j = 0; j < p.factor; ++j) {
         if (p.channels_last) {
           for (int64_t w = 0; w < p.width; ++w) upsample(b, h, w, i, j, p.channels);
         } else {
-          upsample(b, h, 0, i, j, 1);  // the only cell whose left neighbour is itself
-          upsample(b, h, 1, i, j, p.width - 1);
+          if (first == 0) upsample(b, h, 0, i, j, 1);  // its left neighbour is itself
+          const int64_t rest = std::max<int64_t>(first, 1);
+          upsample(b, h, rest, i, j, p.width - rest);
         }
       }
     }
@@ -310,20 +271,24 @@ struct Forward {
       write_mask(input(b, h, 0, 0, 0), p.width * p.channels * p.factor * p.factor,
                  mask_row(b * p.height + h));
     } else {
-      mask_contiguous_row(b, h);
+      write_cell_bits(b, h, first);
     }
   }
 
   template <bool kRelu, bool kBlur>
   void row2(int64_t b, int64_t h) const {
-    const int64_t row = b * p.height + h;
-    uint8_t* mask = p.activation == Activation::relu_with_mask ? mask_row(row) : nullptr;
-    T* fine = static_cast<T*>(p.output) + shape.fine(row * 2, 0, 0);
+    const int64_t row_number = b * p.height + h;
+    uint8_t* mask = p.activation == Activation::relu_with_mask ? mask_row(row_number) : nullptr;
+    T* fine = static_cast<T*>(p.output) + shape.fine(row_number * 2, 0, 0);
     const T* coarse = input(b, h, 0, 0, 0);
-    if (p.channels_last) {
+    if (!p.channels_last) {
+      const int64_t done = upsample_row_contiguous<kRelu, kBlur>(coarse, h > 0, p.height * p.width,
+                                                                 p.width, mask, fine);
+      if (done < p.width) row(b, h, done);
+    } else if (p.channels >= kLanes<T>) {
       upsample_row_channels_last<kRelu, kBlur>(coarse, h > 0, p.width, p.channels, mask, fine);
     } else {
-      upsample_row_contiguous<kRelu, kBlur>(coarse, h > 0, p.height * p.width, p.width, mask, fine);
+      row(b, h, 0);
     }
   }
 };
@@ -331,12 +296,12 @@ struct Forward {
 template <typename T>
 void upsample_rows(const SubpixelUpsampleParams& p, int64_t begin, int64_t end) {
   const Forward<T> forward(p);
-  const bool tiles = p.factor == 2 && p.activation != Activation::masked;
+  const bool vectors = p.factor == 2 && p.activation != Activation::masked;
   const bool with_relu = p.activation != Activation::none;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t b = row / p.height, h = row % p.height;
-    if (!tiles) {
-      forward.row(b, h);
+    if (!vectors) {
+      forward.row(b, h, 0);
     } else if (p.blur) {
       with_relu ? forward.template row2<true, true>(b, h)
                 : forward.template row2<false, true>(b, h);
@@ -349,110 +314,99 @@ void upsample_rows(const SubpixelUpsampleParams& p, int64_t begin, int64_t end) 
 
 // ---- backward, factor 2
 
-template <typename T>
-const T* zeros() {
-  static const T memory[2 * kTile + 1] = {};
-  return memory;
+// Cells that lie in the map's first row or whose first lane lies in its first column.
+template <typename V>
+SEGFAST_LANES Cell<V> blur_gradient_vector(const V (&q)[3][3], bool top, bool left) {
+  if (top) return left ? blur_gradient_cell<true, true>(q) : blur_gradient_cell<true, false>(q);
+  return left ? blur_gradient_cell<false, true>(q) : blur_gradient_cell<false, false>(q);
 }
 
-template <bool kTop, bool kLeft, typename T>
-void gradient_tile(const T* const (&grad)[3][3], T* __restrict a, T* __restrict b, T* __restrict c,
-                   T* __restrict d, int64_t n) {
-  using A = accumulate_t<T>;
-  for (int64_t k = 0; k < n; ++k) {
-    A q[3][3];
-    for (int y = 0; y < 3; ++y) {
-      for (int x = 0; x < 3; ++x) q[y][x] = to_float(grad[y][x][k]) * A(0.25);
-    }
-    const Cell<A> cell = blur_gradient_cell<kTop, kLeft>(q);
-    a[k] = from_float<T>(cell.a);
-    b[k] = from_float<T>(cell.b);
-    c[k] = from_float<T>(cell.c);
-    d[k] = from_float<T>(cell.d);
-  }
+// x with the first lane of y.
+template <typename T>
+SEGFAST_LANES lanes_t<T> with_first(lanes_t<T> x, lanes_t<T> y) {
+  x[0] = y[0];
+  return x;
 }
 
+// Quarters of kLanes pairs of a row, and the right neighbours of each pair; zeros if not `within`.
 template <typename T>
-void gradient_tile(const T* const (&grad)[3][3], bool top, bool left, T* a, T* b, T* c, T* d,
-                   int64_t n) {
-  if (top) {
-    left ? gradient_tile<true, true>(grad, a, b, c, d, n)
-         : gradient_tile<true, false>(grad, a, b, c, d, n);
-  } else {
-    left ? gradient_tile<false, true>(grad, a, b, c, d, n)
-         : gradient_tile<false, false>(grad, a, b, c, d, n);
-  }
+SEGFAST_LANES void load_quarters(const T* row, bool within, bool has_right, lanes_t<T> (&q)[3]) {
+  q[0] = q[1] = q[2] = lanes_t<T>{};
+  if (!within) return;
+  const Pair<T> pair = load_pairs(row);
+  lanes_t<T> right{};
+  if (has_right) right[0] = to_float(row[2 * kLanes<T>]);
+  q[0] = pair.even * 0.25f;
+  q[1] = pair.odd * 0.25f;
+  q[2] = before_last(pair.even, right) * 0.25f;
 }
 
 // grad: row 2h of the fine tensor; last: there is no row 2h + 2. coarse: as in the forward pass.
+// Returns how many cells of the row it did, an even number.
 template <bool kBlur, typename T>
-void gradient_row_contiguous(const T* grad, bool top, bool last, int64_t plane, int64_t width,
-                             const uint8_t* mask, T* coarse) {
-  T even[3][kTile + 1], odd[3][kTile + 1];
-  for (int64_t first = 0; first < width; first += kTile) {
-    const int64_t n = std::min(kTile, width - first);
-    T* const s[4] = {coarse + first, coarse + plane + first, coarse + 2 * plane + first,
-                     coarse + 3 * plane + first};
-    const T* q[3][3];
-    for (int y = 0; y < (kBlur ? 3 : 2); ++y) {
-      if (!kBlur) {
-        move_row<false, 2>(raw(s[2 * y]), raw(const_cast<T*>(grad)) + 2 * (y * width + first),
-                           plane, n);
-        continue;
+int64_t gradient_row_contiguous(const T* grad, bool top, bool last, int64_t plane, int64_t width,
+                                const uint8_t* mask, T* coarse) {
+  const int64_t count = width / 2 * 2;
+  if (count < kLanes<T>) return 0;
+  for (int64_t first = 0; first < count; first += kLanes<T>) {
+    const int64_t w = std::min<int64_t>(first, count - kLanes<T>);
+    const T* row = grad + 2 * w;
+    Four<T> cells;
+    if (kBlur) {
+      const bool has_right = w + kLanes<T> < width;
+      lanes_t<T> q[3][3];
+      load_quarters(row, true, has_right, q[0]);
+      load_quarters(row + 2 * width, true, has_right, q[1]);
+      load_quarters(row + 4 * width, !last, has_right, q[2]);
+      Cell<lanes_t<T>> s = blur_gradient_vector(q, top, false);
+      if (w == 0) {
+        const Cell<lanes_t<T>> edge = blur_gradient_vector(q, top, true);
+        s.a = with_first<T>(s.a, edge.a);
+        s.c = with_first<T>(s.c, edge.c);
       }
-      const T* row = y == 2 && last ? zeros<T>() : grad + 2 * (y * width + first);
-      for (int64_t k = 0; k < n; ++k) {
-        even[y][k] = row[2 * k];
-        odd[y][k] = row[2 * k + 1];
-      }
-      even[y][n] = first + n < width ? row[2 * n] : T{};
-      q[y][0] = even[y];
-      q[y][1] = odd[y];
-      q[y][2] = even[y] + 1;
+      cells = {s.a, s.b, s.c, s.d};
+    } else {
+      const Pair<T> upper = load_pairs(row), lower = load_pairs(row + 2 * width);
+      cells = {upper.even, upper.odd, lower.even, lower.odd};
     }
-    if (kBlur && first > 0) {
-      gradient_tile(q, top, false, s[0], s[1], s[2], s[3], n);
-    } else if (kBlur) {
-      gradient_tile(q, top, true, s[0], s[1], s[2], s[3], 1);
-      for (auto& row : q) {
-        for (const T*& pointer : row) ++pointer;
-      }
-      gradient_tile(q, top, false, s[0] + 1, s[1] + 1, s[2] + 1, s[3] + 1, n - 1);
-    }
-    if (mask != nullptr) {
-      raw_t<T>* const s_raw[4] = {raw(s[0]), raw(s[1]), raw(s[2]), raw(s[3])};
-      apply_cell_mask(s_raw, n, mask + first / 2);
-    }
+    if (mask != nullptr) cells = keep_cells(mask + w / 2, cells);
+    store_lanes(coarse + w, cells.a);
+    store_lanes(coarse + plane + w, cells.b);
+    store_lanes(coarse + 2 * plane + w, cells.c);
+    store_lanes(coarse + 3 * plane + w, cells.d);
   }
+  return count;
 }
 
+// channels >= kLanes.
 template <bool kBlur, typename T>
 void gradient_row_channels_last(const T* grad, bool top, bool last, int64_t width, int64_t channels,
                                 const uint8_t* mask, T* coarse) {
-  T out[4][kTile];
-  raw_t<T>* const out_raw[4] = {raw(out[0]), raw(out[1]), raw(out[2]), raw(out[3])};
-  for (int64_t first = 0; first < channels; first += kTile) {
-    const int64_t n = std::min(kTile, channels - first);
-    for (int64_t w = 0; w < width; ++w) {
-      raw_t<T>* pixel = raw(coarse) + (w * channels + first) * 4;
-      const T* q[3][3];
-      for (int y = 0; y < 3; ++y) {
-        for (int x = 0; x < 3; ++x) {
+  using V = lanes_t<T>;
+  const bool whole_bytes = channels % 2 == 0;
+  for (int64_t w = 0; w < width; ++w) {
+    for (int64_t first = 0; first < channels; first += kLanes<T>) {
+      const int64_t c = std::min<int64_t>(first, channels - kLanes<T>);
+      V q[3][3];
+      for (int y = 0; y < (kBlur ? 3 : 2); ++y) {
+        for (int x = 0; x < (kBlur ? 3 : 2); ++x) {
           const bool beyond = (y == 2 && last) || (x == 2 && w == width - 1);
-          q[y][x] = beyond ? zeros<T>() : grad + (2 * (y * width + w) + x) * channels + first;
+          const T* address = grad + (2 * (y * width + w) + x) * channels + c;
+          q[y][x] = beyond ? V{} : load_lanes(address);
+          if (kBlur) q[y][x] *= 0.25f;
         }
       }
+      Four<T> cells{q[0][0], q[0][1], q[1][0], q[1][1]};
       if (kBlur) {
-        gradient_tile(q, top, w == 0, out[0], out[1], out[2], out[3], n);
-        move_pixel2<false>(pixel, out_raw, n);
-      } else {
-        raw_t<T>* const grad_raw[4] = {raw(const_cast<T*>(q[0][0])), raw(const_cast<T*>(q[0][1])),
-                                       raw(const_cast<T*>(q[1][0])), raw(const_cast<T*>(q[1][1]))};
-        move_pixel2<false>(pixel, grad_raw, n);
+        const Cell<V> s = blur_gradient_vector(q, top, w == 0);
+        cells = {s.a, s.b, s.c, s.d};
       }
+      const int64_t cell = w * channels + c;
+      if (mask != nullptr && whole_bytes) cells = keep_cells(mask + cell / 2, cells);
+      store_fours(coarse + cell * 4, cells);
     }
   }
-  if (mask != nullptr) apply_mask(raw(coarse), width * channels * 4, mask);
+  if (mask != nullptr && !whole_bytes) apply_mask(coarse, width * channels * 4, mask);
 }
 
 // ---- backward, any factor
@@ -471,14 +425,15 @@ struct Backward {
     }
   };
 
-  void row(int64_t b, int64_t h) const {
+  // Row h, from cell `first` on.
+  void row(int64_t b, int64_t h, int64_t first) const {
     const int64_t r = p.factor, height = p.height * r, width = p.width * r;
     const T* grad = static_cast<const T*>(p.grad_output);
     const uint8_t* bits =
         p.mask == nullptr ? nullptr
                           : p.mask + (b * p.height + h) * mask_row_bytes(p.width, p.channels, r);
     for (int64_t i = 0; i < r; ++i) {
-      for (int64_t w = 0; w < p.width; ++w) {
+      for (int64_t w = first; w < p.width; ++w) {
         for (int64_t j = 0; j < r; ++j) {
           for (int64_t c = 0; c < p.channels; ++c) {
             const int64_t y = h * r + i, x = w * r + j;
@@ -490,7 +445,7 @@ struct Backward {
               value = blur_gradient<accumulate_t<T>>(y, x, height, width, quarter);
             }
             static_cast<T*>(p.grad_input)[shape.coarse(b, h, w, c, i, j)] =
-                from_float<T>(select(bits == nullptr || test_bit(bits, bit), value));
+                from_float<T>(bits == nullptr || test_bit(bits, bit) ? value : 0);
           }
         }
       }
@@ -504,12 +459,15 @@ struct Backward {
     T* coarse = static_cast<T*>(p.grad_input) + shape.coarse(b, h, 0, 0, 0, 0);
     const uint8_t* mask =
         p.mask == nullptr ? nullptr : p.mask + row * mask_row_bytes(p.width, p.channels, 2);
-    if (p.channels_last) {
+    if (!p.channels_last) {
+      const int64_t done = gradient_row_contiguous<kBlur>(
+          grad, h == 0, h == p.height - 1, p.height * p.width, p.width, mask, coarse);
+      if (done < p.width) this->row(b, h, done);
+    } else if (p.channels >= kLanes<T>) {
       gradient_row_channels_last<kBlur>(grad, h == 0, h == p.height - 1, p.width, p.channels, mask,
                                         coarse);
     } else {
-      gradient_row_contiguous<kBlur>(grad, h == 0, h == p.height - 1, p.height * p.width, p.width,
-                                     mask, coarse);
+      this->row(b, h, 0);
     }
   }
 };
@@ -520,7 +478,7 @@ void gradient_rows(const SubpixelUpsampleBackwardParams& p, int64_t begin, int64
   for (int64_t row = begin; row < end; ++row) {
     const int64_t b = row / p.height, h = row % p.height;
     if (p.factor != 2) {
-      backward.row(b, h);
+      backward.row(b, h, 0);
     } else if (p.blur) {
       backward.template row2<true>(b, h);
     } else {

@@ -194,7 +194,7 @@ __global__ void __launch_bounds__(kThreads) upsample_rows_kernel(const CellParam
   const T* address = p.source + p.shape.coarse(at.b, at.h, at.w, 0, 0, 0);
 
   // All loads before the first use. Row k is row at.h - 1 + k of the map.
-  CoarseRow<T, kCells> loaded[kRows + 1];
+  CoarseRow<T, kCells> loaded[kRows + 1] = {};
   const bool top = at.h == 0;
   if (p.blur && !top) loaded[0] = load_row<kCells>(p, address - width, at.w, true);
 #pragma unroll
@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(kThreads) upsample_rows_kernel(const CellParam
     }
   }
 
-  CoarseRow<A, kCells> above;  // of the first row only where it is used
+  CoarseRow<A, kCells> above = {};
   if (p.blur && !top) above = activated(loaded[0], p.relu);
 #pragma unroll
   for (int k = 1; k <= kRows; ++k) {
@@ -261,7 +261,7 @@ __global__ void __launch_bounds__(kThreads) upsample_pixels_kernel(const CellPar
   const I row_stride = width * channels * 4;
   const I to_left = at.w > 0 ? channels * 4 : 0;
 
-  CoarseRow<T, kCells> own[kRows + 1], left[kRows + 1];
+  CoarseRow<T, kCells> own[kRows + 1] = {}, left[kRows + 1] = {};
   const bool top = at.h == 0;
   if (p.blur && !top) {
     own[0] = load_pixel<kCells>(address - row_stride);

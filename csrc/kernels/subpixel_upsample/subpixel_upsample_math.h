@@ -8,10 +8,12 @@
 
 namespace segfast {
 
+// The formulas of cells serve vectors as well: A is a number or a vector of them.
+
 // Keeps NaN, and -0 as PyTorch's does.
 template <typename A>
 SEGFAST_HOST_DEVICE A relu(A x) {
-  return x < 0 ? A(0) : x;
+  return x < A{} ? A{} : x;
 }
 
 // Whether ReLU's derivative at x is 1: also at NaN, as in PyTorch.
@@ -20,16 +22,17 @@ SEGFAST_HOST_DEVICE bool passes_gradient(A x) {
   return !(x <= 0);
 }
 
+// PyTorch's sums start from +0, which only shows where all four are -0: so does adding it last.
 template <typename A>
 SEGFAST_HOST_DEVICE A sum4(A a, A b, A c, A d) {
-  return (((A(0) + a) + b) + c) + d;
+  return (((a + b) + c) + d) + A{};
 }
 
 // The blur: the mean of an element, its left and its upper neighbours. Beyond the left and the
 // upper edge stand the edge's own values.
 template <typename A>
 SEGFAST_HOST_DEVICE A mean4(A upper_left, A upper, A left, A center) {
-  return sum4(upper_left, upper, left, center) * A(0.25);
+  return sum4(upper_left, upper, left, center) * 0.25f;
 }
 
 // A 2x2 cell of the fine tensor, or the four subpixels it is made of: [[a, b], [c, d]].

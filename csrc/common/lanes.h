@@ -1,0 +1,291 @@
+// lanes.h: vectors of float (double for double) as wide as the instruction set has them, loaded
+// from and stored to any element type, side by side or interleaved by two or four.
+//
+// A body file: a kernel's <op>_cpu.h includes it first, once for each instruction set. Before that,
+// the .cpp includes <cstring>, <utility>, common/types.h and, on x86-64, <immintrin.h>.
+namespace segfast {
+namespace SEGFAST_ISA {
+namespace {
+
+// Vectors stay in registers only where everything between a load and a store is inlined.
+#if !defined(SEGFAST_LANES)
+#define SEGFAST_LANES inline __attribute__((always_inline))
+#endif
+
+#if defined(SEGFAST_ISA_AVX512)
+constexpr int kLaneBytes = 64;
+#elif defined(SEGFAST_ISA_AVX2)
+constexpr int kLaneBytes = 32;
+#else
+constexpr int kLaneBytes = 16;
+#endif
+
+template <typename A>
+struct LaneTypes;
+template <>
+struct LaneTypes<float> {
+  typedef float Value __attribute__((vector_size(kLaneBytes)));
+  typedef uint32_t Bits __attribute__((vector_size(kLaneBytes)));
+};
+template <>
+struct LaneTypes<double> {
+  typedef double Value __attribute__((vector_size(kLaneBytes)));
+  typedef uint64_t Bits __attribute__((vector_size(kLaneBytes)));
+};
+
+// What the elements of type T are computed in.
+template <typename T>
+constexpr int kLanes = kLaneBytes / static_cast<int>(sizeof(accumulate_t<T>));
+template <typename T>
+using lanes_t = typename LaneTypes<accumulate_t<T>>::Value;
+template <typename T>
+using bits_t = typename LaneTypes<accumulate_t<T>>::Bits;
+template <typename T>
+using word_t = std::conditional_t<sizeof(accumulate_t<T>) == 4, uint32_t, uint64_t>;
+
+typedef uint16_t Lanes16 __attribute__((vector_size(kLaneBytes / 2)));
+
+template <typename V, typename Element>
+SEGFAST_LANES V load_vector(const Element* address) {
+  V vector;
+  std::memcpy(&vector, address, sizeof vector);
+  return vector;
+}
+
+template <typename V, typename Element>
+SEGFAST_LANES void store_vector(Element* address, V vector) {
+  std::memcpy(address, &vector, sizeof vector);
+}
+
+// ---- permutations
+
+#if defined(__clang__)
+#define SEGFAST_SHUFFLE(x, y, Index, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+#define SEGFAST_SHUFFLE(x, y, Index, ...) __builtin_shuffle(x, y, Index{__VA_ARGS__})
+#endif
+
+template <typename V, int... kIndex>
+SEGFAST_LANES V evens(V x, V y, std::integer_sequence<int, kIndex...>) {
+  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  return SEGFAST_SHUFFLE(x, y, Index, (2 * kIndex)...);
+}
+template <typename V, int... kIndex>
+SEGFAST_LANES V odds(V x, V y, std::integer_sequence<int, kIndex...>) {
+  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  return SEGFAST_SHUFFLE(x, y, Index, (2 * kIndex + 1)...);
+}
+template <typename V, int... kIndex>
+SEGFAST_LANES V lower_pairs(V x, V y, std::integer_sequence<int, kIndex...>) {
+  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  constexpr int kCount = sizeof...(kIndex);
+  return SEGFAST_SHUFFLE(x, y, Index, (kIndex / 2 + kIndex % 2 * kCount)...);
+}
+template <typename V, int... kIndex>
+SEGFAST_LANES V upper_pairs(V x, V y, std::integer_sequence<int, kIndex...>) {
+  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  constexpr int kCount = sizeof...(kIndex);
+  return SEGFAST_SHUFFLE(x, y, Index, (kCount / 2 + kIndex / 2 + kIndex % 2 * kCount)...);
+}
+template <typename V, int... kIndex>
+SEGFAST_LANES V after_first(V first, V x, std::integer_sequence<int, kIndex...>) {
+  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  constexpr int kCount = sizeof...(kIndex);
+  return SEGFAST_SHUFFLE(first, x, Index, (kIndex == 0 ? 0 : kCount + kIndex - 1)...);
+}
+template <typename V, int... kIndex>
+SEGFAST_LANES V after_last(V previous, V x, std::integer_sequence<int, kIndex...>) {
+  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  constexpr int kCount = sizeof...(kIndex);
+  return SEGFAST_SHUFFLE(previous, x, Index, (kCount - 1 + kIndex)...);
+}
+template <typename V, int... kIndex>
+SEGFAST_LANES V before_last(V x, V last, std::integer_sequence<int, kIndex...>) {
+  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  return SEGFAST_SHUFFLE(x, last, Index, (kIndex + 1)...);
+}
+template <typename V, int... kIndex>
+SEGFAST_LANES V halves(V lower, V upper, std::integer_sequence<int, kIndex...>) {
+  using Index = typename LaneTypes<std::conditional_t<sizeof(lower[0]) == 4, float, double>>::Bits;
+  constexpr int kCount = sizeof...(kIndex);
+  return SEGFAST_SHUFFLE(lower, upper, Index, (kIndex < kCount / 2 ? kIndex : kCount + kIndex)...);
+}
+#undef SEGFAST_SHUFFLE
+
+template <typename V>
+using lane_numbers = std::make_integer_sequence<int, sizeof(V) / sizeof(std::declval<V>()[0])>;
+
+// Of the 2 N lanes of x and y: every second one, from the first or the second on.
+template <typename V>
+SEGFAST_LANES V evens(V x, V y) {
+  return evens(x, y, lane_numbers<V>{});
+}
+template <typename V>
+SEGFAST_LANES V odds(V x, V y) {
+  return odds(x, y, lane_numbers<V>{});
+}
+// x0 y0 x1 y1 ..., the first and the second N lanes of it.
+template <typename V>
+SEGFAST_LANES V lower_pairs(V x, V y) {
+  return lower_pairs(x, y, lane_numbers<V>{});
+}
+template <typename V>
+SEGFAST_LANES V upper_pairs(V x, V y) {
+  return upper_pairs(x, y, lane_numbers<V>{});
+}
+// The lower half of one and the upper half of the other.
+template <typename V>
+SEGFAST_LANES V halves(V lower, V upper) {
+  return halves(lower, upper, lane_numbers<V>{});
+}
+// The left neighbours of x: first[0] x0 x1 ..., or the last lane of previous, x0 x1 ...
+template <typename V>
+SEGFAST_LANES V after_first(V first, V x) {
+  return after_first(first, x, lane_numbers<V>{});
+}
+template <typename V>
+SEGFAST_LANES V after_last(V previous, V x) {
+  return after_last(previous, x, lane_numbers<V>{});
+}
+// x1 x2 ... last[0]: the right neighbours of x.
+template <typename V>
+SEGFAST_LANES V before_last(V x, V last) {
+  return before_last(x, last, lane_numbers<V>{});
+}
+
+// ---- conversions; 16-bit elements stand in the low half of 32-bit lanes, the high half is 0
+
+template <typename T>
+SEGFAST_LANES lanes_t<T> from_words(bits_t<T> words);
+template <>
+SEGFAST_LANES lanes_t<BFloat16> from_words<BFloat16>(bits_t<BFloat16> words) {
+  return (lanes_t<BFloat16>)(words << 16);
+}
+template <>
+SEGFAST_LANES lanes_t<Half> from_words<Half>(bits_t<Half> words) {
+#if defined(SEGFAST_ISA_AVX512)
+  // With a mask of all lanes: GCC 12 warns of its own header in the form without one.
+  return (lanes_t<Half>)_mm512_maskz_cvtph_ps(0xffff,
+                                              (__m256i) __builtin_convertvector(words, Lanes16));
+#elif defined(SEGFAST_ISA_AVX2)
+  return (lanes_t<Half>)_mm256_cvtph_ps((__m128i) __builtin_convertvector(words, Lanes16));
+#else
+  lanes_t<Half> values;
+  for (int k = 0; k < kLanes<Half>; ++k) {
+    values[k] = to_float(Half{static_cast<uint16_t>(words[k])});
+  }
+  return values;
+#endif
+}
+
+template <typename T>
+SEGFAST_LANES bits_t<T> to_words(lanes_t<T> values);
+template <>
+SEGFAST_LANES bits_t<BFloat16> to_words<BFloat16>(lanes_t<BFloat16> values) {
+  const bits_t<BFloat16> bits = (bits_t<BFloat16>)values;
+  const bits_t<BFloat16> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return values != values ? bits_t<BFloat16>{} + 0x7fc0u : rounded;
+}
+template <>
+SEGFAST_LANES bits_t<Half> to_words<Half>(lanes_t<Half> values) {
+#if defined(SEGFAST_ISA_AVX512)
+  const __m256i halves =
+      _mm512_maskz_cvtps_ph(0xffff, (__m512)values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return __builtin_convertvector((Lanes16)halves, bits_t<Half>);
+#elif defined(SEGFAST_ISA_AVX2)
+  return (bits_t<Half>)_mm256_cvtepu16_epi32(
+      _mm256_cvtps_ph((__m256)values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+  bits_t<Half> words;
+  for (int k = 0; k < kLanes<Half>; ++k) words[k] = from_float<Half>(values[k]).bits;
+  return words;
+#endif
+}
+
+template <typename T>
+constexpr bool kNarrow = sizeof(T) == 2;
+
+// N elements.
+template <typename T>
+SEGFAST_LANES lanes_t<T> load_lanes(const T* address) {
+  if constexpr (kNarrow<T>) {
+    return from_words<T>(__builtin_convertvector(load_vector<Lanes16>(address), bits_t<T>));
+  } else {
+    return load_vector<lanes_t<T>>(address);
+  }
+}
+
+template <typename T>
+SEGFAST_LANES void store_lanes(T* address, lanes_t<T> values) {
+  if constexpr (kNarrow<T>) {
+    store_vector(address, __builtin_convertvector(to_words<T>(values), Lanes16));
+  } else {
+    store_vector(address, values);
+  }
+}
+
+template <typename T>
+struct Pair {
+  lanes_t<T> even, odd;
+};
+
+// The 2 N elements x0 y0 x1 y1 ...
+template <typename T>
+SEGFAST_LANES Pair<T> load_pairs(const T* address) {
+  if constexpr (kNarrow<T>) {
+    const auto words = load_vector<bits_t<T>>(address);
+    return {from_words<T>(words & 0xffffu), from_words<T>(words >> 16)};
+  } else {
+    const auto x = load_vector<lanes_t<T>>(address);
+    const auto y = load_vector<lanes_t<T>>(address + kLanes<T>);
+    return {evens(x, y), odds(x, y)};
+  }
+}
+
+template <typename T>
+SEGFAST_LANES void store_pairs(T* address, lanes_t<T> even, lanes_t<T> odd) {
+  if constexpr (kNarrow<T>) {
+    store_vector(address, to_words<T>(even) | to_words<T>(odd) << 16);
+  } else {
+    store_vector(address, lower_pairs(even, odd));
+    store_vector(address + kLanes<T>, upper_pairs(even, odd));
+  }
+}
+
+template <typename T>
+struct Four {
+  lanes_t<T> a, b, c, d;
+};
+
+// The 4 N elements a0 b0 c0 d0 a1 b1 c1 d1 ...
+template <typename T>
+SEGFAST_LANES Four<T> load_fours(const T* address) {
+  if constexpr (kNarrow<T>) {
+    const auto x = load_vector<bits_t<T>>(address);
+    const auto y = load_vector<bits_t<T>>(address + 2 * kLanes<T>);
+    const bits_t<T> ab = evens(x, y), cd = odds(x, y);
+    return {from_words<T>(ab & 0xffffu), from_words<T>(ab >> 16), from_words<T>(cd & 0xffffu),
+            from_words<T>(cd >> 16)};
+  } else {
+    const Pair<T> low = load_pairs(address), high = load_pairs(address + 2 * kLanes<T>);
+    return {evens(low.even, high.even), evens(low.odd, high.odd), odds(low.even, high.even),
+            odds(low.odd, high.odd)};
+  }
+}
+
+template <typename T>
+SEGFAST_LANES void store_fours(T* address, const Four<T>& x) {
+  if constexpr (kNarrow<T>) {
+    const bits_t<T> ab = to_words<T>(x.a) | to_words<T>(x.b) << 16;
+    const bits_t<T> cd = to_words<T>(x.c) | to_words<T>(x.d) << 16;
+    store_vector(address, lower_pairs(ab, cd));
+    store_vector(address + 2 * kLanes<T>, upper_pairs(ab, cd));
+  } else {
+    store_pairs(address, lower_pairs(x.a, x.c), lower_pairs(x.b, x.d));
+    store_pairs(address + 2 * kLanes<T>, upper_pairs(x.a, x.c), upper_pairs(x.b, x.d));
+  }
+}
+
+}  // namespace
+}  // namespace SEGFAST_ISA
+}  // namespace segfast
