@@ -193,19 +193,17 @@ __global__ void __launch_bounds__(kThreads) upsample_rows_kernel(const CellParam
   const I height = p.shape.height, width = p.shape.width;
   const T* address = p.source + p.shape.coarse(at.b, at.h, at.w, 0, 0, 0);
 
-  // All loads before the first use. Row k is row at.h - 1 + k of the map.
-  CoarseRow<T, kCells> loaded[kRows + 1] = {};
+  // All loads before the first use. Row k is row at.h - 1 + k of the map; beyond its end, row at.h.
+  CoarseRow<T, kCells> loaded[kRows + 1];
   const bool top = at.h == 0;
-  if (p.blur && !top) loaded[0] = load_row<kCells>(p, address - width, at.w, true);
 #pragma unroll
   for (int k = 1; k <= kRows; ++k) {
-    if (at.h + k - 1 < height) {
-      loaded[k] = load_row<kCells>(p, address + (k - 1) * width, at.w, p.blur);
-    }
+    const bool within = at.h + k - 1 < height;
+    loaded[k] = load_row<kCells>(p, within ? address + (k - 1) * width : address, at.w, p.blur);
   }
+  loaded[0] = p.blur && !top ? load_row<kCells>(p, address - width, at.w, true) : loaded[1];
 
-  CoarseRow<A, kCells> above = {};
-  if (p.blur && !top) above = activated(loaded[0], p.relu);
+  CoarseRow<A, kCells> above = activated(loaded[0], p.relu);
 #pragma unroll
   for (int k = 1; k <= kRows; ++k) {
     if (at.h + k - 1 >= height) break;
@@ -261,19 +259,17 @@ __global__ void __launch_bounds__(kThreads) upsample_pixels_kernel(const CellPar
   const I row_stride = width * channels * 4;
   const I to_left = at.w > 0 ? channels * 4 : 0;
 
-  CoarseRow<T, kCells> own[kRows + 1] = {}, left[kRows + 1] = {};
+  CoarseRow<T, kCells> own[kRows + 1], left[kRows + 1];
   const bool top = at.h == 0;
-  if (p.blur && !top) {
-    own[0] = load_pixel<kCells>(address - row_stride);
-    left[0] = load_pixel<kCells>(address - row_stride - to_left);
-  }
 #pragma unroll
   for (int k = 1; k <= kRows; ++k) {
-    if (at.h + k - 1 < height) {
-      own[k] = load_pixel<kCells>(address + (k - 1) * row_stride);
-      if (p.blur) left[k] = load_pixel<kCells>(address + (k - 1) * row_stride - to_left);
-    }
+    const T* row = at.h + k - 1 < height ? address + (k - 1) * row_stride : address;
+    own[k] = load_pixel<kCells>(row);
+    left[k] = p.blur ? load_pixel<kCells>(row - to_left) : own[k];
   }
+  const T* row = top ? address : address - row_stride;
+  own[0] = p.blur ? load_pixel<kCells>(row) : own[1];
+  left[0] = p.blur ? load_pixel<kCells>(row - to_left) : own[1];
 
 #pragma unroll
   for (int k = 1; k <= kRows; ++k) {
