@@ -16,6 +16,8 @@ The callable that ``define_op`` returns picks among them.
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -51,19 +53,32 @@ def kernel_or_reference(name: str, reference: Callable[..., Any]) -> Callable[..
             f"segfast's compiled module has no {name}: it is older than its Python files; "
             f"{HOW_TO_BUILD}"
         )
-    if C.with_cuda:
+    with_cuda = C.with_cuda
 
-        def run(input: Tensor, *args: Any) -> Any:
-            return (
-                kernel(input, *args) if input.is_cpu or input.is_cuda else reference(input, *args)
-            )
-
-    else:
-
-        def run(input: Tensor, *args: Any) -> Any:
-            return kernel(input, *args) if input.is_cpu else reference(input, *args)
+    def run(input: Tensor, *args: Any) -> Any:
+        if input.is_cpu or (with_cuda and input.is_cuda):
+            return kernel(input, *args)
+        _warn_without_kernels(input.device.type)
+        return reference(input, *args)
 
     return run
+
+
+@functools.cache
+def _warn_without_kernels(device: str) -> None:
+    """Says once that tensors of a device are computed in plain PyTorch."""
+    if device == "meta":  # shapes alone
+        return
+    cure = (
+        "it was built for the CPU only; segfast doctor says why"
+        if device == "cuda"
+        else "its kernels are for the CPU and CUDA"
+    )
+    warnings.warn(
+        f"segfast runs on its slower plain-PyTorch reference for {device} tensors: {cure}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def define_op(

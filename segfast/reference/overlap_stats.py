@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot, softplus
+from torch.nn.functional import softplus
 
 from segfast._classes import bad_target, check_classes, check_target, dense_format_of, map_shape
 
@@ -79,7 +79,9 @@ def _spread_targets(
     if classes == 1:
         spread = labels.unsqueeze(1)
     else:
-        spread = one_hot(labels.clamp(0, classes - 1), classes).movedim(-1, 1)
+        # Not one_hot: torch 2.11 cannot trace it with fake tensors.
+        every_class = torch.arange(classes, device=labels.device).unsqueeze(1)
+        spread = (labels.unsqueeze(1) == every_class).long()
     counts = counts.unsqueeze(1).expand_as(spread)
     return (spread * counts).to(_accumulate(logits)), counts
 
