@@ -40,14 +40,16 @@ void test_case(Backend backend, const MatrixCase& c, bool channels_last, TargetT
     if (random_integer(0, 15) == 0) logits[i] = from_float<T>(static_cast<accumulate_t<T>>(NAN));
   }
   std::vector<int64_t> expected_bad(2);
-  if (pixels >
-      20) {  // two bad labels; a bad prediction where the label is sound, one where ignored
+  if (pixels > 20) {  // a bad prediction where the label is ignored
+    labels[7] = ignored;
+    predicted[7] = K;
+  }
+  // Bad ones stop a GPU's grid, so only the CPU gets some: two labels, and a prediction.
+  if (pixels > 20 && backend == Backend::cpu) {
     labels[3] = K;
     labels[17] = ignored - 1;
     labels[5] = 0;
     predicted[5] = K;
-    labels[7] = ignored;
-    predicted[7] = K;
   }
 
   const Layout layout{channels_last, c.C, 1, c.S};
@@ -123,7 +125,29 @@ void test_case(Backend backend, const MatrixCase& c, bool channels_last, TargetT
         "bad labels: " + show(bad[0]) + ", predictions: " + show(bad[1]));
 }
 
+// A label, or a predicted label, that is no class stops the grid with an error.
+void test_bad_labels_on_a_gpu() {
+  for (bool bad_prediction : {false, true}) {
+    context = bad_prediction ? "a bad predicted label" : "a bad label";
+    Array<int64_t> matrix(9), target(50), prediction(50);
+    (bad_prediction ? prediction : target)[33] = 3;
+    ConfusionMatrixParams p{};
+    p.samples = 1;
+    p.pixels = 50;
+    p.prediction = prediction.data();
+    p.target = target.data();
+    p.prediction_type = p.target_type = TargetType::int64;
+    p.classes = 3;
+    p.matrix = matrix.data();
+    const cudaError_t error = confusion_matrix_cuda(p, nullptr);
+    const std::string failure = host_run::take_failure();
+    CHECK(error == cudaErrorAssert && failure.find("confusion_matrix: a ") != std::string::npos,
+          "the launch ended with " + std::to_string(error) + ": " + failure);
+  }
+}
+
 void test_confusion_matrix(Backend backend) {
+  if (backend == Backend::cuda) test_bad_labels_on_a_gpu();
   for (const MatrixCase& c : kCases) {
     for (bool channels_last : {false, true}) {
       for_each_type([&](auto tag) {

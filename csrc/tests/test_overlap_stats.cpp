@@ -54,9 +54,11 @@ template <typename T>
 struct Problem {
   using R = accumulate_t<T>;
 
+  // A bad target stops a GPU's grid, so only the CPU's problems have some.
   Problem(const StatsCase& c, const Options& o, bool channels_last, TargetType label_type,
-          int64_t offset)
-      : c(c),
+          int64_t offset, bool with_bad)
+      : with_bad(with_bad),
+        c(c),
         o(o),
         layout{channels_last, c.C, 1, c.S},
         logits(c.N * c.C * c.S, offset),
@@ -107,6 +109,7 @@ struct Problem {
     }
   }
 
+  bool with_bad;
   StatsCase c;
   Options o;
   Layout layout;
@@ -123,7 +126,7 @@ struct Problem {
       pixels{c.N * c.C}, cross_entropy{c.N}, weight{c.N}, gradient{c.N * c.C * c.S};
 
  private:
-  // Fills targets, labels and bad_targets. One target in 64 is bad.
+  // Fills targets, labels and bad_targets. One target in 64 is bad, if any.
   Array<uint8_t> make_target(TargetType label_type, int64_t offset) {
     targets.resize(static_cast<size_t>(c.N * c.C * c.S));
     if (!o.dense) {
@@ -133,7 +136,7 @@ struct Problem {
       labels = random_labels(c.N * c.S, values, o.ignore ? ignored : 0);
       for (int64_t i = 0; i < c.N * c.S; ++i) {
         int64_t& label = labels[static_cast<size_t>(i)];
-        if (random_integer(0, 63) == 0) label = values;
+        if (with_bad && random_integer(0, 63) == 0) label = values;
         bad_targets += label == values;
         for (int64_t k = 0; k < c.C; ++k) {
           const bool hit = label == (values == c.C ? k : 1);
@@ -151,7 +154,7 @@ struct Problem {
         for (int64_t s = 0; s < c.S; ++s) {
           double value = static_cast<double>(random_integer(0, o.soft ? 4 : 1)) / (o.soft ? 4 : 1);
           if (o.ignore && random_integer(0, 15) == 0) value = static_cast<double>(ignored);
-          if (random_integer(0, 63) == 0) value = 2.0;
+          if (with_bad && random_integer(0, 63) == 0) value = 2.0;
           bad_targets += value == 2.0;
           target_at(n, k, s) = value > 1.0 ? -1.0 : value;
           const int64_t i = layout(n, k, 0, s);
@@ -245,14 +248,14 @@ template <typename T>
 void test_case(Backend backend, const StatsCase& c, const Options& o, bool channels_last,
                TargetType label_type, int64_t offset) {
   if (!o.dense && std::max<int64_t>(c.C, 2) >= largest_label(label_type)) return;
-  Problem<T> problem(c, o, channels_last, label_type, offset);
+  const bool cuda = backend == Backend::cuda;
+  Problem<T> problem(c, o, channels_last, label_type, offset, !cuda);
   Array<double> a(c.N * c.C), b(c.N * c.C), e(c.N);
   fill_random(a);
   fill_random(b);
   fill_random(e);
   problem.reference(a, b, e);
 
-  const bool cuda = backend == Backend::cuda;
   Array<double> partials(c.N * overlap_stats_chunks(c.S, cuda) * overlap_stats_partial_size(c.C));
   Array<double> intersection(c.N * c.C), probability(c.N * c.C), target(c.N * c.C),
       pixels(c.N * c.C), cross_entropy(c.N), weight(c.N);
@@ -270,7 +273,7 @@ void test_case(Backend backend, const StatsCase& c, const Options& o, bool chann
   std::string missing = unwritten(
       [&] {
         run_op(backend, p, overlap_stats_items(p), overlap_stats_cpu, overlap_stats_cuda);
-        if (!cuda) bad[0] = overlap_stats_finish_cpu(p);
+        bad[0] = cuda ? 0 : overlap_stats_finish_cpu(p);
       },
       partials, intersection, probability, target, pixels, cross_entropy, weight, bad);
   CHECK(missing.empty(), missing);
@@ -301,7 +304,29 @@ void test_case(Backend backend, const StatsCase& c, const Options& o, bool chann
   check_close(grad_logits, problem.gradient, rounding + 10 * step, 10 * step, "grad_logits");
 }
 
+// A bad target stops the grid with an error, whichever kernel meets it.
+void test_bad_targets_on_a_gpu() {
+  const Options plain = kOptions[0], soft = kOptions[6];
+  for (const Options& o : {plain, soft}) {
+    for (int64_t classes : {3, 40}) {
+      context = std::string("a bad target, ") + o.reason;
+      Problem<float> problem({"", 1, classes, 300}, o, false, TargetType::int16, 0, true);
+      Array<double> sums(6 * classes), partials(overlap_stats_partial_size(classes));
+      OverlapStatsParams p{};
+      p.in = problem.inputs();
+      p.partials = partials.data();
+      p.intersection = p.probability = p.target = p.pixels = sums.data();
+      p.cross_entropy = p.weight = sums.data();
+      const cudaError_t error = overlap_stats_cuda(p, nullptr);
+      const std::string failure = host_run::take_failure();
+      CHECK(error == cudaErrorAssert && failure.find("overlap_stats: a ") != std::string::npos,
+            "the launch ended with " + std::to_string(error) + ": " + failure);
+    }
+  }
+}
+
 void test_overlap_stats(Backend backend) {
+  if (backend == Backend::cuda) test_bad_targets_on_a_gpu();
   int turn = 0;  // label types and alignments in turn
   for (const StatsCase& c : kCases) {
     for (const Options& o : kOptions) {

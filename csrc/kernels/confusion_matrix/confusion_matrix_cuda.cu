@@ -1,9 +1,210 @@
+// confusion_matrix_cuda.cu: one read of the logits, one of the labels; the argmax stays in registers.
+//
+// planes: contiguous logits: a thread takes 16 bytes of pixels and runs over the classes' planes.
+// pixels: channels_last logits (a tile goes through shared memory, so that neighbouring threads read
+//         neighbouring addresses), and predicted labels.
+//
+// A block counts in shared memory while the matrix fits there, and adds its counts to the result at
+// the end. Counts are integers: their order does not matter.
+#include "common/dispatch.h"
+#include "common/vec.h"
 #include "kernels/confusion_matrix/confusion_matrix.h"
+#include "kernels/confusion_matrix/confusion_matrix_math.h"
 
 namespace segfast {
+namespace {
 
-cudaError_t confusion_matrix_cuda(const ConfusionMatrixParams&, cudaStream_t) {
-  return cudaErrorInvalidConfiguration;  // not written yet
+constexpr int kThreads = 256;
+constexpr int64_t kChunk = 4096;   // pixels of a block
+constexpr int kSharedCounts = 4096;  // 64 x 64 classes
+constexpr int kStageBytes = 16384;
+
+struct CountParams {
+  ConfusionMatrixParams op;
+  int64_t chunks;  // of a sample
+  int64_t tile;    // pixels: what shared memory holds, or a chunk
+  bool staged;     // pixels: logits go through shared memory
+  bool vectors;    // planes: a thread's pixels lie in one aligned access
+};
+
+// The pixels of a block: [first, last) of a sample.
+struct Span {
+  int64_t sample, first, last;
+
+  __device__ explicit Span(const CountParams& p)
+      : sample(blockIdx.x / p.chunks), first(blockIdx.x % p.chunks * kChunk) {
+    last = first + kChunk < p.op.pixels ? first + kChunk : p.op.pixels;
+  }
+};
+
+// Where a block counts.
+struct Counter {
+  const ConfusionMatrixParams& op;
+  int* shared;  // [K, K], or null where that is too large
+  unsigned long long* total;
+
+  __device__ Counter(const ConfusionMatrixParams& params, const Span& span, int* counts)
+      : op(params),
+        shared(params.classes * params.classes <= kSharedCounts ? counts : nullptr),
+        total(reinterpret_cast<unsigned long long*>(params.matrix) +
+              (params.by_sample ? span.sample * params.classes * params.classes : 0)) {}
+
+  __device__ int size() const {
+    return shared == nullptr ? 0 : static_cast<int>(op.classes * op.classes);
+  }
+  __device__ void begin() const {
+    for (int i = static_cast<int>(threadIdx.x); i < size(); i += kThreads) shared[i] = 0;
+    __syncthreads();
+  }
+  __device__ void end() const {
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < size(); i += kThreads) {
+      if (shared[i] != 0) atomicAdd(total + i, static_cast<unsigned long long>(shared[i]));
+    }
+  }
+  // Counts a pixel [N, S] if its label counts.
+  __device__ void add(int64_t pixel, int64_t prediction) const {
+    const int64_t label = read_label(op.target, op.target_type, pixel);
+    if (op.has_ignore_index && label == op.ignore_index) return;
+    const bool is_class = label >= 0 && label < op.classes;
+    SEGFAST_DEVICE_CHECK(is_class, "confusion_matrix: a label is neither a class nor ignore_index");
+    const bool is_prediction = prediction >= 0 && prediction < op.classes;
+    SEGFAST_DEVICE_CHECK(is_prediction, "confusion_matrix: a predicted label is not a class");
+    if (!is_class || !is_prediction) return;
+    const int64_t at = label * op.classes + prediction;
+    if (shared != nullptr) {
+      atomicAdd(shared + at, 1);
+    } else {
+      atomicAdd(total + at, 1ull);
+    }
+  }
+};
+
+// The running argmax of a pixel.
+template <typename R>
+struct Best {
+  R value;
+  int channel;
+
+  __device__ __forceinline__ void start(R first) {
+    value = first;
+    channel = 0;
+  }
+  __device__ __forceinline__ void compete(R candidate, int c) {
+    if (beats(candidate, value)) {
+      value = candidate;
+      channel = c;
+    }
+  }
+  __device__ __forceinline__ int prediction(const ConfusionMatrixParams& op) const {
+    return op.channels > 1 ? channel : (value > static_cast<R>(op.threshold) ? 1 : 0);
+  }
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) count_planes_kernel(const CountParams p) {
+  using R = accumulate_t<T>;
+  constexpr int kPixels = kVec16<T>;
+  SEGFAST_SHARED(int[kSharedCounts], counts);
+  const Span span(p);
+  const Counter counter(p.op, span, counts);
+  counter.begin();
+  const T* sample = static_cast<const T*>(p.op.logits) + span.sample * p.op.channels * p.op.pixels;
+  constexpr int64_t kTile = int64_t{kThreads} * kPixels;
+  for (int64_t tile = span.first; tile < span.last; tile += kTile) {
+    Best<R> best[kPixels];
+    int64_t pixel[kPixels];
+#pragma unroll
+    for (int j = 0; j < kPixels; ++j) {
+      const int thread = static_cast<int>(threadIdx.x);
+      pixel[j] = tile + (p.vectors ? thread * kPixels + j : j * kThreads + thread);
+    }
+    if (p.vectors) {
+      if (pixel[0] >= span.last) break;
+      const T* from = sample + pixel[0];
+      const auto first = Vec<T, kPixels>::load(from);
+#pragma unroll
+      for (int j = 0; j < kPixels; ++j) best[j].start(to_float(first.at[j]));
+#pragma unroll 4
+      for (int c = 1; c < p.op.channels; ++c) {
+        const auto vector = Vec<T, kPixels>::load(from + c * p.op.pixels);
+#pragma unroll
+        for (int j = 0; j < kPixels; ++j) best[j].compete(to_float(vector.at[j]), c);
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < kPixels; ++j) {
+        if (pixel[j] >= span.last) continue;
+        best[j].start(to_float(sample[pixel[j]]));
+        for (int c = 1; c < p.op.channels; ++c) {
+          best[j].compete(to_float(sample[c * p.op.pixels + pixel[j]]), c);
+        }
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kPixels; ++j) {
+      if (pixel[j] >= span.last) continue;
+      counter.add(span.sample * p.op.pixels + pixel[j], best[j].prediction(p.op));
+    }
+  }
+  counter.end();
+}
+
+template <typename T>
+__device__ __forceinline__ int argmax_of(const T* logits, const ConfusionMatrixParams& op) {
+  Best<accumulate_t<T>> best;
+  best.start(to_float(logits[0]));
+  for (int c = 1; c < op.channels; ++c) best.compete(to_float(logits[c]), c);
+  return best.prediction(op);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) count_pixels_kernel(const CountParams p) {
+  SEGFAST_SHARED(int[kSharedCounts], counts);
+  SEGFAST_SHARED(T[kStageBytes / sizeof(T)], stage);
+  const Span span(p);
+  const Counter counter(p.op, span, counts);
+  counter.begin();
+  const int channels = static_cast<int>(p.op.channels);
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int64_t first = span.first; first < span.last; first += p.tile) {
+    const int64_t left = span.last - first;
+    const int pixels = static_cast<int>(left < p.tile ? left : p.tile);
+    const int64_t base = span.sample * p.op.pixels + first;
+    const T* logits = static_cast<const T*>(p.op.logits) + base * channels;
+    if (p.staged) {
+      __syncthreads();  // the last tile has been read
+#pragma unroll 8
+      for (int i = thread; i < pixels * channels; i += kThreads) stage[i] = logits[i];
+      __syncthreads();
+      logits = stage;
+    }
+    for (int i = thread; i < pixels; i += kThreads) {
+      counter.add(base + i, p.op.logits != nullptr
+                                ? argmax_of(logits + int64_t{i} * channels, p.op)
+                                : read_label(p.op.prediction, p.op.prediction_type, base + i));
+    }
+  }
+  counter.end();
+}
+
+}  // namespace
+
+cudaError_t confusion_matrix_cuda(const ConfusionMatrixParams& params, cudaStream_t stream) {
+  CountParams p;
+  p.op = params;
+  p.chunks = ceil_div(params.pixels, kChunk);
+  const int64_t grid = params.samples * p.chunks;
+  const bool planes = params.logits != nullptr && !params.channels_last;
+  return dispatch_floating(params.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const int64_t stage = kStageBytes / static_cast<int64_t>(sizeof(T));
+    p.staged = params.logits != nullptr && params.channels <= stage;
+    p.tile = p.staged ? stage / params.channels : kChunk;
+    p.vectors = params.pixels % kVec16<T> == 0 && is_aligned(params.logits, 16);
+    return launch(planes ? count_planes_kernel<T> : count_pixels_kernel<T>, grid, kThreads, stream,
+                  p);
+  });
 }
 
 }  // namespace segfast

@@ -66,7 +66,7 @@ struct OverlapStatsBackwardParams {
 
 // Partial sums of one chunk: intersection, probability, target, pixels [C] each, then cross_entropy,
 // weight, and the number of bad targets (no class, and not ignored).
-inline int64_t overlap_stats_partial_size(int64_t classes) { return 4 * classes + 3; }
+SEGFAST_HOST_DEVICE int64_t overlap_stats_partial_size(int64_t classes) { return 4 * classes + 3; }
 
 // A sample is divided into chunks of pixels by its size alone: small beside the image, so that the
 // partial sums are, and never more than kMaxChunks. A GPU wants more and smaller ones.

@@ -95,16 +95,20 @@ inline void labels_forward_tile(const OverlapStatsInputs& in, const Span& span, 
   const int64_t classes = in.classes;
   const LabelReport report = begin_tile<T>(in, span, rows, tile);
 
-  // Label smoothing wants sum_c w_c (z_c - max z), before the logits are gone.
-  alignas(64) R smooth[kTile];
+  // Label smoothing wants sum w (z_0 - z) before the logits are gone: differences keep their digits
+  // where logits are large.
+  alignas(64) R first[kTile], smooth[kTile];
   const R smoothing = static_cast<R>(in.label_smoothing);
   R weight_sum = R(0);
   if (smoothing > R(0)) {
-    for (int i = 0; i < kTile; ++i) smooth[i] = R(0);
+    for (int i = 0; i < kTile; ++i) {
+      first[i] = rows[i];
+      smooth[i] = R(0);
+    }
     for (int64_t c = 0; c < classes; ++c) {
       const R weight = weight_at<R>(in.class_weight, c);
       weight_sum += weight;
-      for (int i = 0; i < kTile; ++i) smooth[i] += weight * rows[c * kTile + i];
+      for (int i = 0; i < kTile; ++i) smooth[i] += weight * (first[i] - rows[c * kTile + i]);
     }
   }
 
@@ -133,7 +137,7 @@ inline void labels_forward_tile(const OverlapStatsInputs& in, const Span& span, 
     const R share = smoothing / static_cast<R>(classes);
     for (int i = 0; i < kTile; ++i) {
       const R log_sum = loss[i] + tile.label_logit[i];
-      const R all = weight_sum * (log_sum + tile.maximum[i]) - smooth[i];
+      const R all = weight_sum * (log_sum + tile.maximum[i] - first[i]) + smooth[i];
       const R smooth_loss = (R(1) - smoothing) * weight[i] * loss[i] + share * tile.pixel_weight[i] * all;
       loss[i] = tile.label[i] >= 0 ? smooth_loss : R(0);
     }

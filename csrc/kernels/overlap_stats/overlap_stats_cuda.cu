@@ -1,13 +1,81 @@
-#include "kernels/overlap_stats/overlap_stats.h"
+// overlap_stats_cuda.cu: one read of the logits forward; one read and one write backward.
+//
+// labels:  softmax of label maps, at most 32 classes: a thread keeps all logits of its pixels in
+//          registers, and a block its partial sums until its chunk of pixels is done.
+// targets: all else (more classes, soft targets, sigmoid, float64): a block goes over its pixels once
+//          for each quantity that all classes share, and once for the results.
+// finish:  adds the chunks' partial sums up, in order, in double.
+//
+// channels_last logits reach the `labels` kernels through shared memory: neighbouring threads read
+// neighbouring addresses, whatever the number of classes.
+#include "kernels/overlap_stats/overlap_stats_cuda_labels.cuh"
+#include "kernels/overlap_stats/overlap_stats_cuda_targets.cuh"
 
 namespace segfast {
+namespace {
 
-cudaError_t overlap_stats_cuda(const OverlapStatsParams&, cudaStream_t) {
-  return cudaErrorInvalidConfiguration;  // not written yet
+struct FinishParams {
+  OverlapStatsParams op;
+  int64_t chunks;
+  int64_t size;     // columns of partials
+  int64_t columns;  // blocks that a sample's columns take
+};
+
+constexpr int kFinishSlices = 8;
+
+// Sums a column of a sample's partials: each of 8 threads takes every eighth chunk.
+__global__ void __launch_bounds__(kWarpSize* kFinishSlices) finish_kernel(const FinishParams p) {
+  SEGFAST_SHARED(double[kFinishSlices][kWarpSize], slices);
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int slice = static_cast<int>(threadIdx.x) / kWarpSize;
+  const int64_t sample = blockIdx.x / p.columns;
+  const int64_t column = blockIdx.x % p.columns * kWarpSize + lane;
+  double sum = 0.0;
+  if (column < p.size) {
+    const double* partial = p.op.partials + sample * p.chunks * p.size + column;
+    for (int64_t chunk = slice; chunk < p.chunks; chunk += kFinishSlices) {
+      sum += partial[chunk * p.size];
+    }
+  }
+  slices[slice][lane] = sum;
+  __syncthreads();
+  if (slice != 0 || column >= p.size) return;
+  for (int s = 1; s < kFinishSlices; ++s) sum += slices[s][lane];
+
+  const int64_t classes = p.op.in.classes;
+  if (column >= 4 * classes) {
+    if (column == 4 * classes) p.op.cross_entropy[sample] = sum;
+    if (column == 4 * classes + 1) p.op.weight[sample] = sum;
+    return;
+  }
+  const int64_t row = column / classes;
+  double* to = row == 0   ? p.op.intersection
+               : row == 1 ? p.op.probability
+               : row == 2 ? p.op.target
+                          : p.op.pixels;
+  to[sample * classes + column % classes] = sum;
 }
 
-cudaError_t overlap_stats_backward_cuda(const OverlapStatsBackwardParams&, cudaStream_t) {
-  return cudaErrorInvalidConfiguration;  // not written yet
+}  // namespace
+
+cudaError_t overlap_stats_cuda(const OverlapStatsParams& params, cudaStream_t stream) {
+  const cudaError_t error = has_labels_kernel(params.in)
+                                ? launch_labels<false>(params, params.in, stream)
+                                : launch_targets<false>(params, params.in, stream);
+  if (error != cudaSuccess) return error;
+  FinishParams finish;
+  finish.op = params;
+  finish.chunks = overlap_stats_chunks(params.in.pixels, true);
+  finish.size = overlap_stats_partial_size(params.in.classes);
+  finish.columns = ceil_div<int64_t>(finish.size, kWarpSize);
+  return launch(finish_kernel, params.in.samples * finish.columns, kWarpSize * kFinishSlices,
+                stream, finish);
+}
+
+cudaError_t overlap_stats_backward_cuda(const OverlapStatsBackwardParams& params,
+                                        cudaStream_t stream) {
+  return has_labels_kernel(params.in) ? launch_labels<true>(params, params.in, stream)
+                                      : launch_targets<true>(params, params.in, stream);
 }
 
 }  // namespace segfast

@@ -1,0 +1,69 @@
+// overlap_stats_cuda_common.cuh: what the kernels of both kinds share.
+#pragma once
+
+#include "common/dispatch.h"
+#include "common/reduce.h"
+#include "common/vec.h"
+#include "kernels/overlap_stats/overlap_stats.h"
+#include "kernels/overlap_stats/overlap_stats_math.h"
+
+namespace segfast {
+namespace {
+
+// A block works on one chunk of one sample. Chunks are whole multiples of kChunkStep pixels, which
+// every tile of a block divides, so that vectors never straddle two of them.
+constexpr int64_t kChunkStep = 512;
+
+struct Chunk {
+  int64_t sample;
+  int64_t first, last;  // pixels
+
+  __device__ explicit Chunk(const OverlapStatsInputs& in, int64_t chunks, int64_t size)
+      : sample(blockIdx.x / chunks), first(blockIdx.x % chunks * size) {
+    last = first + size < in.pixels ? first + size : in.pixels;
+  }
+};
+
+struct Geometry {
+  int64_t chunks;      // of a sample
+  int64_t chunk_size;  // pixels
+};
+
+inline Geometry geometry_of(const OverlapStatsInputs& in) {
+  const int64_t chunks = overlap_stats_chunks(in.pixels, true);
+  return {chunks, ceil_div(ceil_div(in.pixels, chunks), kChunkStep) * kChunkStep};
+}
+
+template <typename Op>
+struct LaunchParams {
+  Op op;
+  Geometry geometry;
+};
+
+template <typename R>
+__device__ __forceinline__ R weight_at(const double* weight, int64_t index) {
+  return weight == nullptr ? R(1) : static_cast<R>(weight[index]);
+}
+
+template <typename R>
+__device__ __forceinline__ R pixel_weight_at(const OverlapStatsInputs& in, int64_t index) {
+  return in.pixel_weight == nullptr ? R(1) : static_cast<const R*>(in.pixel_weight)[index];
+}
+
+template <typename R>
+__device__ __forceinline__ R gradient_at(const double* gradient, int64_t index) {
+  return gradient == nullptr ? R(0) : static_cast<R>(gradient[index]);
+}
+
+// The label at a pixel [N, S], -1 where it does not count. Refuses a label that is no class.
+__device__ __forceinline__ int label_at(const OverlapStatsInputs& in, int64_t pixel) {
+  const int64_t label = read_label(in.target, in.target_type, pixel);
+  if (in.has_ignore_index && label == in.ignore_index) return -1;
+  const int64_t classes = in.sigmoid && in.classes == 1 ? 2 : in.classes;
+  const bool is_class = label >= 0 && label < classes;
+  SEGFAST_DEVICE_CHECK(is_class, "overlap_stats: a label is neither a class nor ignore_index");
+  return is_class ? static_cast<int>(label) : -1;
+}
+
+}  // namespace
+}  // namespace segfast
