@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,6 +118,24 @@ def test_train_says_what_it_does(segfast: Command, data: Path, tmp_path: Path) -
     assert "epoch   1/1  step 2/2  loss" in out and "val mIoU" in out and "ETA" in out
     assert f"next: segfast predict {tmp_path / 'r' / 'best.ckpt'}" in out
     assert "\r" not in out and "\x1b" not in out
+
+
+@pytest.mark.nightly
+def test_two_processes_share_the_work(data: Path, tmp_path: Path) -> None:
+    """Lightning starts the second one; it says nothing and writes nothing of its own."""
+    command = [sys.executable, "-m", "segfast", "train", "--data", data, "--out", tmp_path / "run"]
+    command += ["--option", "width=4", "--epochs", 2, "--batch-size", 2, "--devices", 2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stdout.count("writing to") == 1 and "2 steps of 2 images on each of 2" in done.stdout
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 4
 
 
 def test_config_repeats_a_run(segfast: Command, trained: Path, tmp_path: Path) -> None:

@@ -108,11 +108,16 @@ def train(
 def _run(
     state: dict[str, Any], resume: Path | None, checkpoint: Path | None, out: Path | None
 ) -> None:
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
     from segfast.training.callbacks import Interrupted
     from segfast.training.options import TrainOptions
     from segfast.training.plan import make_plan
     from segfast.training.run import fit
 
+    # With several GPUs, Lightning runs this command once more for each: only the first speaks.
+    first = rank_zero_only.rank == 0
+    console.quiet = not first
     options = TrainOptions.from_dict(state)
     report = verified(options.data, options.classes, options.ignore_index, options.binary)
     plan = make_plan(options, report)
@@ -125,7 +130,8 @@ def _run(
     except Interrupted:
         say(f"stopped; go on with: segfast train --resume {folder}")
         raise typer.Exit(130) from None
-    _conclude(report, folder)
+    if first:
+        _conclude(report, folder)
 
 
 def _model_options(pairs: list[str] | None) -> dict[str, Any] | None:
@@ -207,7 +213,8 @@ def _announce(plan: Plan, report: DataReport, folder: Path, checkpoint: Path | N
     say(
         f"model {options.model} on {options.backend} layers, {options.loss}"
         f"{' with median-frequency class weights' * (options.class_weights != 'none')}, "
-        f"{options.epochs} epochs of {plan.steps_per_epoch} steps of {options.batch_size} images, "
+        f"{options.epochs} epochs of {plan.steps_per_epoch} steps of {options.batch_size} images"
+        f"{f' on each of {options.devices} devices' * (options.devices > 1)}, "
         f"lr {options.lr:g}, {options.precision}, seed {options.seed}"
     )
     say(f"{'going on from ' + str(checkpoint) if checkpoint else 'writing to ' + str(folder)}")

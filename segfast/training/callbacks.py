@@ -35,7 +35,7 @@ class Checkpoints(Callback):
     def __init__(self, folder: Path, console: Console) -> None:
         self.best_path = folder / "best.ckpt"
         self.last_path = folder / "last.ckpt"
-        self.best = -1.0
+        self.best = math.nan  # before the first validation
         self._console = console
         self._saved = time.monotonic()
         self._stop = False
@@ -54,20 +54,21 @@ class Checkpoints(Callback):
         assert trainer.val_check_batch is not None
         if (batch_idx + 1) % trainer.val_check_batch == 0:
             return  # the validation that comes now ends with saving; resumed, it would be skipped
-        if self._stop or time.monotonic() - self._saved > SAVE_EVERY:
+        stop = self._should_stop(trainer)
+        if stop or _any_rank(trainer, time.monotonic() - self._saved > SAVE_EVERY):
             self._save(trainer, self.last_path)
-        if self._stop:
+        if stop:
             raise Interrupted
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the best and the last."""
         assert isinstance(pl_module, SegmentationModule) and pl_module.scores is not None
         score = pl_module.scores.mean_iou
-        if not self.best_path.exists() or score > self.best:
+        if math.isnan(self.best) or score > self.best:
             self.best = score
             self._save(trainer, self.best_path)
         self._save(trainer, self.last_path)
-        if self._stop:
+        if self._should_stop(trainer):
             raise Interrupted
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,6 +89,9 @@ class Checkpoints(Callback):
         """The inverse of :meth:`state_dict`."""
         self.best = state_dict["best"]
 
+    def _should_stop(self, trainer: Trainer) -> bool:
+        return _any_rank(trainer, self._stop)
+
     def _save(self, trainer: Trainer, path: Path) -> None:
         trainer.save_checkpoint(path)
         self._saved = time.monotonic()
@@ -97,6 +101,11 @@ class Checkpoints(Callback):
             raise KeyboardInterrupt
         self._stop = True
         self._console.print("stopping after this step, then saving; Ctrl-C again stops at once")
+
+
+def _any_rank(trainer: Trainer, decision: bool) -> bool:
+    """Whether a process decided so: saving and stopping must happen in all of them at once."""
+    return trainer.strategy.reduce_boolean_decision(decision, all=False)
 
 
 class Reporter(Callback):
@@ -151,20 +160,7 @@ class Bar(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Moves the bar."""
-        row = self._history.latest
-        state = ""
-        if row:
-            state = (
-                f"loss {row['train_loss']:.3f}  {row['images_per_second']:.1f} images/s  "
-                f"ETA {duration(self._history.seconds_left)}"
-            )
-        self._progress.update(
-            self._task,
-            description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
-            total=self.total_train_batches,
-            completed=batch_idx + 1,
-            state=state,
-        )
+        self._show_epoch(trainer, batch_idx + 1)
 
     def on_validation_batch_end(
         self,
@@ -182,6 +178,26 @@ class Bar(ProgressBar):
             total=trainer.num_val_batches[dataloader_idx],
             completed=batch_idx + 1,
             state="",
+        )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Shows the epoch again."""
+        self._show_epoch(trainer, trainer.fit_loop.batch_idx + 1)
+
+    def _show_epoch(self, trainer: Trainer, batches: int) -> None:
+        row = self._history.latest
+        state = ""
+        if row:
+            state = (
+                f"loss {row['train_loss']:.3f}  {row['images_per_second']:.1f} images/s  "
+                f"ETA {duration(self._history.seconds_left)}"
+            )
+        self._progress.update(
+            self._task,
+            description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
+            total=self.total_train_batches,
+            completed=batches,
+            state=state,
         )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -139,7 +139,6 @@ def fit(plan: Plan, data: DataReport, out: Path, console: Console, resume: Path 
     ]
     if console.is_terminal:
         callbacks.append(Bar(console, history))
-    write_text(out / "config.yaml", yaml.safe_dump(options.to_dict(), sort_keys=False))
     with quiet_lightning():
         trainer = Trainer(
             accelerator="auto",
@@ -156,6 +155,9 @@ def fit(plan: Plan, data: DataReport, out: Path, console: Console, resume: Path 
             enable_progress_bar=console.is_terminal,
             use_distributed_sampler=False,
         )
+        if trainer.is_global_zero:
+            config = yaml.safe_dump(options.to_dict(), sort_keys=False)
+            write_text(out / "config.yaml", config)
         trainer.fit(module, datamodule=Batches(plan, data), ckpt_path=resume)
 
 
