@@ -7,36 +7,43 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from segfast._files import atomic_file, write_text
 from segfast.bench.run import Row, as_dict
 
+_SHORT = {
+    "forward": "fwd",
+    "backward": "bwd",
+    "both": "fwd+bwd",
+    "float32": "fp32",
+    "float64": "fp64",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+}
 WIN, LOSS = "#2a7f9e", "#c8402f"
 
 
 def make_table(title: str) -> Table:
-    """An empty table for :func:`add_row`."""
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for name in ("op", "direction", "map", "type", "layout"):
-        table.add_column(name, no_wrap=True)
-    for name in ("PyTorch ms", "segfast ms", "ratio", "GB/s", "% of copy"):
-        table.add_column(name, justify="right", no_wrap=True)
+    """An empty table for :func:`add_row`, narrow enough for 80 columns."""
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
+    table.padding, table.pad_edge = (0, 1), False
+    table.add_column("op")
+    table.add_column("on")
+    for name in ("torch ms", "ours ms", "ratio", "% copy"):
+        table.add_column(name, justify="right")
     return table
 
 
 def add_row(table: Table, row: Row) -> None:
     """A losing row is red; one whose ratio did not settle has a ~."""
     table.add_row(
-        row.op,
-        row.direction,
-        row.size,
-        row.dtype,
-        row.layout,
-        f"{row.torch_ms:.3f}",
-        f"{row.segfast_ms:.3f}",
+        f"{row.op} {_SHORT[row.direction]}",
+        f"{row.size} {_SHORT[row.dtype]} {row.layout}",
+        f"{row.torch_ms:.3g}",
+        f"{row.segfast_ms:.3g}",
         f"{'' if row.settled else '~'}{row.ratio:.2f}x",
-        f"{row.gb_per_s:.1f}",
         f"{row.percent_of_copy:.0f}",
         style="red" if row.ratio < 1 else None,
     )
