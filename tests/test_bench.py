@@ -11,7 +11,7 @@ from segfast.bench import timing
 from segfast.bench.cases import Case, Comparison, cases
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda case: f"{case.op} {case.direction}")
+@pytest.mark.parametrize("case", list(cases()), ids=lambda case: f"{case.op} {case.direction}")
 def test_both_sides_compute_the_same(device: torch.device, case: Case) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         for format in (torch.contiguous_format, torch.channels_last):
