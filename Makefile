@@ -16,7 +16,7 @@ export TORCH_CUDA_ARCH_LIST ?= 9.0
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: demo test ctest ptxas gpu lint build clean
+.PHONY: demo test ctest bench ptxas gpu lint build clean
 
 demo: $(BUILD)
 	$(BIN)/segfast bench --quick
@@ -32,6 +32,10 @@ ctest: $(SETUP)
 	set -e; for preset in plain sanitize; do \
 	  cmake --preset $$preset; cmake --build --preset $$preset; ctest --preset $$preset; \
 	done
+
+# Some minutes; `pytest benchmarks` runs every cell.
+bench: $(BUILD)
+	$(BIN)/segfast bench --size large --size middle --threads 1 --threads $$(nproc) --seconds 0.5
 
 # Registers and spills of every CUDA kernel, for every architecture; needs nvcc, some minutes.
 ptxas:

@@ -1,4 +1,4 @@
-"""`make gpu`: builds for the GPU at hand, runs the tests marked cuda and the benchmark.
+"""`make gpu`: builds for the GPU at hand, runs tests marked cuda, compute-sanitizer, the benchmark.
 
 Uses the python3 and the torch that are there, installs nothing and needs no network. Each step has
 a time limit, all of them together nine minutes; results.json and results.md in the given folder
@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,16 @@ except ImportError:
     )
 
 ROOT = Path(__file__).resolve().parents[1]
-BUILD_SECONDS, TEST_SECONDS, BENCHMARK_SECONDS = 200, 190, 130  # 20 s are left for the rest
+sys.path.insert(0, str(ROOT))
+# 20 s are left for the rest.
+BUILD_SECONDS, TEST_SECONDS, SANITIZER_SECONDS, BENCHMARK_SECONDS, COMPILE_SECONDS = (
+    180, 120, 60, 90, 70,
+)  # fmt: skip
+#: What compute-sanitizer runs, which is a hundred times slower: every kernel on one small odd map.
+SANITIZED = ["tests/test_bench.py", "-k", "both_sides_compute_the_same"]
+#: Beside torch.compile, which takes seconds a row, only what networks train in.
+COMPILED = ["--beside", "compile", "floor", "--size", "huge", "--dtype", "bfloat16"]
+STEPS = ("build", "tests", "memcheck", "racecheck", "benchmark", "compiled")
 
 
 def run(command: list[str], seconds: float, **env: str) -> dict[str, Any]:
@@ -85,11 +95,27 @@ def test(out: Path) -> dict[str, Any]:
     return step
 
 
-def benchmark(out: Path) -> dict[str, Any]:
-    report = out / "benchmark.json"
+def sanitize(tool: str) -> dict[str, Any]:
+    """memcheck or racecheck of compute-sanitizer, over :data:`SANITIZED`."""
+    program = find_sanitizer()
+    if program is None:
+        return {"command": f"compute-sanitizer --tool {tool}", "missing": True, "ok": True}
+    command = [program, "--tool", tool, "--error-exitcode", "1", "--target-processes", "all"]
+    command += [sys.executable, "-m", "pytest", "-q", "-x", "-m", "cuda", *SANITIZED]
+    return run(command, SANITIZER_SECONDS / 2, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+
+
+def find_sanitizer() -> str | None:
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    folders = [os.environ.get("PATH", ""), f"{home}/bin", f"{home}/compute-sanitizer"]
+    return shutil.which("compute-sanitizer", path=os.pathsep.join(folders))
+
+
+def benchmark(out: Path, name: str, seconds: float, *options: str) -> dict[str, Any]:
+    report = out / f"{name}.json"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "segfast.bench", "--device", "cuda", "--seconds", "0.25"]
-    step = run([*command, "--json", str(report)], BENCHMARK_SECONDS)
+    step = run([*command, *options, "--json", str(report)], seconds)
     if report.exists():
         step |= json.loads(report.read_text())
     return step
@@ -115,28 +141,26 @@ def describe() -> dict[str, Any]:
 def as_markdown(results: dict[str, Any]) -> str:
     lines = [f"# {results['machine']['gpu']}", ""]
     lines += [f"- {key}: {value}" for key, value in results["machine"].items() if key != "gpu"]
-    for name in ("build", "tests", "benchmark"):
+    for name in STEPS:
         step = results.get(name)
+        lines += ["", f"## {name}", ""]
         if step is None:
-            lines += ["", f"## {name}", "", "Not run, because the build failed."]
+            lines += ["Not run, because the build failed."]
             continue
-        state = "passed" if step["ok"] else f"FAILED (exit status {step['exit_status']})"
-        if step["timed_out"]:
+        state = "passed" if step["ok"] else f"FAILED (exit status {step.get('exit_status')})"
+        if step.get("timed_out"):
             state = "FAILED (stopped at its time limit)"
-        lines += ["", f"## {name}", "", f"`{step['command']}`: {state}, {step['seconds']} s"]
+        if step.get("missing"):
+            state = "not run: there is no such program here"
+        lines += [f"`{step['command']}`: {state}, {step.get('seconds', 0)} s"]
         if "passed" in step:
             lines += ["", f"{step['passed']} passed, {step['skipped']} skipped."]
-        if "copy_gb_per_s" in step:
-            lines += ["", f"A plain copy: {step['copy_gb_per_s']} GB/s, read and written together."]
-        if step.get("failed"):
-            lines += ["", *(f"- FAILED {case}" for case in step["failed"])]
+        lines += ["", *(f"- FAILED {case}" for case in step.get("failed", ()))]
         if step.get("rows"):
-            columns = list(step["rows"][0])
-            lines += ["", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-            lines += [
-                "| " + " | ".join(str(row.get(column, "")) for column in columns) + " |"
-                for row in step["rows"]
-            ]
+            from segfast.bench.report import markdown
+            from segfast.bench.run import Row
+
+            lines += ["", markdown([Row(**row) for row in step["rows"]])]
     return "\n".join(lines) + "\n"
 
 
@@ -160,12 +184,14 @@ def main() -> int:
     results: dict[str, Any] = {"machine": describe(), "build": build()}
     if results["build"]["ok"]:
         results["tests"] = test(out)
-        results["benchmark"] = benchmark(out)
+        results["memcheck"] = sanitize("memcheck")
+        results["racecheck"] = sanitize("racecheck")
+        results["benchmark"] = benchmark(out, "bench", BENCHMARK_SECONDS)
+        results["compiled"] = benchmark(out, "compile", COMPILE_SECONDS, *COMPILED)
     write(out / "results.json", json.dumps(results, indent=2) + "\n")
     write(out / "results.md", as_markdown(results))
     print(f"Results: {out / 'results.json'} and {out / 'results.md'}")
-    steps = [results.get(name) for name in ("build", "tests", "benchmark")]
-    return 0 if all(step and step["ok"] for step in steps) else 1
+    return 0 if all(results.get(name, {}).get("ok") for name in STEPS) else 1
 
 
 if __name__ == "__main__":

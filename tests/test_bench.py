@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from segfast._extension import C
 from segfast.bench import timing
-from segfast.bench.cases import Case, Comparison, cases
+from segfast.bench.cases import Case, Comparison
+from segfast.bench.losses import loss_cases
+from segfast.bench.ops import op_cases
+from segfast.bench.results import Results
+from segfast.bench.run import Plan, Row, measure
+
+CPU = torch.device("cpu")
+
+_spec = importlib.util.spec_from_file_location(
+    "report", Path(__file__).parents[1] / "benchmarks" / "report.py"
+)
+report = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(report)
 
 
-@pytest.mark.parametrize("case", list(cases()), ids=lambda case: f"{case.op} {case.direction}")
+@pytest.mark.parametrize(
+    "case", [*op_cases(), *loss_cases()], ids=lambda case: f"{case.op} {case.direction}"
+)
 def test_both_sides_compute_the_same(device: torch.device, case: Case) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         for format in (torch.contiguous_format, torch.channels_last):
@@ -24,7 +41,44 @@ def test_both_sides_compute_the_same(device: torch.device, case: Case) -> None:
 def test_a_difference_is_found() -> None:
     one = torch.ones(3)
     with pytest.raises(AssertionError, match="not close|not equal"):
-        Comparison(lambda: one, lambda: one + 1e-3, 1).check()
+        Comparison(
+            lambda x: x, lambda x: x + 1e-3, lambda layer: lambda: layer(one), [one], [one]
+        ).check()
+
+
+@pytest.mark.skipif(C is None, reason="nothing is compiled")
+def test_the_floor_writes_what_the_op_writes() -> None:
+    # Odd numbers of bytes: parts end within a cache line. A quarter of a million: several parts.
+    reads = [torch.arange(250_001, dtype=torch.uint8), torch.zeros(3, 5)]
+    writes = [torch.ones(123_457, dtype=torch.float16), torch.ones(0), torch.ones(1)]
+    outputs = C.read_and_write(reads, writes)
+    assert [(x.shape, x.dtype) for x in outputs] == [(x.shape, x.dtype) for x in writes]
+    assert all(not x.any() for x in outputs)
+
+
+@pytest.mark.skipif(C is None, reason="nothing is compiled")
+def test_the_floor_refuses_memory_with_holes() -> None:
+    with pytest.raises(ValueError, match="reads must be dense"):
+        C.read_and_write([torch.zeros(4, 4)[:, ::2]], [])
+
+
+def test_a_row_and_its_file(tmp_path: Path) -> None:
+    plan = Plan(CPU, ("small",), ("float32",), ("nchw",), (1,), ("pixel_shuffle",), seconds=0.01)
+    threads = torch.get_num_threads()
+    (cell, _) = plan.cells()
+    row, timing = measure(plan, cell)
+    assert torch.get_num_threads() == threads
+    assert row.cell == ("pixel_shuffle", "forward", "small", "float32", "nchw", 1)
+    assert row.bytes == 2 * 4 * 64**3
+    assert row.ms["segfast"] == pytest.approx(1e3 * timing.seconds[0])
+    assert set(row.ratio) == {"eager"} and row.loses == (row.ratio["eager"] < 1)
+    results = Results({"device": "test"}, "command", [row])
+    results.write(tmp_path / "bench.json")
+    (again,) = Results.read(tmp_path / "bench.json").rows
+    assert again.cell == row.cell and again.ms == pytest.approx(row.ms, rel=1e-3)
+    (tmp_path / "other.json").write_text('{"rows": [{"op": 1}]}')
+    with pytest.raises(ValueError, match="other.json holds no results"):
+        Results.read(tmp_path / "other.json")
 
 
 def test_ratios_are_taken_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,14 +89,48 @@ def test_ratios_are_taken_round_by_round(monkeypatch: pytest.MonkeyPatch) -> Non
             yield from (0.01 * slow, 0.03 * slow)
 
     clock = seconds()
-    monkeypatch.setattr(timing, "_sample", lambda call, repeats, device: next(clock))
-    result = timing.compare([int, int], torch.device("cpu"), seconds=60)
-    assert result.ratios == pytest.approx([3, 1])
+    monkeypatch.setattr(timing, "_sample", lambda *_: next(clock))
+    result = timing.compare([int, int], CPU, seconds=60)
+    assert result.ratios == pytest.approx([1, 3])
     assert result.seconds[1] == pytest.approx(3 * result.seconds[0])
-    assert result.settled
+    assert max(result.spreads) <= timing.SETTLED
 
 
 def test_an_unsteady_ratio_is_not_called_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = iter([0.01, 0.01] + [0.01, 0.01, 0.01, 0.02] * 1000)
-    monkeypatch.setattr(timing, "_sample", lambda call, repeats, device: next(samples))
-    assert not timing.compare([int, int], torch.device("cpu"), seconds=0).settled
+    monkeypatch.setattr(timing, "_sample", lambda *_: next(samples))
+    assert max(timing.compare([int, int], CPU, seconds=0).spreads) > timing.SETTLED
+
+
+def _row(size: str, ratio: float) -> Row:
+    return Row(
+        "pixel_shuffle", "forward", size, "float32", "nchw", 2, 8, {"eager": ratio, "segfast": 1.0},
+        {"eager": ratio}, {"eager": 0.01}, True, 1.0, 50.0, None,
+    )  # fmt: skip
+
+
+def test_report_merges_and_keeps_losing_rows(tmp_path: Path) -> None:
+    machine = {"device": "Some CPU(R) 9", "threads": 2, "segfast": "0", "torch": "2"}
+    folder = tmp_path / "some-cpu-9"
+    assert report.slug(machine["device"]) == folder.name
+    Results(machine, "old", [_row("large", 2.0), _row("middle", 3.0)]).write(folder / "bench.json")
+    merged = report.merge(folder, Results(machine, "new", [_row("large", 0.5)]))
+    assert [(row.size, row.ratio["eager"]) for row in merged.rows] == [
+        ("large", 0.5),
+        ("middle", 3),
+    ]
+    page = report.page(merged)
+    assert "2 rows, of which 1 lose" in page and "**0.50x**" in page and "| 3.00x |" in page
+
+
+def test_report_mends_the_readme_between_its_marks() -> None:
+    machine = {"device": "Some CPU", "threads": 2, "segfast": "0", "torch": "2"}
+    results = Results(machine, "new", [_row("large", 0.5)])
+    folder = report.RESULTS / "some-cpu"
+    text = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
+    mended = report.mend_readme(text, results, folder)
+    assert mended.startswith("before\n") and mended.endswith("\nafter\n")
+    assert "old" not in mended and "**0.50x**" in mended
+    assert report.mend_readme(mended, results, folder) == mended
+    with pytest.raises(ValueError, match="needs the lines"):
+        report.mend_readme("no marks", results, folder)

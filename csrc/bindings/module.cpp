@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 namespace segfast {
+void bind_bandwidth(pybind11::module_& m);
 void bind_build(pybind11::module_& m);
 void bind_confusion_matrix(pybind11::module_& m);
 void bind_max_pool2d(pybind11::module_& m);
@@ -15,6 +16,7 @@ void bind_subpixel_upsample(pybind11::module_& m);
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "The compiled kernels of segfast; see segfast.functional.";
+  segfast::bind_bandwidth(m);
   segfast::bind_build(m);
   segfast::bind_confusion_matrix(m);
   segfast::bind_max_pool2d(m);

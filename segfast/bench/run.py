@@ -1,18 +1,19 @@
-"""Runs the cases and yields a row each."""
+"""Times the cases, a row each."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import torch
 
-import segfast
 from segfast._extension import C
-from segfast.bench.cases import SIZES, Case, cases
-from segfast.bench.timing import compare, copy_bandwidth
+from segfast.bench.cases import SIZES, Call, Case
+from segfast.bench.losses import loss_cases
+from segfast.bench.ops import op_cases
+from segfast.bench.timing import SETTLED, Timing, compare
 
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 DTYPES = {
@@ -21,118 +22,162 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+CPU_SIZES = ("large", "middle", "odd", "small")
+GPU_SIZES = ("huge", "deep")
+#: On a GPU a call that moves more is timed with cold caches.
+COLD_BYTES = 2**25
 
 
 @dataclass(frozen=True)
 class Row:
-    """A case at one size, type and layout. ``ratio``: PyTorch's time over ours, above 1 we win."""
+    """A case at one size, type, layout and number of threads, timed for several providers.
+
+    ``ms`` and ``ratio`` are by provider; a ratio is its time over ours: above 1 we win.
+    ``percent_of_floor`` is the floor's time over ours, ``peak_mb`` (on a GPU) what one call takes
+    besides its inputs, by provider.
+    """
 
     op: str
     direction: str
     size: str
     dtype: str
     layout: str
-    torch_ms: float
-    segfast_ms: float
-    ratio: float
+    threads: int | None
+    bytes: int
+    ms: dict[str, float]
+    ratio: dict[str, float]
+    spread: dict[str, float]
     settled: bool
     gb_per_s: float
-    percent_of_copy: float
+    percent_of_floor: float | None
+    peak_mb: dict[str, float] | None
+
+    @property
+    def cell(self) -> tuple[Any, ...]:
+        """What is timed, and where."""
+        return self.op, self.direction, self.size, self.dtype, self.layout, self.threads
+
+    @property
+    def loses(self) -> bool:
+        """Whether eager PyTorch is faster."""
+        return self.ratio["eager"] < 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A case at one size, type, layout and number of threads."""
+
+    case: Case
+    size: str
+    dtype: str
+    layout: str
+    threads: int | None
+
+    def __str__(self) -> str:
+        threads = "" if self.threads is None else f", {self.threads} threads"
+        where = f"{self.size}, {self.dtype}, {self.layout}{threads}"
+        return f"{self.case.op}, {self.case.direction} ({where})"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run."""
+    """What to run: every case at every size, type, layout and number of threads."""
 
     device: torch.device
-    sizes: Sequence[str] = tuple(SIZES)
+    sizes: Sequence[str] = ()  # those that tell on the device
     dtypes: Sequence[str] = ("float32", "bfloat16")
     layouts: Sequence[str] = tuple(LAYOUTS)
+    threads: Sequence[int] = ()  # on the CPU; torch's own number without
     ops: Sequence[str] = ()  # every op that contains one of these words; all without
+    providers: Sequence[str] = ("eager", "floor")  # beside ours
     seconds: float = 1.0  # for each row
 
-    def cells(self) -> Iterator[tuple[Case, str, str, str]]:
-        for case in cases():
+    def cells(self) -> Iterator[Cell]:
+        on_gpu = self.device.type == "cuda"
+        threads = [None] if on_gpu else list(self.threads) or [torch.get_num_threads()]
+        sizes = self.sizes or (GPU_SIZES if on_gpu else CPU_SIZES)
+        for case in (*op_cases(), *loss_cases()):
             if self.ops and not any(word in case.op for word in self.ops):
                 continue
-            for size in self.sizes:
-                for dtype in self.dtypes:
-                    for layout in self.layouts:
-                        yield case, size, dtype, layout
+            for options in product(sizes, self.dtypes, self.layouts, threads):
+                yield Cell(case, *options)
 
 
-#: A minute on two cores: the sizes and types that tell most.
+#: A minute or two on two cores: the sizes and types that tell most.
 def quick_plan(device: torch.device) -> Plan:
     return Plan(device, sizes=("middle",), dtypes=("float32",), seconds=0.4)
 
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """The machine and the versions, for the head of a report."""
-    on_gpu = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
-        "threads": None if on_gpu else torch.get_num_threads(),
-        "isa": None if on_gpu or C is None else C.cpu_isa(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda if on_gpu else None,
-        "python": platform.python_version(),
-        "segfast": segfast.__version__,
-        "compiled": C is not None,
-    }
+def measure(plan: Plan, cell: Cell) -> tuple[Row, Timing]:
+    """One row: checks that the results are equal, then times all providers in turn.
 
-
-def _processor() -> str:
+    Raises:
+        AssertionError: ours and a provider's results differ.
+    """
+    before = torch.get_num_threads()
+    if cell.threads is not None:
+        torch.set_num_threads(cell.threads)
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return _measure(plan, cell)
+    finally:
+        torch.set_num_threads(before)
 
 
-def run(plan: Plan) -> Iterator[Row]:
-    """Yields the rows of ``plan``.
-
-    Raises:
-        AssertionError: ours and PyTorch's results differ.
-    """
-    bandwidth = copy_bandwidth(plan.device)
-    for cell in plan.cells():
-        yield measure(plan, *cell, bandwidth)
-
-
-def measure(plan: Plan, case: Case, size: str, dtype: str, layout: str, bandwidth: float) -> Row:
-    """One row: checks that the results are equal, then times.
-
-    Raises:
-        AssertionError: ours and PyTorch's results differ.
-    """
+def _measure(plan: Plan, cell: Cell) -> tuple[Row, Timing]:
     torch.manual_seed(0)
-    x = torch.randn(SIZES[size], device=plan.device).to(DTYPES[dtype])
-    comparison = case.prepare(x.contiguous(memory_format=LAYOUTS[layout]))
-    comparison.check()
-    timing = compare([comparison.ours, comparison.theirs], plan.device, plan.seconds)
-    speed = comparison.bytes / timing.seconds[0]
-    return Row(
-        case.op,
-        case.direction,
-        size,
-        dtype,
-        layout,
-        torch_ms=timing.seconds[1] * 1e3,
-        segfast_ms=timing.seconds[0] * 1e3,
-        ratio=timing.ratios[0],
-        settled=timing.settled,
-        gb_per_s=speed / 1e9,
-        percent_of_copy=100 * speed / bandwidth,
+    x = torch.randn(SIZES[cell.size], device=plan.device).to(DTYPES[cell.dtype])
+    comparison = cell.case.prepare(x.contiguous(memory_format=LAYOUTS[cell.layout]))
+    del x
+    floor = C is not None or plan.device.type == "cuda"
+    names = ["segfast", *(name for name in plan.providers if name != "floor" or floor)]
+    calls = {}
+    for name in names:
+        if name not in ("segfast", "floor"):
+            comparison.check(name)
+        calls[name] = comparison.provider(name)
+    cold = comparison.bytes > COLD_BYTES
+    timing = compare(list(calls.values()), plan.device, plan.seconds, cold)
+    ms = {name: 1e3 * value for name, value in zip(names, timing.seconds, strict=True)}
+    ratio = dict(zip(names, timing.ratios, strict=True))
+    spread = dict(zip(names, timing.spreads, strict=True))
+    del ratio["segfast"], spread["segfast"]
+    share = 100 * ratio.pop("floor") if "floor" in ratio else None
+    row = Row(
+        cell.case.op,
+        cell.case.direction,
+        cell.size,
+        cell.dtype,
+        cell.layout,
+        cell.threads,
+        comparison.bytes,
+        ms,
+        ratio,
+        spread,
+        settled=all(value <= SETTLED for value in spread.values()),
+        gb_per_s=comparison.bytes / timing.seconds[0] / 1e9,
+        percent_of_floor=share,
+        peak_mb=_peaks(calls, plan.device) if plan.device.type == "cuda" else None,
     )
+    return row, timing
+
+
+def _peaks(calls: dict[str, Call], device: torch.device) -> dict[str, float]:
+    """Megabytes that one call takes at most, besides what is there before it."""
+    peaks = {}
+    for name, call in calls.items():
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        peaks[name] = (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    return peaks
 
 
 def as_dict(row: Row) -> dict[str, Any]:
     """For JSON: times and rates with four significant digits."""
-    return {
-        key: float(f"{value:.4g}") if isinstance(value, float) else value
-        for key, value in asdict(row).items()
-    }
+    return {key: _rounded(value) for key, value in asdict(row).items()}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(of) for key, of in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -1,8 +1,11 @@
-"""How two calls are compared on a noisy machine: in turn, often enough, by medians.
+"""How several calls are compared on a noisy machine: in turn, often enough, by medians.
 
 Every round times each call once, so that a slow spell hits all alike; a round's ratio therefore
 holds even where its times do not. Rounds go on until the middle half of the ratios lies within a
 tenth of their median, or time is up; then the row says that it is not settled.
+
+On a GPU a large call is timed with cold caches: what a network has just written elsewhere has
+pushed its inputs out. A small one is timed back to back, the host's time included.
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median, quantiles
 from typing import Any
 
 import torch
+from torch import Tensor
 
 Call = Callable[[], Any]
 
@@ -21,41 +26,40 @@ Call = Callable[[], Any]
 SAMPLE_SECONDS = 2e-3
 MIN_ROUNDS, MAX_ROUNDS = 7, 400
 SETTLED = 0.1
+#: Written between two calls for cold caches: more than any GPU's L2 cache holds.
+SCRATCH_BYTES = 2**28
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Median seconds of each call; ratios of the last call's time to each one's, round by round."""
+    """Seconds of each call in each round. The first call is what the others are compared with."""
 
-    seconds: list[float]
-    ratios: list[float]
-    spreads: list[float]
-    rounds: int
+    samples: list[list[float]]
+
+    @cached_property
+    def seconds(self) -> list[float]:
+        """The median of each call."""
+        return [median(values) for values in self.samples]
+
+    @cached_property
+    def _ratios(self) -> list[list[float]]:
+        first = self.samples[0]
+        return [[a / b for a, b in zip(values, first, strict=True)] for values in self.samples]
+
+    @cached_property
+    def ratios(self) -> list[float]:
+        """The median of each call's time over the first one's, round by round."""
+        return [median(values) for values in self._ratios]
+
+    @cached_property
+    def spreads(self) -> list[float]:
+        """The middle half of each call's ratios, over their median."""
+        return [_spread(values) for values in self._ratios]
 
     @property
-    def settled(self) -> bool:
-        return max(self.spreads) <= SETTLED
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _sample(call: Call, repeats: int, device: torch.device) -> float:
-    """Seconds a call, over ``repeats`` of them; device time on a GPU."""
-    if device.type == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(repeats):
-            call()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1e3 / repeats
-    begin = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - begin) / repeats
+    def rounds(self) -> int:
+        """How often each call was timed."""
+        return len(self.samples[0])
 
 
 def _spread(ratios: Sequence[float]) -> float:
@@ -63,39 +67,58 @@ def _spread(ratios: Sequence[float]) -> float:
     return (high - low) / middle
 
 
-def compare(calls: Sequence[Call], device: torch.device, seconds: float) -> Timing:
-    """Times ``calls`` in turn for about ``seconds``."""
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _sample(call: Call, repeats: int, device: torch.device, scratch: Tensor | None) -> float:
+    """Seconds a call, over ``repeats`` of them; device time on a GPU."""
+    if device.type != "cuda":
+        begin = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        return (time.perf_counter() - begin) / repeats
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(2 * repeats)]
+    for start, end in zip(marks[::2], marks[1::2], strict=True):
+        if scratch is not None:
+            scratch.zero_()
+        start.record()
+        call()
+        end.record()
+    marks[-1].synchronize()
+    if scratch is None:
+        return float(marks[0].elapsed_time(marks[-1])) / 1e3 / repeats
+    pairs = zip(marks[::2], marks[1::2], strict=True)
+    return sum(float(start.elapsed_time(end)) for start, end in pairs) / 1e3 / repeats
+
+
+def compare(
+    calls: Sequence[Call], device: torch.device, seconds: float, cold: bool = False
+) -> Timing:
+    """Times ``calls`` in turn for about ``seconds``; with cold caches on a GPU if ``cold``."""
+    scratch = None
+    if cold and device.type == "cuda":
+        scratch = torch.empty(SCRATCH_BYTES, dtype=torch.uint8, device=device)
     repeats = []
     for call in calls:
         for _ in range(2):
             call()
         synchronize(device)
-        repeats.append(max(1, min(1000, int(SAMPLE_SECONDS / max(_sample(call, 1, device), 1e-7)))))
+        once = max(_sample(call, 1, device, scratch), 1e-7)
+        repeats.append(max(1, min(1000, int(SAMPLE_SECONDS / once))))
     samples: list[list[float]] = [[] for _ in calls]
-    ratios: list[list[float]] = [[] for _ in calls]
     deadline = time.perf_counter() + seconds
     while True:
-        times = [_sample(call, n, device) for call, n in zip(calls, repeats, strict=True)]
-        for i, value in enumerate(times):
-            samples[i].append(value)
-            ratios[i].append(times[-1] / value)
+        for call, n, values in zip(calls, repeats, samples, strict=True):
+            values.append(_sample(call, n, device, scratch))
         rounds = len(samples[0])
         if rounds < MIN_ROUNDS:
             continue
-        spreads = [_spread(values) for values in ratios]
-        late = time.perf_counter() > deadline
-        if (
-            late
-            or rounds >= MAX_ROUNDS
-            or (rounds >= 3 * MIN_ROUNDS and max(spreads) < SETTLED / 2)
-        ):
-            break
-    return Timing(
-        [median(values) for values in samples],
-        [median(values) for values in ratios],
-        spreads,
-        rounds,
-    )
+        if rounds >= MAX_ROUNDS or time.perf_counter() > deadline:
+            return Timing(samples)
+        if rounds >= 3 * MIN_ROUNDS and max(Timing(samples).spreads) < SETTLED / 2:
+            return Timing(samples)
 
 
 def copy_bandwidth(device: torch.device, seconds: float = 0.5) -> float:

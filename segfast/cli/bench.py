@@ -29,63 +29,76 @@ def bench(
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda. (default: a GPU where there is one)")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option(min=1, help="CPU threads; repeatable. (default: torch's)")
+    ] = None,
+    beside_compile: Annotated[
+        bool, typer.Option("--compile", help="Also beside torch.compile, which takes minutes.")
+    ] = False,
     seconds: Annotated[float | None, typer.Option(help="For each row; 1 by default.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for bench.json and bench.png.")] = Path(
-        "out/bench"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for bench.json, speedup.png and floor.png.")
+    ] = Path("out/bench"),
 ) -> None:
     """Time segfast's layers beside PyTorch's, in turn, on the same tensors.
 
     Results are compared before anything is timed. A row says how many times as fast as PyTorch ours
-    is (red: slower; ~: the ratio did not settle) and how near a plain copy's speed it comes.
+    is (red: slower; ~: the ratio did not settle) and how near it comes to its floor: a call that
+    reads the same inputs, writes outputs of the same sizes and computes nothing.
     """
     import torch
 
     from segfast.bench import report
     from segfast.bench.cases import SIZES
-    from segfast.bench.run import DTYPES, LAYOUTS, Plan, Row, describe, quick_plan, run
+    from segfast.bench.results import Results
+    from segfast.bench.run import DTYPES, LAYOUTS, Plan, measure, quick_plan
 
     gpu = torch.cuda.is_available()
     (device,) = _choose("--device", [device or ("cuda" if gpu else "cpu")], ("cpu", "cuda"))
     where = torch.device(device)
     if where.type == "cuda" and not gpu:
         raise OptionError("--device cuda, but torch sees no GPU here; use --device cpu")
-    if threads:
-        torch.set_num_threads(threads)
     default = quick_plan(where) if quick else Plan(where)
     plan = Plan(
         where,
         _choose("--size", size, SIZES) or default.sizes,
         _choose("--dtype", dtype, DTYPES) or default.dtypes,
         _choose("--layout", layout, LAYOUTS) or default.layouts,
+        threads or (),
         op or (),
+        (*default.providers, "compile") if beside_compile else default.providers,
         seconds or default.seconds,
     )
-    total = len(list(plan.cells()))
-    if total == 0:
+    cells = list(plan.cells())
+    if not cells:
         raise OptionError(f"no op's name contains {' or '.join(plan.ops)}; leave --op out for all")
-    machine = describe(where)
-    if not machine["compiled"]:
+    results = Results.begin(where, shlex.join(["segfast", *sys.argv[1:]]))
+    if not results.machine["compiled"]:
         say("segfast is not compiled here: these are the times of its plain-PyTorch reference.")
-    table = report.make_table("segfast beside PyTorch")
-    rows: list[Row] = []
     try:
         with bar("timing") as update:
-            for row in run(plan):
-                rows.append(row)
-                report.add_row(table, row)
-                update(len(rows), total)
+            for done, cell in enumerate(cells, 1):
+                row, _ = measure(plan, cell)
+                results.rows.append(row)
+                update(done, len(cells))
     except KeyboardInterrupt:
-        say(f"Stopped after {len(rows)} of {total} rows.")
-    if not rows:
+        say(f"Stopped after {len(results.rows)} of {len(cells)} rows.")
+    if not results.rows:
         raise typer.Exit(1)
-    console.print(table)
-    won = sum(row.ratio >= 1 for row in rows)
-    say(f"{won} of {len(rows)} rows are at least as fast as PyTorch.")
-    report.write_json(out / "bench.json", machine, shlex.join(["segfast", *sys.argv[1:]]), rows)
-    report.draw(out / "bench.png", machine, rows)
-    say_files(out, {"bench.json": "the numbers", "bench.png": "the same as a picture"})
+    console.print(report.table("segfast beside PyTorch", results.rows))
+    won = sum(not row.loses for row in results.rows)
+    say(f"{won} of {len(results.rows)} rows are at least as fast as PyTorch.")
+    results.write(out / "bench.json")
+    report.draw_speedup(out / "speedup.png", results.machine, results.rows)
+    report.draw_floor(out / "floor.png", results.machine, results.rows)
+    say_files(
+        out,
+        {
+            "bench.json": "the numbers",
+            "speedup.png": "how many times as fast as PyTorch",
+            "floor.png": "how near to what memory allows",
+        },
+    )
 
 
 def _choose(option: str, names: Sequence[str] | None, known: Collection[str]) -> Sequence[str]:

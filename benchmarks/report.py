@@ -1,0 +1,116 @@
+"""Merges results of the benchmark into benchmarks/results/<device>/, and the README's table.
+
+    python benchmarks/report.py out/bench/bench.json other.json ...
+
+Files of several machines may come at once; a later row replaces an earlier one of the same cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from segfast._files import write_text
+from segfast.bench.report import draw_floor, draw_speedup, markdown
+from segfast.bench.results import Results
+from segfast.bench.run import Row
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- results: made by benchmarks/report.py -->", "<!-- end of results -->"
+
+
+def slug(device: str) -> str:
+    """A folder's name: `AMD EPYC 9R14` becomes `amd-epyc-9r14`."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower().replace("(r)", "")).strip("-")
+
+
+def merge(folder: Path, new: Results) -> Results:
+    """The rows of ``folder`` replaced and joined by those of ``new``, in the order of the suite."""
+    path = folder / "bench.json"
+    rows = {row.cell: row for row in Results.read(path).rows} if path.exists() else {}
+    rows |= {row.cell: row for row in new.rows}
+    return Results(new.machine, new.command, list(rows.values()), new.failed)
+
+
+def chosen(rows: list[Row]) -> list[Row]:
+    """What the README and the pictures show: all ops on large maps, in the type most trained in."""
+    on_gpu = rows[0].threads is None
+    size, dtype = ("huge", "bfloat16") if on_gpu else ("large", "float32")
+    threads = max((row.threads or 0 for row in rows), default=0) or None
+    some = [row for row in rows if (row.size, row.dtype, row.threads) == (size, dtype, threads)]
+    return some or rows
+
+
+def page(results: Results) -> str:
+    """A page for one machine: what it is, the pictures, every row."""
+    machine = results.machine
+    facts = [f"- {key}: {value}" for key, value in machine.items() if value not in (None, True)]
+    lost = sum(row.loses for row in results.rows)
+    unsettled = sum(not row.settled for row in results.rows)
+    return "\n".join(
+        [
+            f"# {machine['device']}",
+            "",
+            *facts,
+            f"- command: `{results.command}`",
+            "",
+            "![times as fast as eager PyTorch](speedup.png)",
+            "",
+            "![per cent of the floor](floor.png)",
+            "",
+            f"{len(results.rows)} rows, of which {lost} lose against eager PyTorch (in bold) and "
+            f"{unsettled} did not settle within 10 % (~). See [how to read them](../../README.md).",
+            "",
+            markdown(results.rows),
+            *(f"- FAILED {line}" for line in results.failed),
+        ]
+    )
+
+
+def mend_readme(text: str, results: Results, folder: Path) -> str:
+    """The README with the table of this machine between its marks.
+
+    Raises:
+        ValueError: the marks are missing.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"README.md needs the lines {BEGIN} and {END}")
+    place = folder.relative_to(ROOT)
+    machine = results.machine
+    threads = f", {machine['threads']} threads" if machine["threads"] else ""
+    table = markdown(chosen(results.rows))
+    return (
+        f"{before}{begin}\n{machine['device']}{threads}, torch {machine['torch']}; all rows, and "
+        f"what the columns mean, in [{place}]({place}/README.md).\n\n"
+        f"![times as fast as eager PyTorch]({place}/speedup.png)\n"
+        f"![per cent of the floor]({place}/floor.png)\n\n{table}{end}{after}"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("files", nargs="+", type=Path, help="bench.json of segfast bench")
+    parser.add_argument("--readme", action="store_true", help="also put the last one in README.md")
+    arguments = parser.parse_args()
+    for path in arguments.files:
+        new = Results.read(path)
+        folder = RESULTS / slug(new.machine["device"])
+        results = merge(folder, new)
+        results.write(folder / "bench.json")
+        write_text(folder / "README.md", page(results))
+        draw_speedup(folder / "speedup.png", results.machine, chosen(results.rows))
+        draw_floor(folder / "floor.png", results.machine, chosen(results.rows))
+        print(f"{path}: {len(new.rows)} rows, now {len(results.rows)} in {folder}")
+    if arguments.readme:
+        readme = ROOT / "README.md"
+        write_text(readme, mend_readme(readme.read_text(encoding="utf-8"), results, folder))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
