@@ -99,7 +99,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_train_writes_its_results(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} == {
         "best.ckpt", "last.ckpt", "config.yaml", "metrics.csv", "scores.csv", "confusion.csv",
-        "curves.png", "confusion.png", "worst.png",
+        "curves.png", "confusion.png", "worst.png", "report.html",
     }  # fmt: skip
     with open(trained / "scores.csv", newline="") as file:
         scores = {row["class"]: float(row["iou"]) for row in csv.DictReader(file)}
@@ -171,6 +171,7 @@ def test_eval(segfast: Command, trained: Path, tmp_path: Path) -> None:
     hits, union = matrix[0, 0], matrix[0].sum() + matrix[:, 0].sum() - matrix[0, 0]
     assert float(sky["iou"]) == pytest.approx(hits / union, abs=1e-6)  # 6 digits are written
     assert (tmp_path / "confusion.png").exists() and (tmp_path / "worst.png").exists()
+    assert "Worst predictions" in (tmp_path / "report.html").read_text()
 
 
 def test_predict_a_folder(segfast: Command, trained: Path, data: Path, tmp_path: Path) -> None:

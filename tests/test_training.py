@@ -117,7 +117,9 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_files_of_a_run(whole: Path) -> None:
     names = {path.name for path in whole.iterdir()}
-    assert names == {"best.ckpt", "last.ckpt", "metrics.csv", "curves.png", "config.yaml"}
+    assert names == {
+        "best.ckpt", "last.ckpt", "metrics.csv", "curves.png", "config.yaml", "report.html",
+    }  # fmt: skip
     table = rows(whole)
     assert [row["step"] for row in table] == [str(step) for step in range(1, STEPS + 1)]
     scored = [row["step"] for row in table if row["val_mean_iou"]]
@@ -183,6 +185,11 @@ def test_stopped_run_resumes_to_the_same_result(
     with pytest.raises(Interrupted):
         run(data, tmp_path / "run")
     assert load(tmp_path / "run" / "last.ckpt")["global_step"] == step
+    assert (
+        f"Step {step} of {STEPS} ({EPOCHS} epochs): stopped"
+        in (tmp_path / "run" / "report.html").read_text()
+    )
+    assert int(rows(tmp_path / "run")[-1]["step"]) == step
     monkeypatch.undo()
     run(data, tmp_path / "run", resume=tmp_path / "run" / "last.ckpt")
     assert_same_run(whole, tmp_path / "run")

@@ -34,6 +34,7 @@ def evaluate(
     """Score a checkpoint: IoU and Dice of each class, and the confusion matrix."""
     from segfast.training.evaluate import draw_worst, evaluate, write_scores
     from segfast.training.predictor import Predictor
+    from segfast.training.report import Page, write_report
 
     predictor = Predictor(checkpoint)
     card = predictor.card
@@ -46,11 +47,23 @@ def evaluate(
         evaluation = evaluate(predictor, samples, on_progress)
     write_scores(evaluation.scores, card.classes, folder)
     draw_worst(predictor, samples, evaluation, folder / "worst.png")
-    print_scores(evaluation.scores, card.classes.names, f"{split}, {len(samples)} images")
+    scored = f"{split}, {len(samples)} images"
+    page = Page(
+        title=f"{card.model} on {report.root.name}, {split}",
+        state=f"{checkpoint} on {len(samples)} images of {report.root}.",
+        classes=card.classes,
+        scores=evaluation.scores,
+        scored=scored,
+        worst=folder / "worst.png",
+        options=card.options.to_dict(),
+    )
+    write_report(page, folder / "report.html")
+    print_scores(evaluation.scores, card.classes.names, scored)
     print_matrix(evaluation.scores, card.classes.names)
     say_files(
         folder,
         {
+            "report.html": "everything below on one page",
             "scores.csv": "IoU and Dice of each class",
             "confusion.png": "what was taken for what",
             "confusion.csv": "the same in pixels",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from segfast.cli.data import Binary, Classes, IgnoreIndex, summary, verified
 
 if TYPE_CHECKING:
     from segfast.data.report import DataReport
+    from segfast.training.history import Row
     from segfast.training.plan import Plan
 
 # A resumed run keeps its options; these may change without changing its meaning.
@@ -116,7 +118,7 @@ def _run(
     from segfast.training.run import fit
 
     # With several GPUs, Lightning runs this command once more for each: only the first speaks.
-    first = rank_zero_only.rank == 0
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # Lightning sets it
     console.quiet = not first
     options = TrainOptions.from_dict(state)
     report = verified(options.data, options.classes, options.ignore_index, options.binary)
@@ -126,12 +128,12 @@ def _run(
     folder = resume or _new_folder(out or Path("runs") / f"{_name(options.data)}-{options.model}")
     _announce(plan, report, folder, checkpoint)
     try:
-        fit(plan, report, folder, console, checkpoint)
+        rows = fit(plan, report, folder, console, checkpoint)
     except Interrupted:
         say(f"stopped; go on with: segfast train --resume {folder}")
         raise typer.Exit(130) from None
     if first:
-        _conclude(report, folder)
+        _conclude(plan, report, rows, folder)
 
 
 def _model_options(pairs: list[str] | None) -> dict[str, Any] | None:
@@ -220,11 +222,12 @@ def _announce(plan: Plan, report: DataReport, folder: Path, checkpoint: Path | N
     say(f"{'going on from ' + str(checkpoint) if checkpoint else 'writing to ' + str(folder)}")
 
 
-def _conclude(report: DataReport, folder: Path) -> None:
+def _conclude(plan: Plan, report: DataReport, rows: list[Row], folder: Path) -> None:
     """Scores the best checkpoint and names every file."""
     from segfast.cli.evaluate import print_scores
     from segfast.training.evaluate import draw_worst, evaluate, write_scores
     from segfast.training.predictor import Predictor
+    from segfast.training.report import run_page, write_report
 
     predictor = Predictor(folder / "best.ckpt")
     with bar("scoring the best checkpoint") as on_progress:
@@ -232,10 +235,18 @@ def _conclude(report: DataReport, folder: Path) -> None:
     classes = predictor.card.classes
     write_scores(evaluation.scores, classes, folder)
     draw_worst(predictor, report.samples["val"], evaluation, folder / "worst.png")
-    print_scores(evaluation.scores, classes.names, "validation, best checkpoint")
+    page = replace(
+        run_page(plan, rows, "finished"),
+        scores=evaluation.scores,
+        scored="validation, best checkpoint",
+        worst=folder / "worst.png",
+    )
+    write_report(page, folder / "report.html")
+    print_scores(evaluation.scores, classes.names, page.scored)
     say_files(
         folder,
         {
+            "report.html": "everything below on one page",
             "best.ckpt": "the model with the highest validation mean IoU",
             "last.ckpt": "the last state",
             "curves.png": "loss, mean IoU and accuracy over the epochs",

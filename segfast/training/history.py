@@ -106,6 +106,13 @@ class History(Callback):
         """Writes the last rows."""
         self.write(trainer)
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Writes the rows of a run that was stopped, or failed."""
+        if self.rows:
+            self.write(trainer)
+
     def write(self, trainer: Trainer) -> None:
         """Replaces the CSV file."""
         if trainer.is_global_zero:

@@ -35,35 +35,44 @@ def save(figure: Figure, path: Path) -> None:
 def curves(rows: Sequence[Row], steps_per_epoch: int) -> Figure:
     """Loss on the left, mean IoU and accuracy on the right, both over epochs."""
     figure = Figure(figsize=(11, 4), layout="constrained")
-    loss, score = figure.subplots(1, 2)
+    left, right = figure.subplots(1, 2)
+    draw_loss(left, rows, steps_per_epoch)
+    draw_scores(right, rows, steps_per_epoch)
+    return figure
+
+
+def draw_loss(axes: Axes, rows: Sequence[Row], steps_per_epoch: int) -> None:
+    """Training and validation loss over epochs."""
     train = _column(rows, "train_loss", steps_per_epoch)
-    loss.plot(*train, color=TRAIN, alpha=0.3, linewidth=0.8)
-    loss.plot(train[0], _smooth(train[1]), color=TRAIN, label="train (smoothed)")
-    loss.plot(
-        *_column(rows, "val_loss", steps_per_epoch), "o-", color=VAL, ms=3, label="validation"
-    )
-    loss.set(xlabel="epoch", ylabel="loss", title="Loss")
-    loss.set_ylim(bottom=0)
+    axes.plot(*train, color=TRAIN, alpha=0.3, linewidth=0.8)
+    axes.plot(train[0], _smooth(train[1]), color=TRAIN, label="train (smoothed)")
+    val = _column(rows, "val_loss", steps_per_epoch)
+    axes.plot(*val, "o-", color=VAL, ms=3, label="validation")
+    axes.set(xlabel="epoch", ylabel="loss", title="Loss")
+    axes.set_ylim(bottom=0)
+    _finish(axes)
+
+
+def draw_scores(axes: Axes, rows: Sequence[Row], steps_per_epoch: int) -> None:
+    """Mean IoU and pixel accuracy of the validation images over epochs."""
     miou = _column(rows, "val_mean_iou", steps_per_epoch)
-    score.plot(*miou, "o-", color=VAL, ms=3, label="mean IoU")
-    score.plot(
-        *_column(rows, "val_accuracy", steps_per_epoch),
-        "o-",
-        color=ACCURACY,
-        ms=3,
-        label="pixel accuracy",
-    )
+    accuracy = _column(rows, "val_accuracy", steps_per_epoch)
+    axes.plot(*miou, "o-", color=VAL, ms=3, label="mean IoU")
+    axes.plot(*accuracy, "o-", color=ACCURACY, ms=3, label="pixel accuracy")
+    axes.set(xlabel="epoch", ylabel="score", ylim=(0, 1), title="Validation")
     if len(miou[1]) and not np.isnan(miou[1]).all():
         best = int(np.nanargmax(miou[1]))
-        score.axhline(miou[1][best], color=VAL, linewidth=0.6, linestyle=":")
-        title = f"Validation: best mean IoU {miou[1][best]:.3f} at epoch {miou[0][best]:.2g}"
-        score.set_title(title)
-    score.set(xlabel="epoch", ylabel="score", ylim=(0, 1))
-    for axes in (loss, score):
-        axes.grid(alpha=0.3)
-        axes.set_xlim(left=0)
-        axes.legend(frameon=False)
-    return figure
+        axes.axhline(miou[1][best], color=VAL, linewidth=0.6, linestyle=":")
+        axes.set_title(
+            f"Validation: best mean IoU {miou[1][best]:.3f} at epoch {miou[0][best]:.2g}"
+        )
+    _finish(axes)
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(alpha=0.3)
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False)
 
 
 def _column(

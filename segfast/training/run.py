@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,35 +33,54 @@ from segfast.data.loading import (
 from segfast.data.report import DataReport
 from segfast.data.transforms import Normalise, TrainingCrop, WholeImage
 from segfast.losses import create_loss
-from segfast.training.callbacks import Bar, Checkpoints, Reporter
+from segfast.training.callbacks import Bar, Checkpoints, Interrupted, Reporter
 from segfast.training.checkpoint import AtomicCheckpointIO
-from segfast.training.history import History
+from segfast.training.history import History, Row
 from segfast.training.module import SegmentationModule
 from segfast.training.pictures import curves, save
 from segfast.training.plan import Plan, chosen
+from segfast.training.report import run_page, write_report
 
 DRAW_EVERY = 10  # seconds
 
 
-class Curves(Callback):
-    """Keeps curves.png up to date."""
+class Pictures(Callback):
+    """Keeps curves.png and report.html up to date."""
 
-    def __init__(self, path: Path, history: History, steps_per_epoch: int) -> None:
-        self.path = path
+    def __init__(self, folder: Path, plan: Plan, history: History) -> None:
+        self.folder = folder
+        self._plan = plan
         self._history = history
-        self._steps_per_epoch = steps_per_epoch
         self._drawn = -float("inf")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws, unless it has just done so."""
         if time.monotonic() - self._drawn > DRAW_EVERY:
-            self.on_train_end(trainer, pl_module)
+            self._draw(trainer, pl_module, "in training")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws."""
-        if trainer.is_global_zero:
-            save(curves(self._history.rows, self._steps_per_epoch), self.path)
-            self._drawn = time.monotonic()
+        self._draw(trainer, pl_module, "finished")
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Draws what there is of a run that was stopped, or failed."""
+        if self._history.rows:
+            stopped = isinstance(exception, Interrupted | KeyboardInterrupt)
+            self._draw(trainer, pl_module, "stopped" if stopped else f"failed: {exception}")
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule, state: str) -> None:
+        assert isinstance(pl_module, SegmentationModule)
+        if not trainer.is_global_zero:
+            return
+        rows = self._history.rows
+        save(curves(rows, self._plan.steps_per_epoch), self.folder / "curves.png")
+        page = run_page(self._plan, rows, state)
+        if pl_module.scores is not None:
+            page = replace(page, scores=pl_module.scores, scored="latest validation")
+        write_report(page, self.folder / "report.html")
+        self._drawn = time.monotonic()
 
 
 class Batches(L.LightningDataModule):
@@ -106,8 +126,10 @@ class Batches(L.LightningDataModule):
         return whole_loader(whole, chosen(options.batch_size), chosen(options.workers))
 
 
-def fit(plan: Plan, data: DataReport, out: Path, console: Console, resume: Path | None) -> None:
-    """Trains, writing checkpoints, metrics.csv, curves.png and config.yaml to ``out``.
+def fit(
+    plan: Plan, data: DataReport, out: Path, console: Console, resume: Path | None
+) -> list[Row]:
+    """Trains, writing checkpoints, metrics.csv, curves.png, report.html and config.yaml to ``out``.
 
     Args:
         plan: what to do.
@@ -115,6 +137,9 @@ def fit(plan: Plan, data: DataReport, out: Path, console: Console, resume: Path 
         out: the run's folder.
         console: where progress goes.
         resume: the checkpoint to go on from.
+
+    Returns:
+        The rows of metrics.csv.
 
     Raises:
         Interrupted: the user stopped the run; the last checkpoint is written.
@@ -135,7 +160,7 @@ def fit(plan: Plan, data: DataReport, out: Path, console: Console, resume: Path 
         history,
         checkpoints,
         Reporter(console, history, checkpoints),
-        Curves(out / "curves.png", history, plan.steps_per_epoch),
+        Pictures(out, plan, history),
     ]
     if console.is_terminal:
         callbacks.append(Bar(console, history))
@@ -159,6 +184,7 @@ def fit(plan: Plan, data: DataReport, out: Path, console: Console, resume: Path 
             config = yaml.safe_dump(options.to_dict(), sort_keys=False)
             write_text(out / "config.yaml", config)
         trainer.fit(module, datamodule=Batches(plan, data), ckpt_path=resume)
+    return history.rows
 
 
 def _build_loss(name: str, class_weight: torch.Tensor | None) -> nn.Module:
