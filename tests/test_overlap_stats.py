@@ -34,6 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "focal": {"gamma": 2.0},
     "focal, gamma below 1": {"gamma": 0.5},
     "all at once": {"exponent": 2, "label_smoothing": 0.2, "gamma": 1.5},
+    "minimum": {"minimum": True},
 }
 
 # float32 sums against float64 ones: pixels are added in pieces of 128 and then in double, so the
@@ -86,6 +87,7 @@ def assert_equals_twin(logits: Tensor, target: Tensor, sigmoid: bool, **options:
         options.get("exponent", 1),
         options.get("label_smoothing", 0.0),
         options.get("gamma", 0.0),
+        options.get("minimum", False),
     )
     tolerance = EXACT if logits.dtype == torch.float64 else SUMS
     torch.testing.assert_close(tuple(actual), expected, **tolerance)
@@ -143,7 +145,7 @@ def test_a_target_for_each_class(
             target = (target > 0.5).to(torch.int8 if kind == "one-hot" else torch.bool)
         if kind != "boolean":
             target[torch.rand(shape, device=device) < 0.1] = -1
-        for name in ("plain", "squares", "all at once"):
+        for name in ("plain", "squares", "all at once", "minimum"):
             weights = weights_for(shape, sigmoid)
             assert_equals_twin(
                 logits, lay_out_any(target, layout), sigmoid, **OPTIONS[name], **weights
@@ -314,6 +316,30 @@ BAD: dict[str, tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = {
         {"pixel_weight": torch.ones(2, 4)},
     ),
     "pos_weight with softmax": (ValueError, "sigmoid", (L, Y), {"pos_weight": torch.ones(3)}),
+    "negative class_weight": (
+        ValueError,
+        "class_weight must not be negative, got -1",
+        (L, Y),
+        {"class_weight": torch.tensor([1.0, -1.0, 1.0])},
+    ),
+    "negative pos_weight": (
+        ValueError,
+        "pos_weight must not be negative, got -2",
+        (L, L, "multilabel"),
+        {"pos_weight": torch.tensor([-2.0])},
+    ),
+    "negative pixel_weight": (
+        ValueError,
+        "pixel_weight must not be negative, got -0.5",
+        (L, Y),
+        {"pixel_weight": torch.full((2, 4, 4), -0.5)},
+    ),
+    "weights of NaN": (
+        ValueError,
+        "pixel_weight must not be negative, got -?nan",
+        (L, Y),
+        {"pixel_weight": torch.full((2, 4, 4), torch.nan)},
+    ),
     "complex logits": (Exception, "float", (L.to(torch.complex64), Y), {}),
 }
 
@@ -331,7 +357,7 @@ def test_the_twin_refuses_the_same(
 ) -> None:
     error, message, (logits, target, *mode), _ = case
     with pytest.raises(error, match=message):
-        twin.overlap_stats(logits, target, None, None, None, bool(mode), None, 1, 0.0, 0.0)
+        twin.overlap_stats(logits, target, None, None, None, bool(mode), None, 1, 0.0, 0.0, False)
 
 
 def test_negative_ignore_index_is_not_a_bad_label() -> None:
@@ -392,6 +418,7 @@ class TestSoftmax(OpTester):
                 2,
                 0.0,
                 gamma,
+                False,
             )
 
 

@@ -1,5 +1,6 @@
 #include "kernels/overlap_stats/overlap_stats.h"
 
+#include <ATen/ops/_assert_async.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <optional>
@@ -20,6 +21,7 @@ struct Options {
   int64_t exponent;
   double label_smoothing;
   double gamma;
+  bool minimum;
 };
 
 // A weight in the type that the kernel reads, or an undefined tensor.
@@ -89,6 +91,7 @@ struct Inputs {
     in.exponent = static_cast<int>(options.exponent);
     in.label_smoothing = options.label_smoothing;
     in.gamma = options.gamma;
+    in.minimum = options.minimum;
     TORCH_CHECK_VALUE(in.sigmoid || !pos_weight_any.has_value(),
                       "pos_weight is for sigmoid modes; use class_weight with softmax");
 
@@ -106,15 +109,26 @@ struct Inputs {
   }
 };
 
+// Raises on the CPU; on CUDA the next call that waits does.
+void refuse_negative(const at::Tensor& weight, const char* name) {
+  if (!weight.defined() || weight.numel() == 0) return;
+  if (weight.is_cuda()) return at::_assert_async(weight.ge(0).all(), "a weight is negative or NaN");
+  const double least = weight.min().item<double>();
+  TORCH_CHECK_VALUE(least >= 0.0, name, " must not be negative, got ", least);
+}
+
 using Stats = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 Stats overlap_stats(const at::Tensor& logits, const at::Tensor& target,
                     const OptionalTensor& class_weight, const OptionalTensor& pos_weight,
                     const OptionalTensor& pixel_weight, bool sigmoid,
                     std::optional<int64_t> ignore_index, int64_t exponent, double label_smoothing,
-                    double gamma) {
+                    double gamma, bool minimum) {
   const Inputs inputs(logits, target, class_weight, pos_weight, pixel_weight,
-                      {sigmoid, ignore_index, exponent, label_smoothing, gamma});
+                      {sigmoid, ignore_index, exponent, label_smoothing, gamma, minimum});
+  refuse_negative(inputs.class_weight, "class_weight");
+  refuse_negative(inputs.pos_weight, "pos_weight");
+  refuse_negative(inputs.pixel_weight, "pixel_weight");
   OverlapStatsParams p;
   p.in = inputs.in;
   const at::TensorOptions options = logits.options().dtype(at::kDouble);
@@ -150,9 +164,9 @@ at::Tensor overlap_stats_backward(const at::Tensor& logits, const at::Tensor& ta
                                   const OptionalTensor& grad_probability,
                                   const OptionalTensor& grad_cross_entropy, bool sigmoid,
                                   std::optional<int64_t> ignore_index, int64_t exponent,
-                                  double label_smoothing, double gamma) {
+                                  double label_smoothing, double gamma, bool minimum) {
   const Inputs inputs(logits, target, class_weight, pos_weight, pixel_weight,
-                      {sigmoid, ignore_index, exponent, label_smoothing, gamma});
+                      {sigmoid, ignore_index, exponent, label_smoothing, gamma, minimum});
   OverlapStatsBackwardParams p;
   p.in = inputs.in;
   const auto gradient = [&](const OptionalTensor& grad, const char* name, bool has_classes) {

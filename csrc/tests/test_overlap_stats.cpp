@@ -34,6 +34,7 @@ struct Options {
   int exponent;
   double smoothing, gamma;
   bool ignore, class_weight, pos_weight, pixel_weight;
+  bool minimum = false;
 };
 
 const Options kOptions[] = {
@@ -47,6 +48,8 @@ const Options kOptions[] = {
     {"sigmoid", true, false, false, 1, 0, 0, true, false, false, false},
     {"sigmoid, dense", true, true, false, 2, 0, 0, true, true, true, true},
     {"sigmoid, soft targets", true, true, true, 1, 0.1, 2, true, true, true, true},
+    {"softmax, minimum", false, true, true, 2, 0, 0, true, false, false, false, true},
+    {"sigmoid, minimum", true, true, true, 1, 0, 0, true, false, false, false, true},
 };
 
 // A launch's data, and the sums and gradient that the definitions give.
@@ -93,6 +96,7 @@ struct Problem {
     in.exponent = o.exponent;
     in.label_smoothing = o.smoothing;
     in.gamma = o.gamma;
+    in.minimum = o.minimum;
     in.class_weight = o.class_weight ? class_weight.data() : nullptr;
     in.pos_weight = o.pos_weight ? pos_weight.data() : nullptr;
     in.pixel_weight = o.pixel_weight ? pixel_weight.data() : nullptr;
@@ -178,8 +182,11 @@ struct Problem {
   double pixel_weight_at(int64_t n, int64_t s) const {
     return o.pixel_weight ? static_cast<double>(pixel_weight[n * c.S + s]) : 1.0;
   }
+  double meets(double p, double t) const {
+    return o.minimum ? (p < t ? 1.0 : p > t ? 0.0 : 0.5) : t;
+  }
   void add(int64_t n, int64_t k, double p, double t) {
-    intersection[n * c.C + k] += p * t;
+    intersection[n * c.C + k] += o.minimum ? std::min(p, t) : p * t;
     probability[n * c.C + k] += std::pow(p, o.exponent);
     target_sum[n * c.C + k] += t;
     pixels[n * c.C + k] += 1.0;
@@ -206,7 +213,7 @@ struct Problem {
       cross_entropy[n] -= w * tau * factor * log_p;
       double loss_slope = -factor / q;
       if (o.gamma != 0 && q < 1) loss_slope += o.gamma * std::pow(1 - q, o.gamma - 1) * log_p;
-      slope[static_cast<size_t>(k)] = a[n * c.C + k] * t +
+      slope[static_cast<size_t>(k)] = a[n * c.C + k] * meets(q, t) +
                                       o.exponent * b[n * c.C + k] * std::pow(q, o.exponent - 1) +
                                       e[n] * w * tau * loss_slope;
     }
@@ -238,7 +245,7 @@ struct Problem {
       cross_entropy[n] += w * factor * entropy;
       weight[n] += w;
       gradient[layout(n, k, 0, s)] =
-          dp * (a[n * c.C + k] * t + o.exponent * b[n * c.C + k] * std::pow(p, o.exponent - 1) +
+          dp * (a[n * c.C + k] * meets(p, t) + o.exponent * b[n * c.C + k] * std::pow(p, o.exponent - 1) +
                 e[n] * w * (factor * entropy_slope + factor_slope * entropy));
     }
   }

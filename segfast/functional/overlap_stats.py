@@ -20,7 +20,7 @@ MODES = ("multiclass", "binary", "multilabel")
 class OverlapStats(NamedTuple):
     """Sums over the counted pixels of each sample, float64. See :func:`overlap_stats`."""
 
-    intersection: Tensor  # [N, C] sum p t
+    intersection: Tensor  # [N, C] sum p t, or min(p, t)
     probability: Tensor  # [N, C] sum p^exponent
     target: Tensor  # [N, C] sum t
     cross_entropy: Tensor  # [N] sum w l(z, t)
@@ -40,6 +40,7 @@ def overlap_stats(
     pixel_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     gamma: float = 0.0,
+    minimum: bool = False,
 ) -> OverlapStats:
     r"""From logits and labels to the sums that every overlap loss is a ratio of, in one pass.
 
@@ -48,7 +49,8 @@ def overlap_stats(
     those pixels of a sample that are not ignored:
 
     ================= ======== ============================================================
-    ``intersection``  [N, C]   :math:`\sum p_c t_c`, differentiable
+    ``intersection``  [N, C]   :math:`\sum p_c t_c`, or with ``minimum``
+                               :math:`\sum \min(p_c, t_c)`; differentiable
     ``probability``   [N, C]   :math:`\sum p_c^q` with q = ``exponent``, differentiable
     ``target``        [N, C]   :math:`\sum t_c`
     ``cross_entropy`` [N]      :math:`\sum u\, l(z, t)`, differentiable
@@ -98,12 +100,17 @@ def overlap_stats(
         pixel_weight: [N, ...], in ``cross_entropy`` alone.
         label_smoothing: in [0, 1]; in ``cross_entropy`` alone.
         gamma: focal exponent, not negative; 0 for none.
+        minimum: intersect by the smaller of p and t rather than by their product. For targets of 0
+            and 1 the same; with soft targets a prediction equal to its target then has Dice 1
+            (Wang et al., NeurIPS 2023, as in segmentation_models_pytorch and MONAI's
+            ``soft_label``).
 
     Returns:
         A named tuple :class:`OverlapStats` of float64 tensors.
 
     Raises:
-        ValueError: a shape, mode or option outside what is said here.
+        ValueError: a shape, mode or option outside what is said here, or a negative weight (on
+            CUDA, as for labels below).
         TypeError: floating-point label maps, or a type that is not listed.
         IndexError: on the CPU, a label that is no class nor ignored, or a soft target outside [0,
             1]. On CUDA the kernel stops and the next synchronising call raises.
@@ -130,6 +137,7 @@ def overlap_stats(
             exponent,
             label_smoothing,
             gamma,
+            minimum,
         )
     )
 
@@ -137,7 +145,10 @@ def overlap_stats(
 _INPUTS = (
     "Tensor logits, Tensor target, Tensor? class_weight, Tensor? pos_weight, Tensor? pixel_weight"
 )
-_OPTIONS = "bool sigmoid, int? ignore_index, int exponent, float label_smoothing, float gamma"
+_OPTIONS = (
+    "bool sigmoid, int? ignore_index, int exponent, float label_smoothing, float gamma, "
+    "bool minimum"
+)
 _GRADS = "Tensor? grad_intersection, Tensor? grad_probability, Tensor? grad_cross_entropy"
 
 
@@ -176,6 +187,7 @@ def _fake(
     exponent: int,
     label_smoothing: float,
     gamma: float,
+    minimum: bool,
 ) -> tuple[Tensor, ...]:
     reference.check_inputs(
         logits,
@@ -216,7 +228,7 @@ def _backward(
         grad = _overlap_stats_backward(
             *ctx.saved_tensors, intersection, probability, loss, *ctx.options
         )
-    return grad, *(None,) * 9
+    return grad, *(None,) * 10
 
 
 def _push_forward(
@@ -281,7 +293,7 @@ def _backward_as_function(ctx: Any) -> tuple[Callable[..., Tensor], list[Tensor]
 
 
 def _backward_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-    result: list[Tensor | None] = [None] * 13
+    result: list[Tensor | None] = [None] * 14
     if grad is not None:
         function, arguments, places = _backward_as_function(ctx)
         _, pull = reference.vjp(function, *arguments)

@@ -58,7 +58,21 @@ def check_inputs(
     return dense
 
 
-def _spread_targets(
+def check_values(
+    target: Tensor, dense: bool, classes: int, sigmoid: bool, ignore_index: int | None
+) -> None:
+    """Raises IndexError for labels that are no class, and for soft targets outside [0, 1]."""
+    if sigmoid and classes == 1:
+        classes = 2
+    values = target.to(torch.float64) if dense else target.long()
+    bad = (values < 0) | (values > (1 if dense else classes - 1)) | values.isnan()
+    if ignore_index is not None:
+        bad &= values != ignore_index
+    if bool(bad.any()):
+        bad_target(target, dense, classes, ignore_index)
+
+
+def spread_targets(
     logits: Tensor, target: Tensor, sigmoid: bool, ignore_index: int | None
 ) -> tuple[Tensor, Tensor]:
     """Targets of all classes [N, C, S], in the type of the sums; where they count [N, C, S]."""
@@ -90,6 +104,12 @@ def _accumulate(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
+def region_sums(p: Tensor, t: Tensor, exponent: int, minimum: bool) -> tuple[Tensor, Tensor]:
+    """intersection and probability [N, C] of [N, C, S], 0 where they do not count."""
+    both = torch.minimum(p, t) if minimum else p * t
+    return both.sum(2, dtype=torch.float64), (p**exponent).sum(2, dtype=torch.float64)
+
+
 def differentiable_sums(
     target: Tensor,
     class_weight: Tensor | None,
@@ -100,11 +120,12 @@ def differentiable_sums(
     exponent: int,
     label_smoothing: float,
     gamma: float,
+    minimum: bool,
 ) -> Callable[[Tensor], Sums]:
     """The function from logits [N, C, ...] to (intersection, probability, cross_entropy)."""
 
     def sums(logits: Tensor) -> Sums:
-        t, counts = _spread_targets(logits, target, sigmoid, ignore_index)
+        t, counts = spread_targets(logits, target, sigmoid, ignore_index)
         dtype = _accumulate(logits)
         z = logits.flatten(2).to(dtype).masked_fill(~counts, 0)
         weight = torch.ones(z.shape[1], dtype=dtype, device=z.device)
@@ -132,12 +153,8 @@ def differentiable_sums(
             tiny = torch.finfo(dtype).tiny
             loss = loss * others.clamp(min=tiny).pow(gamma)
         loss = (tau * loss * pixels).masked_fill(~counts, 0)
-        p = p.masked_fill(~counts, 0)
-        return (
-            (p * t).sum(2, dtype=torch.float64),
-            (p**exponent).sum(2, dtype=torch.float64),
-            loss.sum((1, 2), dtype=torch.float64),
-        )
+        region = region_sums(p.masked_fill(~counts, 0), t, exponent, minimum)
+        return *region, loss.sum((1, 2), dtype=torch.float64)
 
     return sums
 
@@ -153,24 +170,21 @@ def overlap_stats(
     exponent: int,
     label_smoothing: float,
     gamma: float,
+    minimum: bool,
 ) -> Stats:
     """See :func:`segfast.functional.overlap_stats`."""
     weights = (class_weight, pos_weight, pixel_weight)
     dense = check_inputs(logits, target, *weights, sigmoid, exponent, label_smoothing, gamma)
-    classes = 2 if sigmoid and logits.shape[1] == 1 else logits.shape[1]
-    kept = torch.ones_like(target, dtype=torch.bool)
-    if ignore_index is not None:
-        kept = target.to(torch.float64 if dense else torch.int64) != ignore_index
-    values = target.to(torch.float64) if dense else target.long()
-    good = (values >= 0) & (values <= (1 if dense else classes - 1))
-    if bool((kept & ~good).any()):
-        bad_target(target, dense, classes, ignore_index)
+    for name, weight in zip(("class_weight", "pos_weight", "pixel_weight"), weights, strict=True):
+        if weight is not None and weight.numel() and not float(weight.min()) >= 0.0:
+            raise ValueError(f"{name} must not be negative, got {float(weight.min())}")
+    check_values(target, dense, logits.shape[1], sigmoid, ignore_index)
 
     sums = differentiable_sums(
-        target, *weights, sigmoid, ignore_index, exponent, label_smoothing, gamma
+        target, *weights, sigmoid, ignore_index, exponent, label_smoothing, gamma, minimum
     )
     intersection, probability, cross_entropy = sums(logits)
-    t, counts = _spread_targets(logits, target, sigmoid, ignore_index)
+    t, counts = spread_targets(logits, target, sigmoid, ignore_index)
     dtype = _accumulate(logits)
     class_weights = torch.ones(logits.shape[1], dtype=dtype, device=logits.device)
     if class_weight is not None:
@@ -206,6 +220,7 @@ def overlap_stats_backward(
     exponent: int,
     label_smoothing: float,
     gamma: float,
+    minimum: bool,
 ) -> Tensor:
     """The gradient by the logits: differentiable in the logits and in the ``grad_*``."""
     sums = differentiable_sums(
@@ -218,6 +233,7 @@ def overlap_stats_backward(
         exponent,
         label_smoothing,
         gamma,
+        minimum,
     )
     values, pull = vjp(sums, logits)
     grads = (grad_intersection, grad_probability, grad_cross_entropy)

@@ -4,6 +4,7 @@
 // With p the softmax (or sigmoid) of the logits z, t the one-hot (or soft) target, and m = 0 at
 // ignored pixels, the sums over the pixels of a sample n are
 //   intersection [n, c] = sum m p t          probability [n, c] = sum m p^q        (q = exponent)
+//                  or = sum m min(p, t)     (minimum: the same for targets of 0 and 1)
 //   target [n, c]       = sum m t            pixels [n, c]      = sum m
 //   cross_entropy [n]   = sum m w l(z, t)    weight [n]         = sum of the weights w in it
 // The formulas of l and of all derivatives are in overlap_stats_math.h.
@@ -37,6 +38,7 @@ struct OverlapStatsInputs {
   int64_t ignore_index;
 
   int exponent;              // q: 1 or 2
+  bool minimum;              // intersection of min(p, t), not p t
   double label_smoothing;    // eps, in [0, 1]
   double gamma;              // of the focal factor; 0: none
   const double* class_weight;  // [C] or null

@@ -112,7 +112,7 @@ inline void softmax_forward_tile(const OverlapStatsInputs& in, const Span& span,
   const R gamma = static_cast<R>(in.gamma);
   const R smoothing = static_cast<R>(in.label_smoothing);
   const R share = smoothing / static_cast<R>(in.classes);
-  const bool square = in.exponent == 2;
+  const bool square = in.exponent == 2, minimum = in.minimum;
   double counted = 0.0;
   for (int i = 0; i < kTile; ++i) counted += tile.label[i] >= 0 ? 1.0 : 0.0;
 
@@ -125,7 +125,7 @@ inline void softmax_forward_tile(const OverlapStatsInputs& in, const Span& span,
     for (int i = 0; i < kTile; ++i) {
       const ClassTerm<R> term = class_term(tile, row, i);
       probability[i] = square ? term.p * term.p : term.p;
-      product[i] = term.p * target[i];
+      product[i] = overlap::intersection_term(term.p, target[i], minimum);
       const R tau = class_weight * ((R(1) - smoothing) * target[i] + share);
       const R phi = overlap::focal_factor(term.others, gamma) * term.nll;
       loss[i] += tau > R(0) ? tau * phi : R(0);  // a logit of -infinity that no target wants
@@ -153,7 +153,7 @@ inline void softmax_backward_tile(const OverlapStatsInputs& in, const Slopes<R>&
   const R gamma = static_cast<R>(in.gamma);
   const R smoothing = static_cast<R>(in.label_smoothing);
   const R share = smoothing / static_cast<R>(in.classes);
-  const bool square = in.exponent == 2;
+  const bool square = in.exponent == 2, minimum = in.minimum;
 
   // Two passes over the classes: the sums they share, then the gradients.
   alignas(64) R mean[kTile], tau_sum[kTile];
@@ -167,7 +167,8 @@ inline void softmax_backward_tile(const OverlapStatsInputs& in, const Slopes<R>&
       const R class_weight = weight_at<R>(in.class_weight, c) * slopes.cross_entropy;
       for (int i = 0; i < kTile; ++i) {
         const ClassTerm<R> term = class_term(tile, row, i);
-        const R g = (square ? b * term.p : b) + a * target[i];
+        const R meets = overlap::intersection_slope(term.p, target[i], minimum);
+        const R g = (square ? b * term.p : b) + a * meets;
         const R tau = class_weight * ((R(1) - smoothing) * target[i] + share);
         const R slope = overlap::focal_slope(term.p, term.others, term.nll, gamma);
         const R pull = (tau == R(0) ? R(0) : tau * slope) * tile.pixel_weight[i];
@@ -207,7 +208,7 @@ inline void sigmoid_forward_tile(const OverlapStatsInputs& in, const Span& span,
                                  R* targets, const Sums& sums) {
   alignas(64) R pixel_weight[kTile];
   *sums.bad += begin_sigmoid_tile<T>(in, span, rows, targets, pixel_weight);
-  const bool square = in.exponent == 2;
+  const bool square = in.exponent == 2, minimum = in.minimum;
   alignas(64) R probability[kTile], product[kTile], positive[kTile], counted[kTile], loss[kTile];
   for (int64_t c = 0; c < in.classes; ++c) {
     const R* __restrict row = rows + c * kTile;
@@ -219,7 +220,7 @@ inline void sigmoid_forward_tile(const OverlapStatsInputs& in, const Span& span,
       const overlap::SigmoidTerm<R> term = overlap::sigmoid_term(counts ? row[i] : R(0));
       const R p = counts ? term.p : R(0);
       probability[i] = square ? p * p : p;
-      product[i] = p * t;
+      product[i] = overlap::intersection_term(p, t, minimum);
       positive[i] = t;
       counted[i] = counts ? R(1) : R(0);
       loss[i] = counts ? overlap::sigmoid_loss(term, t, options) : R(0);
@@ -238,7 +239,7 @@ inline void sigmoid_backward_tile(const OverlapStatsInputs& in, const Slopes<R>&
                                   const Span& span, R* rows, R* targets) {
   alignas(64) R pixel_weight[kTile];
   begin_sigmoid_tile<T>(in, span, rows, targets, pixel_weight);
-  const bool square = in.exponent == 2;
+  const bool square = in.exponent == 2, minimum = in.minimum;
   for (int64_t c = 0; c < in.classes; ++c) {
     R* __restrict row = rows + c * kTile;
     const R* __restrict target = targets + c * kTile;
@@ -249,7 +250,8 @@ inline void sigmoid_backward_tile(const OverlapStatsInputs& in, const Slopes<R>&
       const bool counts = target[i] >= R(0);
       const R t = counts ? target[i] : R(0);
       const overlap::SigmoidTerm<R> term = overlap::sigmoid_term(counts ? row[i] : R(0));
-      const R region = term.p * term.q * (a * t + (square ? b * term.p : b));
+      const R meets = overlap::intersection_slope(term.p, t, minimum);
+      const R region = term.p * term.q * (a * meets + (square ? b * term.p : b));
       const R pixel = slopes.cross_entropy * pixel_weight[i] * overlap::sigmoid_slope(term, t, options);
       row[i] = counts ? region + pixel : R(0);
     }

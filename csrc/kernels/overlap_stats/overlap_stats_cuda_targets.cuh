@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kTargetsThreads, 2)
   __syncthreads();
 
   const R gamma = static_cast<R>(in.gamma);
-  const bool square = in.exponent == 2;
+  const bool square = in.exponent == 2, minimum = in.minimum;
   for (int64_t first = chunk.first; first < chunk.last; first += kTargetsTile) {
     PixelTerms<R> terms[kOwn];
 #pragma unroll
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kTargetsThreads, 2)
           // A pixel's own weight is counted once.
           weight = in.dense ? (c == 0 ? R(1) : R(0)) : t * weight_at<R>(in.class_weight, c);
         }
-        values[0] += prob * t;
+        values[0] += overlap::intersection_term(prob, t, minimum);
         values[1] += square ? prob * prob : prob;
         values[2] += t;
         values[3] += R(1);
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kTargetsThreads, 2)
   T* gradients = static_cast<T*>(p.op.grad_logits);
   const R slope = gradient_at<R>(p.op.grad_cross_entropy, chunk.sample);
   const R gamma = static_cast<R>(in.gamma);
-  const bool square = in.exponent == 2;
+  const bool square = in.exponent == 2, minimum = in.minimum;
 
   for (int64_t first = chunk.first; first < chunk.last; first += kTargetsTile) {
     PixelTerms<R> terms[kOwn];
@@ -209,12 +209,14 @@ __global__ void __launch_bounds__(kTargetsThreads, 2)
           R gradient = R(0);
           if (t >= R(0) && in.sigmoid) {
             const overlap::SigmoidTerm<R> term = overlap::sigmoid_term(reader.logit(pixel, c));
-            const R region = term.p * term.q * (a * t + (square ? b * term.p : b));
+            const R meets = overlap::intersection_slope(term.p, t, minimum);
+            const R region = term.p * term.q * (a * meets + (square ? b * term.p : b));
             gradient = region + slope * terms[j].weight *
                                     overlap::sigmoid_slope(term, t, sigmoid_options<R>(in, c));
           } else if (t >= R(0)) {
             const ClassTerm<R> term = class_term(reader, terms[j], pixel, c, t);
-            const R g = (square ? b * term.p : b) + a * t;
+            const R meets = overlap::intersection_slope(term.p, t, minimum);
+            const R g = (square ? b * term.p : b) + a * meets;
             const R tau = term.tau * slope * terms[j].weight;
             const R pull = tau == R(0) ? R(0)
                                        : tau * overlap::focal_slope(term.p, term.others, term.nll,

@@ -3,8 +3,10 @@
 // Softmax, p = e / s with e_c = exp(z_c - max z), s = sum e:
 //   l     = sum_c tau_c phi(p_c),  tau_c = w_c ((1 - eps) t_c + eps / C),  phi(p) = -(1 - p)^gamma log p
 //   dl/dz_k = p_k sum_c tau_c K(p_c) - tau_k K(p_k),  K(p) = (1 - p)^gamma - gamma p (1 - p)^(gamma-1) log p
-//   d(sums)/dz_k = p_k (g_k - sum_c p_c g_c),  g_c = A_c t_c + q B_c p_c^(q-1)
-// where A, B and e are the loss's derivatives by intersection, probability and cross_entropy. With hard
+//   d(sums)/dz_k = p_k (g_k - sum_c p_c g_c),  g_c = A_c i(p_c, t_c) + q B_c p_c^(q-1)
+// where A, B and e are the loss's derivatives by intersection, probability and cross_entropy, and i is
+// the intersection's by p: t, or for min(p, t) 1 below t, 0 above and 1/2 at it (as torch.minimum has
+// it). With hard
 // labels the derivative by the true class's logit is taken as minus the sum of all others: p_y - 1
 // would cancel where the network is sure.
 //
@@ -17,6 +19,16 @@
 #include "common/vector_math.h"
 
 namespace segfast::overlap {
+
+// A pixel's share of the intersection, and its derivative by p.
+template <typename R>
+SEGFAST_HOST_DEVICE R intersection_term(R p, R t, bool minimum) {
+  return minimum ? (p < t ? p : t) : p * t;
+}
+template <typename R>
+SEGFAST_HOST_DEVICE R intersection_slope(R p, R t, bool minimum) {
+  return minimum ? (p < t ? R(1) : p > t ? R(0) : R(0.5)) : t;
+}
 
 // (1 - p)^gamma, from `others` = 1 - p.
 template <typename R>

@@ -1,0 +1,88 @@
+"""What the libraries' losses share: their sums, the forms of their targets, their reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segfast._classes import check_target
+from segfast.functional.overlap_stats import OverlapStats, overlap_stats
+from segfast.reference import overlap_stats as reference
+
+
+def sums(
+    input: Tensor,
+    target: Tensor,
+    activation: str | None,
+    ignore_index: int | None = None,
+    **options: Any,
+) -> OverlapStats:
+    """overlap_stats of logits [N, C, ...] whose ``activation`` is ``"softmax"`` or ``"sigmoid"``.
+
+    Without an activation the input is what the loss shall take for probabilities. There is no
+    activation to fuse then, and the sums are made in plain PyTorch, without the pixel loss.
+    """
+    if activation is None:
+        return _sums_of_probabilities(input, target, ignore_index, **options)
+    mode = "multiclass" if activation == "softmax" else "multilabel"
+    return overlap_stats(input, target, mode, ignore_index, **options)
+
+
+def _sums_of_probabilities(
+    p: Tensor, target: Tensor, ignore_index: int | None, exponent: int = 1, minimum: bool = False
+) -> OverlapStats:
+    dense = check_target(p, target)
+    reference.check_values(target, dense, p.shape[1], True, ignore_index)
+    t, counts = reference.spread_targets(p, target, True, ignore_index)
+    kept = p.flatten(2).to(t.dtype).masked_fill(~counts, 0)
+    nothing = torch.zeros(p.shape[0], dtype=torch.float64, device=p.device)
+    intersection, probability = reference.region_sums(kept, t, exponent, minimum)
+    return OverlapStats(
+        intersection=intersection,
+        probability=probability,
+        target=t.sum(2, dtype=torch.float64),
+        cross_entropy=nothing,
+        pixels=counts.sum(2, dtype=torch.float64),
+        weight=nothing,
+    )
+
+
+def as_labels(input: Tensor, target: Tensor) -> Tensor:
+    """A label map [N, ...] of [N, 1, ...] or [N, ...], also where it holds floats."""
+    if target.dim() == input.dim():
+        target = target.squeeze(1)
+    return target.long() if target.is_floating_point() else target
+
+
+def is_per_class(weight: Tensor | None, input: Tensor) -> bool:
+    """Whether a weight that torch would broadcast over ``input`` [N, C, ...] is one number, or one
+    for each class."""
+    if weight is None or weight.numel() == 1:
+        return True
+    sizes = [1] * (input.dim() - weight.dim()) + list(weight.shape)
+    return sizes == [1, input.shape[1], *[1] * (input.dim() - 2)]
+
+
+def numbers(values: Sequence[float] | Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A copy of the numbers in the type in which the library keeps them."""
+    return None if values is None else torch.as_tensor(values, dtype=dtype).detach().clone()
+
+
+def divided(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Their quotient; 0 / 0 is 0, with gradient 0."""
+    return numerator / denominator.masked_fill(denominator == 0, 1)
+
+
+def reduced(loss: Tensor, reduction: str) -> Tensor:
+    """The mean, the sum, or all."""
+    if reduction == "none":
+        return loss
+    return loss.mean() if reduction == "mean" else loss.sum()
+
+
+def in_type_of(loss: Tensor, input: Tensor) -> Tensor:
+    """float64 for float64 input, else float32: half precision would round the loss away."""
+    return loss.to(torch.float64 if input.dtype == torch.float64 else torch.float32)
