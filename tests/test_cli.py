@@ -23,7 +23,9 @@ pytest.importorskip("typer")
 from PIL import Image
 
 from segfast.cli import main
+from segfast.cli.summary import trace
 from segfast.data.verify import open_data
+from segfast.models import create_model
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -232,6 +234,72 @@ def test_verify_data(segfast: Command, data: Path) -> None:
     assert f"all files are sound; next: segfast train --data {data}" in out
 
 
+def test_show(segfast: Command, data: Path, tmp_path: Path) -> None:
+    """Two rows of two pairs, 2.2 times as wide as high: 4 panels of 22x17, titles and legend."""
+    status, out, _ = segfast("show", data, "--images", 4, "--out", tmp_path / "batch.png")
+    assert status == 0 and "4 images of train and their masks" in out
+    width, height = Image.open(tmp_path / "batch.png").size
+    assert 2 < width / height < 3
+    _, out, _ = segfast("show", data, "--split", "val", "--out", tmp_path / "batch.png")
+    assert "3 images of val" in out
+
+
+def test_lr_find(segfast: Command, data: Path, tmp_path: Path) -> None:
+    status, out, err = segfast(
+        "lr-find", data, "--option", "width=4", "--steps", 40, "--out", tmp_path / "lr.png"
+    )
+    assert status == 0, err
+    rate = float(out.split("suggestion: --lr ")[1].split()[0])
+    assert 1e-5 < rate < 1
+    assert [path.name for path in tmp_path.iterdir()] == ["lr.png"]
+
+
+class TestSummary:
+    def test_published_counts(self, segfast: Command) -> None:
+        """2.511 GMAC and 8,640,471 parameters: the CARLA tutorial's U-Net."""
+        status, out, _ = segfast("summary", "unet_carla", "--size", 96, 128)
+        assert status == 0
+        assert "8,640,471 parameters; 2.51 GMACs for one image of 3 x 96 x 128" in out
+        _, out, _ = segfast("summary", "unet_paper", "--size", 572, 572)
+        assert "31,030,658 parameters" in out and "2 x 388 x 388" in out
+
+    @pytest.mark.parametrize("depth", [1, 2, None])
+    def test_rows_add_up(self, depth: int | None) -> None:
+        with torch.device("meta"):
+            model = create_model("segnet_basic", classes=5)
+            layers, total = trace(model, torch.empty(1, 3, 40, 56), depth)
+        assert sum(layer.parameters for layer in layers) == sum(
+            parameter.numel() for parameter in model.parameters()
+        )
+        assert sum(layer.macs for layer in layers) == total
+        # The last convolution, 1x1: 64 channels to 5 at every pixel.
+        assert layers[-1].shape == "5 x 40 x 56"
+        assert depth is not None or layers[-1].macs == 64 * 5 * 40 * 56
+
+    def test_checkpoint(self, segfast: Command, trained: Path) -> None:
+        _, out, _ = segfast("summary", trained / "best.ckpt", "--depth", 1)
+        assert "segnet_basic, classes sky, road" in out and "for one image of 3 x 17 x 22" in out
+
+
+def test_tensorboard(segfast: Command, data: Path, tmp_path: Path) -> None:
+    """The same numbers as in metrics.csv."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = tmp_path / "run"
+    arguments = ["--option", "width=4", "--epochs", 1, "--logger", "tensorboard", "--out", run]
+    status, _, err = segfast("train", "--data", data, *arguments)
+    assert status == 0, err
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    with open(run / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for key in ("train_loss", "val_mean_iou"):
+        written = {event.step: event.value for event in events.Scalars(key)}
+        table = {int(row["step"]): float(row[key]) for row in rows if row[key]}
+        assert written == pytest.approx(table, rel=1e-5)  # six digits are written
+
+
 class TestErrors:
     """One sentence on stderr, exit status 1 or 2, and no traceback."""
 
@@ -263,6 +331,7 @@ class TestErrors:
             (["--epochs", "0"], "--epochs must be at least 1, got 0"),
             (["--batch-size", "9"], "--batch-size 9 on 1 devices is more than the 8 training"),
             (["--precision", "12"], "--precision"),
+            (["--logger", "wandb"], "--logger must be none or tensorboard, got wandb"),
             (["--binary", "--classes", "2"], "--binary has two classes and ignores none"),
         ],
     )
@@ -277,6 +346,20 @@ class TestErrors:
         err = self.fails(segfast, "train", "--data", data, "--out", tmp_path / "r", *arguments)
         assert message in err
         assert not (tmp_path / "r" / "last.ckpt").exists()
+
+    def test_summary(self, segfast: Command, tmp_path: Path) -> None:
+        assert "no model is named 'segnot'" in self.fails(segfast, "summary", "segnot")
+        err = self.fails(segfast, "summary", "unet_paper", "--size", 9, 9)
+        assert "--size 9 9: input must be at least 188x188" in err
+        (tmp_path / "a.ckpt").write_bytes(b"no")
+        assert "a.ckpt: holds more than tensors" in self.fails(
+            segfast, "summary", tmp_path / "a.ckpt"
+        )
+
+    def test_pictures_end_in_png(self, segfast: Command, data: Path) -> None:
+        for command in ("show", "lr-find"):
+            err = self.fails(segfast, command, data, "--out", "picture")
+            assert "--out picture: must end in .png" in err
 
     def test_no_data(self, segfast: Command) -> None:
         assert "--data is missing" in self.fails(segfast, "train")

@@ -9,7 +9,10 @@ from segfast.cli.bench import bench
 from segfast.cli.data import verify_data
 from segfast.cli.doctor import doctor
 from segfast.cli.evaluate import evaluate
+from segfast.cli.lr_find import lr_find
 from segfast.cli.predict import predict
+from segfast.cli.show import show
+from segfast.cli.summary import summary
 from segfast.cli.train import train
 
 app = typer.Typer(
@@ -19,6 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -26,6 +30,9 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.command()(predict)
 app.command("verify-data")(verify_data)
+app.command()(show)
+app.command("lr-find")(lr_find)
+app.command()(summary)
 app.command()(bench)
 app.command()(doctor)
 

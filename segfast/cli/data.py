@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.table import Table
 
 from segfast._errors import UserError
 from segfast.cli.console import bar, console, say, say_error
+from segfast.cli.options import Binary, Classes, DataArgument, IgnoreIndex
 
 if TYPE_CHECKING:  # these import torchvision, which --help should not wait for
     from segfast.data.classes import ClassTable
     from segfast.data.report import DataReport
 
 MOST_PROBLEMS = 20  # shown
-
-Classes = Annotated[
-    str | None,
-    typer.Option(help="A number, names (a,b,c) or a file of classes; else read off the data."),
-]
-IgnoreIndex = Annotated[int | None, typer.Option(help="The mask value that counts for nothing.")]
-Binary = Annotated[
-    bool | None,
-    typer.Option(
-        "--binary", help="Every mask value but 0 is one class, as in masks that number objects."
-    ),
-]
 
 
 def verified(
@@ -52,7 +40,7 @@ def verified(
     return report
 
 
-def summary(report: DataReport) -> str:
+def in_a_line(report: DataReport) -> str:
     """The data set in one line."""
     images = ", ".join(f"{len(samples)} {split}" for split, samples in report.samples.items())
     sizes = sorted(report.sizes)
@@ -65,7 +53,7 @@ def summary(report: DataReport) -> str:
 
 
 def verify_data(
-    data: Annotated[str, typer.Argument(metavar="DIR", help="The data set folder.")],
+    data: DataArgument,
     classes: Classes = None,
     ignore_index: IgnoreIndex = None,
     binary: Binary = None,
@@ -76,7 +64,7 @@ def verify_data(
     val.txt. An image and its mask have the same name.
     """
     report = verified(data, classes, ignore_index, bool(binary))
-    say(summary(report))
+    say(in_a_line(report))
     say(f"{len(report.classes)} classes, {report.classes_from}")
     splits = list(report.samples)
     table = Table(box=None)

@@ -7,11 +7,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from segfast._errors import OptionError
 from segfast.cli.console import bar, console, say, say_files
-from segfast.cli.data import Binary, Classes, IgnoreIndex, summary, verified
+from segfast.cli.data import in_a_line, verified
+from segfast.cli.options import (
+    Augment,
+    BatchSize,
+    Binary,
+    Classes,
+    ClassWeights,
+    Config,
+    Data,
+    IgnoreIndex,
+    Loss,
+    Model,
+    ModelOptions,
+    Precision,
+    Seed,
+    Size,
+    Workers,
+    model_options,
+    read_config,
+    said,
+)
 
 if TYPE_CHECKING:
     from segfast.data.report import DataReport
@@ -19,53 +38,62 @@ if TYPE_CHECKING:
     from segfast.training.plan import Plan
 
 # A resumed run keeps its options; these may change without changing its meaning.
-_RESUMABLE = {"data", "epochs", "workers", "devices"}
+_RESUMABLE = {"data", "epochs", "workers", "devices", "logger"}
 
 
 def train(
-    data: Annotated[
-        str | None, typer.Option(help="A data set folder, or: synthetic.", metavar="DIR")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A model's name. (default: segnet_basic)")
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(help="An option of the model, such as depth=4. May be repeated."),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="How often each image is seen.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
-    size: Annotated[
-        tuple[int, int] | None,
-        typer.Option(help="Height and width to train at.", metavar="H W"),
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate. (default: 0.001)")] = None,
-    loss: Annotated[str | None, typer.Option(help="(default: cross_entropy)")] = None,
-    class_weights: Annotated[
-        str | None, typer.Option(help="none or median_frequency. (default: none)")
-    ] = None,
-    augment: Annotated[
-        bool | None,
-        typer.Option(help="Crop, mirror and recolour at random. (default: augment)"),
-    ] = None,
+    data: Data = None,
     classes: Classes = None,
     ignore_index: IgnoreIndex = None,
     binary: Binary = None,
+    size: Size = None,
+    augment: Augment = None,
+    model: Model = None,
+    option: ModelOptions = None,
     backend: Annotated[
-        str | None, typer.Option(help="Whose layers: segfast or torch. (default: segfast)")
+        str | None,
+        typer.Option(
+            help="Whose layers: segfast or torch. (default: segfast)", rich_help_panel="Model"
+        ),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = None,
-    seed: Annotated[int | None, typer.Option(help="(default: 0)")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that read images.")] = None,
-    devices: Annotated[int | None, typer.Option(help="How many GPUs. (default: 1)")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="A run's config.yaml; other options go before it.")
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="How often each image is seen. (default: 100, on a CPU 20)",
+            rich_help_panel="Training",
+        ),
     ] = None,
+    batch_size: BatchSize = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate; segfast lr-find suggests one. (default: 0.001)",
+            rich_help_panel="Training",
+        ),
+    ] = None,
+    loss: Loss = None,
+    class_weights: ClassWeights = None,
+    precision: Precision = None,
+    seed: Seed = None,
+    workers: Workers = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(help="How many GPUs, or CPU processes. (default: 1)", rich_help_panel="Run"),
+    ] = None,
+    logger: Annotated[
+        str | None,
+        typer.Option(help="none or tensorboard. (default: none)", rich_help_panel="Run"),
+    ] = None,
+    config: Config = None,
     resume: Annotated[
-        Path | None, typer.Option(help="The folder of a run to go on with.", metavar="RUN")
+        Path | None,
+        typer.Option(
+            help="The folder of a run to go on with.", metavar="RUN", rich_help_panel="Run"
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to. (default: runs/DATA-MODEL)")
+        Path | None,
+        typer.Option(help="Folder to write to. (default: runs/DATA-MODEL)", rich_help_panel="Run"),
     ] = None,
 ) -> None:
     """Train a model on a folder of images and masks.
@@ -73,38 +101,38 @@ def train(
     Without more than --data everything is chosen for the data and the machine, and said. Ctrl-C
     stops after the step under way and saves; --resume RUN goes on from there.
     """
-    given = {
-        "data": data,
-        "model": model,
-        "model_options": _model_options(option),
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "size": list(size) if size else None,
-        "lr": lr,
-        "loss": loss,
-        "class_weights": class_weights,
-        "augment": augment,
-        "classes": classes,
-        "ignore_index": ignore_index,
-        "binary": binary,
-        "backend": backend,
-        "precision": precision,
-        "seed": seed,
-        "workers": workers,
-        "devices": devices,
-    }
-    said = {name: value for name, value in given.items() if value is not None}
+    given = said(
+        data=data,
+        classes=classes,
+        ignore_index=ignore_index,
+        binary=binary,
+        size=list(size) if size else None,
+        augment=augment,
+        model=model,
+        model_options=model_options(option),
+        backend=backend,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        loss=loss,
+        class_weights=class_weights,
+        precision=precision,
+        seed=seed,
+        workers=workers,
+        devices=devices,
+        logger=logger,
+    )
     base: dict[str, Any] = {}
     checkpoint = None
     if resume:
         if config or out:
             raise OptionError("--resume goes on in the run's own folder with its own options")
-        checkpoint, base = _resumed(resume, said)
+        checkpoint, base = _resumed(resume, given)
     elif config:
-        base = _read_config(config)
-    if "data" not in base | said:
+        base = read_config(config)
+    if "data" not in base | given:
         raise OptionError("--data is missing: a data set folder, or --data synthetic")
-    _run(base | said, resume, checkpoint, out)
+    _run(base | given, resume, checkpoint, out)
 
 
 def _run(
@@ -136,30 +164,7 @@ def _run(
         _conclude(plan, report, rows, folder)
 
 
-def _model_options(pairs: list[str] | None) -> dict[str, Any] | None:
-    """name=value pairs; values are read as YAML, so 3, 0.5, true and text are what they seem."""
-    if not pairs:
-        return None
-    options = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise OptionError(f"--option {pair}: must be name=value")
-        options[name.strip()] = yaml.safe_load(value)
-    return options
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        state = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise OptionError(f"{path}: is not YAML: {error}") from error
-    if not isinstance(state, dict):
-        raise OptionError(f"{path}: must hold option: value lines")
-    return state
-
-
-def _resumed(run: Path, said: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+def _resumed(run: Path, given: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """The checkpoint to go on from, and the run's options."""
     from segfast.training.checkpoint import load, read_card
 
@@ -167,8 +172,8 @@ def _resumed(run: Path, said: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     if run.is_dir() and not path.exists():
         raise OptionError(f"{run}: holds no last.ckpt; that run saved nothing, start it anew")
     options = read_card(load(path)).options.to_dict()
-    for name in said.keys() - _RESUMABLE:
-        if said[name] != options[name]:
+    for name in given.keys() - _RESUMABLE:
+        if given[name] != options[name]:
             raise OptionError(
                 f"--{name.replace('_', '-')} is {options[name]} in {run}, and a resumed run keeps "
                 "it; leave the option out or start a new run"
@@ -208,7 +213,7 @@ def _new_folder(wanted: Path) -> Path:
 
 def _announce(plan: Plan, report: DataReport, folder: Path, checkpoint: Path | None) -> None:
     options = plan.options
-    say(summary(report))
+    say(in_a_line(report))
     say(f"classes: {len(report.classes)}, {report.classes_from}")
     for note in [*report.notes, *plan.notes]:
         say(f"note: {note}")

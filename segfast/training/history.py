@@ -100,6 +100,7 @@ class History(Callback):
             val_accuracy=pl_module.scores.accuracy,
         )
         self._clock = time.monotonic()
+        self._log(trainer)
         self.write(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -138,6 +139,13 @@ class History(Callback):
         )
         self._losses.clear()
         self._clock = now
+        self._log(trainer)
+
+    def _log(self, trainer: Trainer) -> None:
+        """Passes the newest row on to TensorBoard, where it is asked for."""
+        step, *values = self.rows[-1].items()
+        for logger in trainer.loggers:
+            logger.log_metrics(dict(values), step=int(step[1]))
 
     def state_dict(self) -> dict[str, Any]:
         """The rows, and the losses that wait for their row."""

@@ -31,14 +31,23 @@ class SegmentationModule(L.LightningModule):
         loss: logits and labels to a scalar.
         card: what checkpoints say about the model.
         total_steps: of the whole run, for the schedule.
+        memory_format: that images are brought into; the model's weights should have it too.
     """
 
-    def __init__(self, model: nn.Module, loss: nn.Module, card: Card, total_steps: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        card: Card,
+        total_steps: int,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
         self.card = card
         self.total_steps = total_steps
+        self.memory_format = memory_format
         self.confusion = ConfusionMatrix(len(card.classes), ignore_index=IGNORE_INDEX)
         self.validation_loss = 0.0
         self.scores: Scores | None = None  # of the latest validation
@@ -51,6 +60,7 @@ class SegmentationModule(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """The loss of one batch of crops."""
         images, labels = batch  # [N, C, H, W], [N, H, W]
+        images = images.contiguous(memory_format=self.memory_format)
         loss: Tensor = self.loss(full_size(self.model, images), labels)
         return loss
 

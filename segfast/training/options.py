@@ -28,7 +28,8 @@ class TrainOptions:
         precision: Lightning's name of it.
         seed: of the initial weights, the order and the augmentation.
         workers: processes that read images.
-        devices: how many GPUs.
+        devices: how many GPUs, or processes on a CPU.
+        logger: ``tensorboard`` to write its events beside the other files, else ``none``.
     """
 
     data: str
@@ -50,6 +51,7 @@ class TrainOptions:
     seed: int = 0
     workers: int | None = None
     devices: int = 1
+    logger: str = "none"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints and configuration files."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -117,6 +118,19 @@ def confusion(scores: Scores, names: Sequence[str]) -> Figure:
     return figure
 
 
+def lr_curve(rates: NDArray[np.float64], losses: NDArray[np.float64], suggestion: float) -> Figure:
+    """The loss over the learning rate, and the rate that is suggested."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=TRAIN)
+    axes.axvline(suggestion, color=VAL, linestyle="--", label=f"suggestion {suggestion:.1e}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss (running mean)")
+    axes.set_ylim(top=min(losses.max(), 2 * losses[0] - losses.min()))  # not the divergence
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
 @dataclass(frozen=True)
 class Shown:
     """One image with its prediction and, where known, its truth.
@@ -139,16 +153,7 @@ def triptychs(shown: Sequence[Shown], classes: ClassTable) -> Figure:
     labels = [m for item in shown for m in (item.prediction, item.truth) if m is not None]
     present = sorted({int(label) for mask in labels for label in np.unique(mask)})
     handles = _legend(present, classes)
-    height, width = shown[0].image.shape[:2]
-    panel_width = 4.0
-    row_height = panel_width * height / width + 0.35
-    legend_columns = 5
-    legend_height = 0.3 * -(-len(handles) // legend_columns) + 0.2
-    figure = Figure(
-        figsize=(panel_width * columns, row_height * len(shown) + legend_height),
-        layout="constrained",
-    )
-    grid = figure.subplots(len(shown), columns, squeeze=False)
+    figure, grid = _grid(len(shown), columns, shown[0].image.shape, handles)
     for axes_row, item in zip(grid, shown, strict=True):
         _panel(axes_row[0], picture(item.image), item.title)
         _panel(axes_row[1], colourise(item.prediction, classes), "prediction")
@@ -156,10 +161,43 @@ def triptychs(shown: Sequence[Shown], classes: ClassTable) -> Figure:
             _panel(axes_row[2], colourise(item.truth, classes), "truth")
         elif columns == 3:
             axes_row[2].axis("off")
+    return figure
+
+
+def batch(
+    names: Sequence[str],
+    images: Sequence[NDArray[np.uint8] | NDArray[np.float32]],
+    masks: Sequence[NDArray[np.uint8]],
+    classes: ClassTable,
+) -> Figure:
+    """Images and masks side by side, two pairs a row; the classes below."""
+    present = sorted({int(label) for mask in masks for label in np.unique(mask)})
+    pairs = min(2, len(images))
+    handles = _legend(present, classes)
+    figure, grid = _grid(-(-len(images) // pairs), 2 * pairs, images[0].shape, handles)
+    for axes in grid.flat:
+        axes.axis("off")
+    panels = grid.reshape(-1, 2)
+    for (left, right), name, image, mask in zip(panels, names, images, masks, strict=False):
+        _panel(left, picture(image), name)
+        _panel(right, colourise(mask, classes), "mask")
+    return figure
+
+
+def _grid(
+    rows: int, columns: int, shape: tuple[int, ...], handles: Sequence[Patch]
+) -> tuple[Figure, NDArray[Any]]:
+    """A figure for panels of one shape [height, width, ...], with a legend below."""
+    panel_width, legend_columns = 4.0, 5
+    row_height = panel_width * shape[0] / shape[1] + 0.35
+    legend_height = 0.3 * -(-len(handles) // legend_columns) + 0.2
+    figure = Figure(
+        figsize=(panel_width * columns, row_height * rows + legend_height), layout="constrained"
+    )
     figure.legend(
         handles=handles, loc="outside lower center", ncols=legend_columns, frameon=False, fontsize=9
     )
-    return figure
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _legend(present: Sequence[int], classes: ClassTable) -> list[Patch]:

@@ -19,6 +19,7 @@ CPU_AREA = 120 * 160
 CUDA_AREA = 512 * 512
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+LOGGERS = ("none", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,13 @@ class Plan:
     validations: int
     steps_per_epoch: int
     notes: list[str]
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """channels_last, but for full precision on a CPU, whose convolutions are slower so."""
+        if torch.cuda.is_available() or self.options.precision == "bf16-mixed":
+            return torch.channels_last
+        return torch.contiguous_format
 
     @property
     def total_steps(self) -> int:
@@ -91,6 +99,8 @@ def make_plan(options: TrainOptions, data: DataReport) -> Plan:
     precision = options.precision or _default_precision()
     if precision not in PRECISIONS:
         raise OptionError(f"--precision must be one of {', '.join(PRECISIONS)}, got {precision}")
+    if options.logger not in LOGGERS:
+        raise OptionError(f"--logger must be none or tensorboard, got {options.logger}")
     options = replace(
         options,
         size=size,
@@ -123,9 +133,12 @@ def _default_size(native: Size, area: int) -> Size:
 
 
 def _default_precision() -> str:
-    if not torch.cuda.is_available():
-        return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    """bfloat16 where the hardware multiplies it; on a GPU that does not, float16."""
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    fast = cpu.get("avx512_bf16") or cpu.get("amx_bf16")
+    return "bf16-mixed" if fast else "32-true"
 
 
 def _default_workers() -> int:

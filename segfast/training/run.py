@@ -15,6 +15,7 @@ import lightning as L
 import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader, Subset
@@ -147,13 +148,7 @@ def fit(
         OptionError: the model or the loss is unknown, or its options are wrong.
     """
     options = plan.options
-    L.seed_everything(options.seed, workers=False, verbose=False)
-    weight = None
-    if options.class_weights == "median_frequency":
-        weight = torch.tensor(data.median_frequency_weights())
-    loss = _build_loss(options.loss, weight)
-    model = plan.card.build(options.backend)
-    module = SegmentationModule(model, loss, plan.card, plan.total_steps)
+    module = build_module(plan, data)
     history = History(out / "metrics.csv", chosen(options.batch_size), plan.total_steps)
     checkpoints = Checkpoints(out, console)
     callbacks: list[Callback] = [
@@ -165,26 +160,62 @@ def fit(
     if console.is_terminal:
         callbacks.append(Bar(console, history))
     with quiet_lightning():
-        trainer = Trainer(
-            accelerator="auto",
+        trainer = build_trainer(
+            plan,
+            callbacks,
             devices=options.devices,
-            precision=options.precision,  # type: ignore[arg-type]  # checked by Lightning
             max_epochs=options.epochs,
             val_check_interval=1 / plan.validations,
-            num_sanity_val_steps=0,
-            callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
+            logger=_logger(options.logger, out),
             enable_progress_bar=console.is_terminal,
-            use_distributed_sampler=False,
         )
         if trainer.is_global_zero:
             config = yaml.safe_dump(options.to_dict(), sort_keys=False)
             write_text(out / "config.yaml", config)
         trainer.fit(module, datamodule=Batches(plan, data), ckpt_path=resume)
     return history.rows
+
+
+def build_module(plan: Plan, data: DataReport) -> SegmentationModule:
+    """The model with new weights, its loss and its optimizer.
+
+    Raises:
+        OptionError: the model or the loss is unknown, or its options are wrong.
+    """
+    options = plan.options
+    L.seed_everything(options.seed, workers=False, verbose=False)
+    weight = None
+    if options.class_weights == "median_frequency":
+        weight = torch.tensor(data.median_frequency_weights())
+    loss = _build_loss(options.loss, weight)
+    model = plan.card.build(options.backend).to(memory_format=plan.memory_format)
+    return SegmentationModule(model, loss, plan.card, plan.total_steps, plan.memory_format)
+
+
+def build_trainer(plan: Plan, callbacks: list[Callback], **options: Any) -> Trainer:
+    """Lightning's trainer, with nothing on that prints or writes by itself."""
+    return Trainer(
+        accelerator="auto",
+        precision=plan.options.precision,  # type: ignore[arg-type]  # checked by make_plan
+        callbacks=callbacks,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **options,
+    )
+
+
+def _logger(name: str, out: Path) -> Logger | bool:
+    if name == "none":
+        return False
+    try:
+        return TensorBoardLogger(out, name="", version="tensorboard")
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            "--logger tensorboard: it is not installed; do: pip install 'segfast[tensorboard]'"
+        ) from error
 
 
 def _build_loss(name: str, class_weight: torch.Tensor | None) -> nn.Module:

@@ -1,0 +1,131 @@
+"""The options that several commands share: one name, one meaning, one help text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from segfast._errors import OptionError
+
+_DATA, _MODEL, _TRAINING, _RUN = "Data", "Model", "Training", "Run"
+
+DataArgument = Annotated[
+    str, typer.Argument(metavar="DATA", help="A data set folder, or: synthetic.")
+]
+Data = Annotated[
+    str | None,
+    typer.Option(metavar="DATA", help="A data set folder, or: synthetic.", rich_help_panel=_DATA),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        help="A number, names (a,b,c) or a file of classes; else read off the data.",
+        rich_help_panel=_DATA,
+    ),
+]
+IgnoreIndex = Annotated[
+    int | None,
+    typer.Option(help="The mask value that counts for nothing.", rich_help_panel=_DATA),
+]
+Binary = Annotated[
+    bool | None,
+    typer.Option(
+        "--binary",
+        help="Every mask value but 0 is one class, as in masks that number objects.",
+        rich_help_panel=_DATA,
+    ),
+]
+Size = Annotated[
+    tuple[int, int] | None,
+    typer.Option(
+        help="Height and width to train at. (default: the data's, smaller on a CPU)",
+        metavar="H W",
+        rich_help_panel=_DATA,
+    ),
+]
+Augment = Annotated[
+    bool | None,
+    typer.Option(
+        help="Crop, mirror and recolour at random. (default: augment)", rich_help_panel=_DATA
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(help="A model's name. (default: segnet_basic)", rich_help_panel=_MODEL),
+]
+ModelOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="An option of the model, such as depth=4. May be repeated.",
+        rich_help_panel=_MODEL,
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(help="Images a step. (default: 16, on a CPU 4)", rich_help_panel=_TRAINING),
+]
+Loss = Annotated[
+    str | None,
+    typer.Option(
+        help="A loss's name, such as dice_ce. (default: cross_entropy)", rich_help_panel=_TRAINING
+    ),
+]
+ClassWeights = Annotated[
+    str | None,
+    typer.Option(help="none or median_frequency. (default: none)", rich_help_panel=_TRAINING),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="32-true, bf16-mixed or 16-mixed. (default: the fastest that the device has)",
+        rich_help_panel=_RUN,
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option(help="Of weights, order and crops. (default: 0)", rich_help_panel=_RUN)
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes that read images.", rich_help_panel=_RUN)
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A YAML file of options, such as a run's config.yaml; other options go before it.",
+        rich_help_panel=_RUN,
+    ),
+]
+
+
+def model_options(pairs: list[str] | None) -> dict[str, Any] | None:
+    """name=value pairs; values are read as YAML, so 3, 0.5, true and text are what they seem."""
+    if not pairs:
+        return None
+    options = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise OptionError(f"--option {pair}: must be name=value")
+        options[name.strip()] = yaml.safe_load(value)
+    return options
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The options in a YAML file."""
+    try:
+        state = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path}: is not YAML: {error}") from error
+    if not isinstance(state, dict):
+        raise OptionError(f"{path}: must hold option: value lines")
+    return state
+
+
+def said(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
