@@ -1,0 +1,225 @@
+"""The losses of Keras' segmentation_models 1.0 (MIT), by their formulas, for PyTorch.
+
+=================== ============================================================================
+sums                of each class over the batch; with ``per_image`` of each sample and class
+JaccardLoss         (I + s) / (P + T - I + s)
+DiceLoss            ((1 + b^2) I + s) / (b^2 T + P + s)
+loss                1 - the mean over classes (and samples) of ``class_weights`` x score
+absent class        its score as it is: loss about 1
+cross-entropies     means over samples, classes and pixels
+=================== ============================================================================
+
+As there, losses are added up and multiplied by numbers: ``BinaryCELoss() + 2 * DiceLoss()``, here
+in one pass. What differs is PyTorch's habit: called with logits [N, C, ...] first and the target,
+one-hot [N, C, ...] or labels [N, ...], second. ``activation`` says what turns the logits into the
+probabilities of a Keras model's last layer. Keras' clips of probabilities at 1e-7 are not needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segfast._classes import check_choice
+from segfast.compat._common import in_type_of, numbers, sums
+from segfast.functional.overlap_stats import OverlapStats
+
+
+class Loss(nn.Module):
+    """What the losses share: ``+`` and ``*``, and the sums that they are made of.
+
+    Args:
+        activation: ``"sigmoid"`` or ``"softmax"``.
+    """
+
+    is_entropy = False
+
+    def __init__(self, activation: str) -> None:
+        super().__init__()
+        self.activation = check_choice("activation", activation, ("sigmoid", "softmax"))
+
+    def stats_options(self) -> dict[str, Any]:
+        """The options of overlap_stats that the loss wants."""
+        return {}
+
+    def from_stats(self, stats: OverlapStats, input: Tensor) -> Tensor:
+        """The loss, in float64, from the sums of samples."""
+        raise NotImplementedError
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits [N, C, ...] against one-hot [N, C, ...] or labels [N, ...]."""
+        stats = sums(input, target, self.activation, **self.stats_options())
+        return in_type_of(self.from_stats(stats, input), input)
+
+    def __add__(self, other: Loss) -> Loss:
+        return SumOfLosses([(1.0, self), (1.0, other)])
+
+    def __mul__(self, factor: float) -> Loss:
+        return SumOfLosses([(factor, self)])
+
+    __rmul__ = __mul__
+
+
+class SumOfLosses(Loss):
+    """The weighted sum of losses, in one pass: of one activation, and at most one cross-entropy.
+
+    Args:
+        parts: pairs of a factor and a loss.
+    """
+
+    def __init__(self, parts: Sequence[tuple[float, Loss]]) -> None:
+        flat: list[tuple[float, Loss]] = []
+        for factor, loss in parts:
+            inner = loss.parts() if isinstance(loss, SumOfLosses) else [(1.0, loss)]
+            flat += [(factor * f, x) for f, x in inner]
+        activations = {loss.activation for _, loss in flat}
+        if len(activations) > 1:
+            raise ValueError(
+                f"losses must have one activation to be added, got {sorted(activations)}"
+            )
+        if sum(loss.is_entropy for _, loss in flat) > 1:
+            raise ValueError("losses must hold at most one cross-entropy to be added")
+        super().__init__(flat[0][1].activation)
+        self.factors = [factor for factor, _ in flat]
+        self.losses = nn.ModuleList([loss for _, loss in flat])
+
+    def parts(self) -> list[tuple[float, Any]]:
+        """The pairs."""
+        return list(zip(self.factors, self.losses, strict=True))
+
+    def stats_options(self) -> dict[str, Any]:
+        """See :class:`Loss`."""
+        return {key: x for _, loss in self.parts() for key, x in loss.stats_options().items()}
+
+    def from_stats(self, stats: OverlapStats, input: Tensor) -> Tensor:
+        """See :class:`Loss`."""
+        values = [factor * loss.from_stats(stats, input) for factor, loss in self.parts()]
+        return torch.stack(values).sum()
+
+
+class _RegionLoss(Loss):
+    def __init__(
+        self,
+        class_weights: Sequence[float] | None,
+        class_indexes: int | Sequence[int] | None,
+        per_image: bool,
+        smooth: float,
+        activation: str,
+    ) -> None:
+        super().__init__(activation)
+        self.class_indexes = [class_indexes] if isinstance(class_indexes, int) else class_indexes
+        self.per_image, self.smooth = per_image, smooth
+        self.class_weights: Tensor | None
+        weights = numbers(class_weights, torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def score(self, i: Tensor, p: Tensor, t: Tensor) -> Tensor:
+        """The score of each group and class."""
+        raise NotImplementedError
+
+    def from_stats(self, stats: OverlapStats, input: Tensor) -> Tensor:
+        """See :class:`Loss`."""
+        i, p, t = (x if self.per_image else x.sum(0, keepdim=True) for x in stats[:3])
+        if self.class_indexes is not None:
+            i, p, t = (x[:, self.class_indexes] for x in (i, p, t))
+        score = self.score(i, p, t)
+        return 1 - (score if self.class_weights is None else score * self.class_weights).mean()
+
+
+class JaccardLoss(_RegionLoss):
+    """``segmentation_models.losses.JaccardLoss``.
+
+    Args:
+        class_weights: factors of the classes' scores.
+        class_indexes: classes that count; all by default.
+        per_image: the mean of the samples' scores rather than the score of the batch.
+        smooth: added to numerator and denominator.
+        activation: ``"sigmoid"`` or ``"softmax"``.
+    """
+
+    def __init__(
+        self,
+        class_weights: Sequence[float] | None = None,
+        class_indexes: int | Sequence[int] | None = None,
+        per_image: bool = False,
+        smooth: float = 1e-5,
+        *,
+        activation: str = "sigmoid",
+    ) -> None:
+        super().__init__(class_weights, class_indexes, per_image, smooth, activation)
+
+    def score(self, i: Tensor, p: Tensor, t: Tensor) -> Tensor:
+        """Intersection over union."""
+        return (i + self.smooth) / (p + t - i + self.smooth)
+
+
+class DiceLoss(_RegionLoss):
+    """``segmentation_models.losses.DiceLoss``: ``beta`` weighs recall.
+
+    See :class:`JaccardLoss` for the other arguments.
+    """
+
+    def __init__(
+        self,
+        beta: float = 1,
+        class_weights: Sequence[float] | None = None,
+        class_indexes: int | Sequence[int] | None = None,
+        per_image: bool = False,
+        smooth: float = 1e-5,
+        *,
+        activation: str = "sigmoid",
+    ) -> None:
+        super().__init__(class_weights, class_indexes, per_image, smooth, activation)
+        self.beta = beta
+
+    def score(self, i: Tensor, p: Tensor, t: Tensor) -> Tensor:
+        """The F score."""
+        square = self.beta**2
+        return ((1 + square) * i + self.smooth) / (square * t + p + self.smooth)
+
+
+class BinaryCELoss(Loss):
+    """``segmentation_models.losses.BinaryCELoss``: sigmoid; the mean over classes and pixels."""
+
+    is_entropy = True
+
+    def __init__(self) -> None:
+        super().__init__("sigmoid")
+
+    def from_stats(self, stats: OverlapStats, input: Tensor) -> Tensor:
+        """See :class:`Loss`."""
+        return stats.cross_entropy.sum() / input.numel()
+
+
+class CategoricalCELoss(Loss):
+    """``segmentation_models.losses.CategoricalCELoss``: softmax; the sum over classes, weighted by
+    ``class_weights``, divided by the number of classes, averaged over pixels."""
+
+    is_entropy = True
+
+    def __init__(self, class_weights: Sequence[float] | None = None) -> None:
+        super().__init__("softmax")
+        self.class_weights: Tensor | None
+        weights = numbers(class_weights, torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def stats_options(self) -> dict[str, Any]:
+        """See :class:`Loss`."""
+        return {"class_weight": self.class_weights}
+
+    def from_stats(self, stats: OverlapStats, input: Tensor) -> Tensor:
+        """See :class:`Loss`."""
+        return stats.cross_entropy.sum() / input.numel()
+
+
+dice_loss = DiceLoss()
+jaccard_loss = JaccardLoss()
+binary_crossentropy = BinaryCELoss()
+categorical_crossentropy = CategoricalCELoss()
+bce_dice_loss = BinaryCELoss() + DiceLoss()
+bce_jaccard_loss = BinaryCELoss() + JaccardLoss()
+cce_dice_loss = CategoricalCELoss() + DiceLoss(activation="softmax")
+cce_jaccard_loss = CategoricalCELoss() + JaccardLoss(activation="softmax")
