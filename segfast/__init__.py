@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from segfast import functional, losses, models, nn
+from segfast import compat, functional, losses, models, nn
 from segfast._accelerate import accelerate, restore
 from segfast.models import create_model
 
@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "accelerate",
+    "compat",
     "create_model",
     "functional",
     "losses",
