@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from segfast.data.class_options import ClassOptions
 from segfast.data.classes import IGNORE_INDEX, ClassTable, default_palette, read_class_file
+from segfast.data.coco import Shapes
 from segfast.data.folder import find_mask, find_pairs
 from segfast.data.images import DataError, Mask, open_upright, to_array, to_mask
 from segfast.data.report import DataReport
@@ -88,6 +90,138 @@ def test_without_lists_every_fifth_pair_is_held_out(listed: Path) -> None:
     assert [pair.name for pair in folder.splits["val"]] == ["n4", "n9"]
     assert len(folder.splits["train"]) == 8
     assert "held out" in folder.notes[0]
+
+
+def test_pascal_voc(tmp_path: Path) -> None:
+    """Its folders, lists, palette masks and names; 255 between objects is ignored."""
+    mask = np.zeros((8, 10), np.uint8)
+    mask[2:5, 3:7] = 15
+    mask[1] = 255
+    for name in ("2007_000032", "2007_000039", "2008_000001"):
+        save_pair(tmp_path / "JPEGImages", tmp_path / "SegmentationClass", name, mask)
+        picture = Image.fromarray(mask, mode="P")
+        picture.putpalette([channel for colour in default_palette(256) for channel in colour])
+        picture.save(tmp_path / "SegmentationClass" / f"{name}.png")
+    save_pair(tmp_path / "JPEGImages", tmp_path / "others", "2010_000009", mask)  # unlabelled
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("2007_000032\n2007_000039\n")
+    (lists / "val.txt").write_text("2008_000001\n")
+    report = verify(tmp_path)
+    assert report.problems == []
+    assert "Pascal VOC" in report.classes_from and report.classes.names[15] == "person"
+    assert report.pixels("val")[[0, 15, -1]].tolist() == [58, 12, 10]
+    image = tmp_path / "JPEGImages" / "2008_000001.png"
+    assert find_mask(image) == tmp_path / "SegmentationClass" / "2008_000001.png"
+
+
+@pytest.mark.filterwarnings("ignore:__array__")  # pycocotools and numpy 2
+class TestCoco:
+    """Shapes in a JSON file: a 4x3 rectangle in each way of writing it, on 8x10 images."""
+
+    # Runs down the columns, background first: columns 3 to 5, rows 2 to 5.
+    RUNS = [26, 4, 4, 4, 4, 4, 34]
+    WAYS = {
+        "polygon": [[3, 2, 6, 2, 6, 6, 3, 6]],
+        "run lengths": {"size": [8, 10], "counts": RUNS},
+        "run lengths as text": None,  # made by pycocotools itself
+    }
+
+    def write(self, path: Path, segmentation: object, **changed: object) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        entry = {"id": 7, "image_id": 1, "category_id": 5, "segmentation": segmentation}
+        state = {
+            "images": [
+                {"id": 1, "file_name": "a.png", "height": 8, "width": 10},
+                {"id": 2, "file_name": "b.png", "height": 8, "width": 10},
+            ],
+            "categories": [{"id": 5, "name": "cat"}, {"id": 9, "name": "dog"}],
+            "annotations": [{**entry, **changed}],
+        }
+        path.write_text(json.dumps(state))
+
+    def images(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in "ab":
+            Image.new("RGB", (10, 8)).save(folder / f"{name}.png")
+
+    @pytest.mark.parametrize(
+        ("folder", "file"),
+        [
+            ("{}", "{}.json"),
+            ("{}2017", "annotations/instances_{}2017.json"),
+            ("images/{}2017", "annotations/instances_{}2017.json"),
+            ("{}", "{}/_annotations.coco.json"),
+        ],
+    )
+    def test_layouts(self, tmp_path: Path, folder: str, file: str) -> None:
+        pytest.importorskip("pycocotools")
+        for split in ("train", "val"):
+            self.images(tmp_path / folder.format(split))
+            self.write(tmp_path / file.format(split), self.WAYS["polygon"])
+        report = verify(tmp_path)
+        assert report.problems == []
+        assert report.classes.names == ("background", "cat", "dog")
+        assert {split: len(samples) for split, samples in report.samples.items()} == {
+            "train": 2,
+            "val": 2,
+        }
+        assert report.pixels("val").tolist() == [160 - 12, 12, 0, 0]
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_drawing(self, way: str) -> None:
+        mask = pytest.importorskip("pycocotools.mask")
+        expected = np.zeros((8, 10), int)
+        expected[2:6, 3:6] = 1
+        segmentation = self.WAYS[way]
+        if way == "run lengths as text":
+            encoded = mask.encode(np.asfortranarray(expected.astype(np.uint8)))
+            segmentation = {"size": [8, 10], "counts": encoded["counts"].decode()}
+        assert Shapes((8, 10), [(1, segmentation)]).draw().values.tolist() == expected.tolist()
+
+    def test_the_last_of_overlapping_shapes_counts(self) -> None:
+        pytest.importorskip("pycocotools")
+        square = [[0, 0, 4, 0, 4, 4, 0, 4]]
+        drawn = Shapes((4, 8), [(1, [[0, 0, 8, 0, 8, 4, 0, 4]]), (2, square)]).draw()
+        assert drawn.counts() == {1: 16, 2: 16}
+
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"category_id": 3}, "annotation 7 has category_id 3, which the file does not list"),
+            ({"image_id": 3}, "annotation 7 has image_id 3"),
+            ({"segmentation": []}, "annotation 7 has no segmentation"),
+            ({"segmentation": "?"}, "holds a segmentation that is no polygon and no RLE"),
+            (
+                {"segmentation": {"size": [4, 4], "counts": [16]}},
+                "holds an RLE of 4x4 for an image of 10x8",
+            ),
+        ],
+    )
+    def test_bad_annotations(
+        self, tmp_path: Path, changed: dict[str, object], message: str
+    ) -> None:
+        pytest.importorskip("pycocotools")
+        self.images(tmp_path / "train")
+        self.write(tmp_path / "train.json", **{"segmentation": self.WAYS["polygon"], **changed})
+        try:
+            found = "".join(verify(tmp_path).problems)
+        except DataError as error:
+            found = str(error)
+        assert message in found and "train.json" in found
+
+    def test_bad_files(self, tmp_path: Path) -> None:
+        self.images(tmp_path / "train")
+        self.write(tmp_path / "train.json", self.WAYS["polygon"])
+        (tmp_path / "train" / "b.png").unlink()
+        expected = "train/b.png: does not exist, but train.json lists it"
+        assert verify(tmp_path).problems[0] == expected
+        (tmp_path / "train.json").write_text('{"images": []}')
+        with pytest.raises(DataError, match="train.json: is not in COCO's format"):
+            verify(tmp_path)
+        (tmp_path / "train.json").write_text("{")
+        with pytest.raises(DataError, match="train.json: cannot be read"):
+            verify(tmp_path)
 
 
 class TestProblems:
@@ -180,7 +314,7 @@ class TestProblems:
 
     def test_unknown_layout(self, tmp_path: Path) -> None:
         with pytest.raises(
-            DataError, match="is not laid out as a data set; expected\n.*trainannot"
+            DataError, match="is not laid out as a data set; expected one of\n.*trainannot"
         ):
             verify(tmp_path)
         with pytest.raises(DataError, match="nowhere: does not exist"):
@@ -244,6 +378,15 @@ class TestClasses:
             DataError, match="b.png: is a colour mask, .*classes.csv with a line name"
         ):
             verify(camvid_like)
+
+    def test_label_colors(self, tmp_path: Path) -> None:
+        """CamVid's own list of colours."""
+        path = tmp_path / "label_colors.txt"
+        path.write_text("64 128 64\tAnimal\n0 0 0\t\tVoid\n128 0 64   Lane Markings\n")
+        table = read_class_file(path)
+        assert table.names == ("Animal", "Lane Markings") and table.colour_masks
+        assert table.palette == ((64, 128, 64), (128, 0, 64))
+        assert table.ignore_colours == ((0, 0, 0),)
 
     @pytest.mark.parametrize(
         ("text", "message"),

@@ -12,7 +12,7 @@ from segfast.data.images import DataError
 from segfast.data.known import recognise
 from segfast.data.scan import Scan
 
-CLASS_FILES = ("classes.csv", "classes.txt")
+CLASS_FILES = ("classes.csv", "classes.txt", "label_colors.txt")
 
 
 @dataclass(frozen=True)

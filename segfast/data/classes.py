@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ IGNORE_INDEX = 255
 _UNKNOWN = 254  # marks a mask value that is no class, inside decode only
 MAX_CLASSES = _UNKNOWN
 
+_COLOUR_FIRST = re.compile(r"(?P<colour>\d+\s+\d+\s+\d+)\s+(?P<name>\S.*)")
 _IGNORED_NAMES = {"void", "ignore", "ignored", "unlabelled", "unlabeled", "unlabelled/void"}
 
 
@@ -135,15 +137,20 @@ class ClassTable:
 def read_class_file(path: Path) -> ClassTable:
     """Reads ``classes.txt`` or ``classes.csv``: a row a class, ``name`` or ``name,r,g,b``.
 
-    The row's number, from 0, is the class's value in single-channel masks. A row named void, ignore
-    or unlabelled counts for nothing. A header row (``name,r,g,b``) may come first.
+    Rows ``r g b name``, as in CamVid's ``label_colors.txt``, are read too. The row's number, from
+    0, is the class's value in single-channel masks. A row named void, ignore or unlabelled counts
+    for nothing. A header row (``name,r,g,b``) may come first.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
+    turned = [_COLOUR_FIRST.fullmatch(line.strip()) for line in lines]
+    if all(turned):
+        rows = [[m["name"], *m["colour"].split()] for m in turned if m]
+    else:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
     if rows and len(rows[0]) > 1 and not rows[0][1].isdigit():
         rows = rows[1:]
     if not rows:

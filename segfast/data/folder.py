@@ -1,16 +1,43 @@
-"""Finds the image and mask pairs of a data set folder."""
+"""Finds the image and mask pairs of a data set folder.
+
+These layouts are known; the part ``val`` may lack, and ``test`` may be there:
+
+========================================== =====================================================
+images, masks                              parts
+========================================== =====================================================
+``train/a.jpg``, ``trainannot/a.png``      by folder: the SegNet tutorial's CamVid
+``images/a.jpg``, ``masks/a.png``          ``train.txt``, ``val.txt``: one name a line
+``JPEGImages/``, ``SegmentationClass/``    ``ImageSets/Segmentation/train.txt``: Pascal VOC
+``train/a.jpg``, shapes in ``train.json``  COCO's format, with polygons or run lengths; also
+                                           ``train2017/`` + ``annotations/instances_train2017.json``
+                                           and ``train/_annotations.coco.json``
+========================================== =====================================================
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segfast.data.images import IMAGE_SUFFIXES, MASK_SUFFIXES, DataError
+from segfast.data import coco
+from segfast.data.classes import ClassTable
+from segfast.data.images import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    DataError,
+    Mask,
+    open_upright,
+    to_mask,
+)
 
 LAYOUTS = """\
-  DIR/train/a.jpg    DIR/trainannot/a.png    (and val/ + valannot/, test/ + testannot/)
-or
-  DIR/images/a.jpg   DIR/masks/a.png         (and train.txt, val.txt: one name a line)"""
+  DIR/train/a.jpg       DIR/trainannot/a.png          (and val/ + valannot/, test/ + testannot/)
+  DIR/images/a.jpg      DIR/masks/a.png               (and train.txt, val.txt: one name a line)
+  DIR/JPEGImages/a.jpg  DIR/SegmentationClass/a.png   (and ImageSets/Segmentation/train.txt, ...)
+  DIR/train/a.jpg       DIR/train.json                (COCO; and val/ + val.json, ...)"""
+
+# Folders of images, of masks, and of the lists of the parts.
+_LISTED = (("images", "masks", "."), ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"))
 
 SPLITS = ("train", "val", "test")
 HOLD_OUT_EVERY = 5  # without a validation part, every fifth training pair becomes it
@@ -18,11 +45,25 @@ HOLD_OUT_EVERY = 5  # without a validation part, every fifth training pair becom
 
 @dataclass(frozen=True)
 class Pair:
-    """An image, its mask, and their common name without suffix."""
+    """An image, its mask, and their common name without suffix.
+
+    ``mask`` is a picture, or the JSON file that the image's ``shapes`` come from.
+    """
 
     name: str
     image: Path
     mask: Path
+    shapes: coco.Shapes | None = field(default=None, compare=False)
+
+    def read_mask(self, colour_masks: bool) -> Mask:
+        """The mask, upright.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        if self.shapes is not None:
+            return self.shapes.draw()
+        return to_mask(open_upright(self.mask), colour_masks)
 
 
 @dataclass(frozen=True)
@@ -38,9 +79,10 @@ class Problem:
 
 @dataclass
 class Folder:
-    """The pairs of a folder by split, and what is wrong with its files."""
+    """The pairs of a folder by split, what is wrong with its files, and its classes if it says."""
 
     root: Path
+    classes: tuple[ClassTable, str] | None = None  # and where they come from
     splits: dict[str, list[Pair]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -52,21 +94,21 @@ class Folder:
 
 
 def find_pairs(root: Path) -> Folder:
-    """Lists a data set folder's pairs.
+    """Lists a data set folder's pairs, in one of the layouts that this module names.
 
-    Two layouts are known: ``train/`` + ``trainannot/`` (with ``val``, ``test`` alike), and
-    ``images/`` + ``masks/`` with ``train.txt``, ``val.txt`` (and ``test.txt``), one name a line,
-    with or without suffix. An image and its mask have the same name up to the suffix. Without a
-    validation part every fifth training pair is held out.
+    An image and its mask have the same name up to the suffix. Without a validation part every fifth
+    training pair is held out.
 
     Raises:
-        DataError: the folder does not exist or has neither layout.
+        DataError: the folder does not exist or has no known layout.
     """
     if not root.is_dir():
         raise DataError(f"{root}: {'is not a folder' if root.exists() else 'does not exist'}")
     folder = Folder(root)
-    if (root / "images").is_dir() and (root / "masks").is_dir():
-        _find_listed(folder)
+    listed = [names for names in _LISTED if all((root / name).is_dir() for name in names[:2])]
+    annotations = {split: path for split in SPLITS if (path := _find_coco(root, split))}
+    if listed:
+        _find_listed(folder, *(root / name for name in listed[0]))
     elif (root / "train").is_dir() and (root / "trainannot").is_dir():
         for split in SPLITS:
             if (root / split).is_dir() and (root / f"{split}annot").is_dir():
@@ -74,8 +116,11 @@ def find_pairs(root: Path) -> Folder:
                 folder.splits[split] = list(pairs.values())
             elif (root / split).is_dir():
                 folder.add(root / split, f"its masks are missing: there is no {split}annot/")
+    elif "train" in annotations:
+        for split, path in annotations.items():
+            _add_coco(folder, split, path)
     else:
-        raise DataError(f"{root}: is not laid out as a data set; expected\n{LAYOUTS}")
+        raise DataError(f"{root}: is not laid out as a data set; expected one of\n{LAYOUTS}")
     if not folder.splits.get("val") and not folder.problems:
         _hold_out(folder)
     return folder
@@ -84,7 +129,8 @@ def find_pairs(root: Path) -> Folder:
 def find_mask(image: Path) -> Path | None:
     """The mask of an image that lies in one of the known layouts, if it is there."""
     parent = image.parent
-    masks = parent.with_name("masks" if parent.name == "images" else f"{parent.name}annot")
+    named = {images: masks for images, masks, _ in _LISTED}
+    masks = parent.with_name(named.get(parent.name, f"{parent.name}annot"))
     found = [masks / f"{image.stem}{suffix}" for suffix in MASK_SUFFIXES]
     return next((mask for mask in found if mask.is_file()), None)
 
@@ -98,27 +144,25 @@ def list_images(folder: Path) -> list[Path]:
     )
 
 
-def _find_listed(folder: Folder) -> None:
-    root = folder.root
-    lists = {split: root / f"{split}.txt" for split in SPLITS}
+def _find_listed(folder: Folder, images: Path, masks: Path, where: Path) -> None:
+    lists = {split: where / f"{split}.txt" for split in SPLITS}
     lists = {split: path for split, path in lists.items() if path.is_file()}
     if lists and "train" not in lists:
         folder.add(
-            root / "train.txt", f"does not exist, but {next(iter(lists.values())).name} does"
+            where / "train.txt", f"does not exist, but {next(iter(lists.values())).name} does"
         )
     names = {split: _read_list(folder, path) for split, path in lists.items()}
     wanted = {name for split in names.values() for name in split} if lists else None
-    pairs = _match(folder, root / "images", root / "masks", wanted)
+    pairs = _match(folder, images, masks, wanted)
     if not lists:
         folder.splits["train"] = list(pairs.values())
         return
-    images = {image.stem for image in list_images(root / "images")}
+    there = {image.stem for image in list_images(images)}
     for split, listed in names.items():
         for name, line in listed.items():
-            if name not in images:
-                folder.add(
-                    lists[split], f"line {line} names {name!r}, but images/ has no such file"
-                )
+            if name not in there:
+                what = f"line {line} names {name!r}, but {images.name}/ has no such file"
+                folder.add(lists[split], what)
         folder.splits[split] = [pairs[name] for name in listed if name in pairs]
     shared = len(names.get("train", {}).keys() & names.get("val", {}).keys())
     if shared:
@@ -174,6 +218,40 @@ def _by_name(folder: Folder, directory: Path) -> dict[str, Path]:
         if first is not file:
             folder.add(file, f"has the same name as {first.name}; rename or remove one of them")
     return files
+
+
+def _find_coco(root: Path, split: str) -> Path | None:
+    """The JSON file of a part, wherever the usual tools put it."""
+    for name in (split, "valid") if split == "val" else (split,):
+        for place in (f"{name}.json", f"annotations/instances_{name}*.json", f"{name}/{coco.NAME}"):
+            if found := sorted(root.glob(place)):
+                return found[0]
+    return None
+
+
+def _add_coco(folder: Folder, split: str, path: Path) -> None:
+    """The pairs of one part; images lie beside the JSON file or in a folder of the part's name."""
+    table, shapes = coco.read_coco(path)
+    if folder.classes and folder.classes[0] != table:
+        folder.add(path, "has other categories than the training part")
+    folder.classes = folder.classes or (table, f"the categories of {path.name}")
+    part = path.stem.removeprefix("instances_")
+    places = [
+        path.parent,
+        folder.root / part,
+        folder.root / "images" / part,
+        folder.root / "images",
+    ]
+    images = next((p for p in places if any((p / name).is_file() for name in shapes)), places[1])
+    pairs = []
+    for name, drawn in shapes.items():
+        if (images / name).is_file():
+            pairs.append(Pair(Path(name).stem, images / name, path, drawn))
+        else:
+            folder.add(images / name, f"does not exist, but {path.name} lists it")
+    if not shapes:
+        folder.add(path, "lists no images")
+    folder.splits[split] = pairs
 
 
 def _hold_out(folder: Folder) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from segfast.data.classes import ClassTable
+from segfast.data.classes import ClassTable, default_palette
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,24 @@ CAMVID = KnownData(
     ),
 )
 
-KNOWN = (CAMVID,)
+_VOC_NAMES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat",
+    "chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant",
+    "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+PASCAL_VOC = KnownData(
+    title="Pascal VOC (20 classes and background, 255 = border is ignored)",
+    file_names=re.compile(r"20\d\d_\d{6}"),
+    classes=ClassTable(
+        names=_VOC_NAMES,
+        palette=default_palette(len(_VOC_NAMES)),
+        values=tuple(range(len(_VOC_NAMES))),
+        ignore_values=(255,),
+    ),
+)
+
+KNOWN = (CAMVID, PASCAL_VOC)
 
 
 def recognise(names: Iterable[str], values: set[int]) -> KnownData | None:

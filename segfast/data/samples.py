@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from segfast.data.classes import ClassTable
 from segfast.data.folder import Pair
-from segfast.data.images import named, open_upright, to_array, to_mask
+from segfast.data.images import named, open_upright, to_array
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ class FolderSamples(Sequence[Sample]):
         with named(pair.image):
             image = to_array(open_upright(pair.image), self.channels)
         with named(pair.mask):
-            mask = to_mask(open_upright(pair.mask), self.classes.colour_masks)
-            labels = self.classes.decode(mask)
+            labels = self.classes.decode(pair.read_mask(self.classes.colour_masks))
         return Sample(pair.name, image, labels)
 
 

@@ -16,7 +16,6 @@ from segfast.data.images import (
     is_sideways,
     open_upright,
     to_array,
-    to_mask,
 )
 
 
@@ -64,7 +63,7 @@ def scan_pair(pair: Pair, colour_masks: bool) -> Scan | list[tuple[Path, str]]:
     except DataError as error:
         wrong.append((pair.image, str(error)))
     try:
-        mask = to_mask(open_upright(pair.mask), colour_masks)
+        mask = pair.read_mask(colour_masks)
         counts = mask.counts()
     except DataError as error:
         wrong.append((pair.mask, str(error)))

@@ -46,7 +46,8 @@ def open_data(
     root = Path(where)
     options = options or ClassOptions()
     folder = find_pairs(root)
-    given = (classes, "from the checkpoint") if classes else given_classes(root, options)
+    given = (classes, "from the checkpoint") if classes else None
+    given = given or given_classes(root, options) or folder.classes
     colour_masks = given is not None and given[0].colour_masks
     scans = _scan_all(folder, colour_masks, on_progress)
     if not scans and not folder.problems:
