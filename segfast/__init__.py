@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from segfast import compat, functional, losses, models, nn
 from segfast._accelerate import accelerate, restore
+from segfast._export import export
 from segfast.models import create_model
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ __all__ = [
     "accelerate",
     "compat",
     "create_model",
+    "export",
     "functional",
     "losses",
     "metrics",

@@ -227,6 +227,16 @@ def test_predict_names_a_bad_file_and_goes_on(
     assert (tmp_path / "out" / "masks" / "good.png").exists()
 
 
+def test_export(segfast: Command, trained: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    status, out, _ = segfast("export", trained / "best.ckpt", "--out", tmp_path / "model.onnx")
+    assert status == 0 and f"segnet_basic with 2 classes in {tmp_path}" in out
+    file = onnx.load(tmp_path / "model.onnx")
+    texts = {entry.key: entry.value for entry in file.metadata_props}
+    assert texts["classes"] == '["sky", "road"]' and "mean" in texts
+
+
 def test_verify_data(segfast: Command, data: Path) -> None:
     status, out, _ = segfast("verify-data", data)
     assert status == 0

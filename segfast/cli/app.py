@@ -9,6 +9,7 @@ from segfast.cli.bench import bench
 from segfast.cli.data import verify_data
 from segfast.cli.doctor import doctor
 from segfast.cli.evaluate import evaluate
+from segfast.cli.export import export
 from segfast.cli.lr_find import lr_find
 from segfast.cli.predict import predict
 from segfast.cli.show import show
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(predict)
+app.command()(export)
 app.command("verify-data")(verify_data)
 app.command()(show)
 app.command("lr-find")(lr_find)

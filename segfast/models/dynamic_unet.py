@@ -49,11 +49,13 @@ class SelfAttention(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         x = input.flatten(2)  # [N, C, H * W]
-        # The softmax runs over the paper's queries, so that they are what PyTorch calls keys.
-        attended = torch_functional.scaled_dot_product_attention(
-            self.key(x).mT, self.query(x).mT, self.value(x).mT, scale=1.0
+        # PyTorch's kernels that do not keep all the weights, and ONNX, want a dimension of heads.
+        query, key, value = (
+            project(x).mT.unsqueeze(1) for project in (self.query, self.key, self.value)
         )
-        return input + self.gamma * attended.mT.view_as(input)
+        # The softmax runs over the paper's queries, so that they are what PyTorch calls keys.
+        attended = torch_functional.scaled_dot_product_attention(key, query, value, scale=1.0)
+        return input + self.gamma * attended.squeeze(1).mT.reshape(input.shape)
 
 
 class _Block(nn.Module):
