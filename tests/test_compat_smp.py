@@ -160,6 +160,19 @@ def test_soft_bce(reduction: str, dtype: torch.dtype) -> None:
     assert_same(smp.SoftBCEWithLogitsLoss(), theirs.SoftBCEWithLogitsLoss(), flat, soft)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("mode", ["binary", "multiclass", "multilabel"])
+def test_lovasz(mode: str, dtype: torch.dtype) -> None:
+    for per_image, ignored in itertools.product((False, True), (None, IGNORED)):
+        logits, target = problem(mode, ignored, dtype)
+        if per_image and ignored is not None:  # smp fails where all of an image is ignored
+            logits, target = logits[:-1], target[:-1]
+        mine, other = (m.LovaszLoss(mode, per_image, ignored) for m in (smp, theirs))
+        in_float32 = lambda x, y, f=other: f(x.float(), y).double()  # noqa: E731
+        # smp takes float32 alone, and its gradients are differences of numbers near 1.
+        assert_same(mine, in_float32, logits, target, rtol=1e-4)
+
+
 def test_all_ignored() -> None:
     """0 with gradient 0, where smp's focal loss is NaN and the weighted ones divide by 0."""
     logits = torch.randn(SHAPE, requires_grad=True)
@@ -171,6 +184,8 @@ def test_all_ignored() -> None:
         smp.FocalLoss("multiclass", ignore_index=IGNORED),
         smp.FocalLoss("multiclass", ignore_index=IGNORED, strict=True),
         smp.SoftCrossEntropyLoss(ignore_index=IGNORED),
+        smp.LovaszLoss("multiclass", ignore_index=IGNORED),
+        smp.LovaszLoss("multiclass", True, ignore_index=IGNORED),
     ):
         value = loss(logits, target)
         (grad,) = torch.autograd.grad(value, logits)

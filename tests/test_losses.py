@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -193,6 +194,77 @@ def test_multiclass_focal_loss() -> None:
     same_loss_and_gradient(L.FocalLoss(ignore_index=IGNORED)(logits, labels), expected, logits)
 
 
+def jaccard_loss_of_errors(wrong: frozenset[int], positive: set[int]) -> float:
+    predicted = positive ^ wrong
+    union = positive | predicted
+    return 1 - len(positive & predicted) / len(union) if union else 0.0
+
+
+def lovasz_by_definition(errors: Tensor, positive: set[int]) -> float:
+    """The extension of a submodular set function is the largest sum over all orders of its steps
+    times the errors (Edmonds)."""
+    sums = []
+    for order in itertools.permutations(range(len(errors))):
+        values = [
+            jaccard_loss_of_errors(frozenset(order[:i]), positive) for i in range(len(order) + 1)
+        ]
+        sums.append(sum(errors[order[i]] * (values[i + 1] - values[i]) for i in range(len(order))))
+    return float(max(sums))
+
+
+def test_lovasz_losses_are_the_extension() -> None:
+    """Five counted pixels, in every order; class 3 is absent, and one pixel is ignored."""
+    logits = torch.randn(1, C, 6, dtype=torch.float64)
+    labels = torch.tensor([[0, 1, 1, 0, 2, IGNORED]])
+    p = logits.softmax(1)[0]
+    each = []
+    for c in range(C):
+        positive = {i for i in range(5) if labels[0, i] == c}
+        errors = torch.stack([(p[c, i] - float(i in positive)).abs() for i in range(5)])
+        each.append(lovasz_by_definition(errors, positive))
+    for classes, expected in (
+        ("present", sum(each[:3]) / 3),
+        ("all", sum(each) / 4),
+        ([1, 3], (each[1] + each[3]) / 2),
+    ):
+        loss = L.LovaszSoftmaxLoss(ignore_index=IGNORED, classes=classes)(logits, labels)
+        assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+    labels = (labels == 1).long().masked_fill(labels == IGNORED, IGNORED)
+    sign = 2 * labels[0, :5] - 1
+    expected = lovasz_by_definition((1 - logits[0, 0, :5] * sign).relu(), {1, 2})
+    loss = L.LovaszHingeLoss(ignore_index=IGNORED)(logits[:, :1], labels)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_lovasz_losses_of_images_and_classes() -> None:
+    logits, labels = problem("multilabel")
+    target = torch.randint(2, logits.shape)
+    each = [
+        L.LovaszHingeLoss()(logits[n : n + 1, c : c + 1], target[n : n + 1, c])
+        for n in range(3)
+        for c in range(C)
+    ]
+    loss = L.LovaszHingeLoss("multilabel", per_image=True)
+    same_loss_and_gradient(loss(logits, target), torch.stack(each).mean(), logits)
+    loss = L.LovaszSoftmaxLoss(ignore_index=IGNORED, per_image=True)
+    alone = [loss(logits[n : n + 1], labels[n : n + 1]) for n in range(3)]
+    assert alone[2] == 0  # all ignored
+    same_loss_and_gradient(loss(logits, labels), torch.stack(alone).mean(), logits)
+
+
+def test_lovasz_losses_refuse_bad_input() -> None:
+    logits, labels = torch.zeros(1, 3, 4), torch.zeros(1, 4, dtype=torch.long)
+    with pytest.raises(IndexError, match="labels 0 to 2"):
+        L.LovaszSoftmaxLoss()(logits, labels + 3)
+    with pytest.raises(ValueError, match="one channel in mode 'binary'"):
+        L.LovaszHingeLoss()(logits, labels)
+    with pytest.raises(ValueError, match="LovaszHingeLoss"):
+        L.LovaszSoftmaxLoss("binary")
+    with pytest.raises(ValueError, match="classes must be one of"):
+        L.LovaszHingeLoss(classes="some")
+
+
 @pytest.mark.parametrize("reduce", ["batch", "sample"])
 def test_combined_losses_are_sums(reduce: str) -> None:
     options: dict[str, Any] = {"ignore_index": IGNORED, "reduce": reduce}
@@ -235,7 +307,7 @@ def test_combined_losses_are_sums(reduce: str) -> None:
 
 
 def build(name: str, **options: Any) -> nn.Module:
-    mode = "multilabel" if "bce" in name else "multiclass"
+    mode = "multilabel" if "bce" in name or "hinge" in name else "multiclass"
     return L.create_loss(name, mode=mode, **options)
 
 
@@ -270,7 +342,9 @@ def test_your_own_ratio() -> None:
     same_loss_and_gradient(Recall(ignore_index=IGNORED)(logits, labels), expected, logits)
 
 
-@pytest.mark.parametrize("name", ["dice_ce", "focal_tversky", "generalized_dice", "dice_bce"])
+@pytest.mark.parametrize(
+    "name", ["dice_ce", "focal_tversky", "generalized_dice", "dice_bce", "lovasz_softmax"]
+)
 def test_compiles_whole(device: torch.device, name: str) -> None:
     torch._dynamo.reset()
     loss = build(name, ignore_index=IGNORED).to(device)

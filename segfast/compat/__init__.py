@@ -41,7 +41,9 @@ smp, class_weights      NaN where they sum to 0        0
 smp.TverskyLoss         NaN gradient of a loss of 0    0
                         with gamma < 1
 smp.LovaszLoss          all ignored: an empty tensor   0
-smp.Soft...Loss()       fails without smooth_factor    0 stands for None
+                        fails on float64               float64
+smp.SoftCrossEntropy-   fails without smooth_factor    0 stands for None
+Loss
 monai.DiceFocalLoss     soft targets: another focal    p (1 - t) + (1 - p) t, to the gamma
                         factor
 monai, ignored class    of fractions in a target for   ignored where the value is 1

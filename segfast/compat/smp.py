@@ -32,6 +32,7 @@ from segfast.compat._common import (
     sums,
 )
 from segfast.functional.overlap_stats import MODES
+from segfast.losses.lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
 
 BINARY_MODE, MULTICLASS_MODE, MULTILABEL_MODE = "binary", "multiclass", "multilabel"
 REDUCTIONS = ("mean", "sum", "none")
@@ -357,3 +358,33 @@ class SoftBCEWithLogitsLoss(nn.Module):
         )
         loss = stats.cross_entropy.sum()
         return in_type_of(loss / y_pred.numel() if self.reduction == "mean" else loss, y_pred)
+
+
+class LovaszLoss(nn.Module):
+    """``smp.losses.LovaszLoss``: Lovasz softmax over the classes that are there, or in sigmoid
+    modes Lovasz hinge of all channels together.
+
+    Args:
+        mode: ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
+        per_image: the mean of the images' losses rather than the loss of all pixels together.
+        ignore_index: target value of pixels that do not count.
+        from_logits: read by nothing, as in smp: ``y_pred`` holds logits.
+    """
+
+    def __init__(
+        self,
+        mode: str,
+        per_image: bool = False,
+        ignore_index: int | None = None,
+        from_logits: bool = True,
+    ) -> None:
+        super().__init__()
+        self.mode = check_choice("mode", mode, MODES)
+        build = LovaszSoftmaxLoss if mode == MULTICLASS_MODE else LovaszHingeLoss
+        self.loss = build(ignore_index=ignore_index, per_image=per_image)
+
+    def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
+        """The loss of ``y_pred``; shapes as for :class:`JaccardLoss`."""
+        form = MULTICLASS_MODE if self.mode == MULTICLASS_MODE else BINARY_MODE
+        loss: Tensor = self.loss(*_shaped(form, y_pred, y_true))
+        return loss

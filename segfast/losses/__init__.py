@@ -10,6 +10,7 @@ region losses             :class:`DiceLoss`, :class:`JaccardLoss`, :class:`Tvers
                           :class:`GeneralizedDiceLoss`, :class:`MCCLoss`; your own:
                           :class:`RegionLoss`
 pixel losses              :class:`CrossEntropyLoss`, :class:`FocalLoss`, :class:`BCELoss`
+sorting losses            :class:`LovaszSoftmaxLoss`, :class:`LovaszHingeLoss`
 sums                      :class:`DiceCELoss`, :class:`DiceBCELoss`, :class:`DiceFocalLoss`, any:
                           :class:`CombinedLoss`
 ========================= ======================================================================
@@ -24,6 +25,7 @@ from torch import nn
 
 from segfast.losses._base import StatsLoss
 from segfast.losses.combined import CombinedLoss, DiceBCELoss, DiceCELoss, DiceFocalLoss
+from segfast.losses.lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
 from segfast.losses.pixel import BCELoss, CrossEntropyLoss, FocalLoss, PixelLoss
 from segfast.losses.region import (
     DiceLoss,
@@ -49,6 +51,8 @@ __all__ = [
     "FocalTverskyLoss",
     "GeneralizedDiceLoss",
     "JaccardLoss",
+    "LovaszHingeLoss",
+    "LovaszSoftmaxLoss",
     "MCCLoss",
     "PixelLoss",
     "RegionLoss",
@@ -70,6 +74,8 @@ _LOSSES: dict[str, Callable[..., nn.Module]] = {
     "focal_tversky": FocalTverskyLoss,
     "generalized_dice": GeneralizedDiceLoss,
     "jaccard": JaccardLoss,
+    "lovasz_hinge": LovaszHingeLoss,
+    "lovasz_softmax": LovaszSoftmaxLoss,
     "mcc": MCCLoss,
     "tversky": TverskyLoss,
 }

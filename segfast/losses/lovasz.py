@@ -1,0 +1,183 @@
+"""Lovasz losses: the convex surrogates of the Jaccard loss (Berman et al., CVPR 2018).
+
+They sort the errors of all pixels, class by class, which is no function of sums: they hold the
+softmax and the order of its errors, about 40 bytes a pixel and class, and take as long as sorting
+takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from segfast._classes import check_choice, check_classes, check_target
+from segfast.reference import overlap_stats as reference
+
+
+def lovasz_extension(errors: Tensor, positive: Tensor) -> Tensor:
+    """The Lovasz extension of the Jaccard loss at errors [..., P], for sets ``positive`` [..., P].
+
+    Of errors of 0 and 1 it is 1 - |Y and Y'| / |Y or Y'|, where Y' is Y but for the errors. Pixels
+    with an error of 0 take no part.
+    """
+    errors, order = errors.sort(dim=-1, descending=True, stable=True)
+    hits = positive.gather(-1, order).long()
+    size = hits.sum(-1, keepdim=True)
+    union = size + (1 - hits).cumsum(-1)
+    jaccard = 1 - (size - hits.cumsum(-1)) / union.double()
+    steps = jaccard.diff(dim=-1, prepend=torch.zeros_like(jaccard[..., :1]))
+    return (errors * steps.to(errors.dtype)).sum(-1, dtype=torch.float64)
+
+
+class _LovaszLoss(nn.Module):
+    """What the two share.
+
+    Args:
+        mode: ``"multiclass"``, ``"binary"`` or ``"multilabel"``.
+        ignore_index: target value of pixels that do not count.
+        per_image: the mean of the images' losses rather than the loss of all pixels together.
+        classes: the mean is over the ``"present"`` classes (those that counted pixels of the image
+            or batch are labelled with), over ``"all"``, or over the listed ones.
+    """
+
+    def __init__(
+        self,
+        mode: str,
+        ignore_index: int | None,
+        per_image: bool,
+        classes: str | Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.mode = mode
+        self.ignore_index, self.per_image = ignore_index, per_image
+        if isinstance(classes, str):
+            check_choice("classes", classes, ("present", "all"))
+        self.classes = classes
+
+    def errors(self, logits: Tensor, positive: Tensor) -> Tensor:
+        """The errors [N, C, S] of logits against one-hot targets, not negative."""
+        raise NotImplementedError
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits [N, C, ...]: a scalar, 0 with gradient 0 where nothing counts.
+
+        Args:
+            logits: raw scores, no softmax or sigmoid applied.
+            target: labels [N, ...], or 0 and 1 for each class [N, C, ...] in sigmoid modes.
+
+        Raises:
+            IndexError: on the CPU, labels that are no class nor ignored. On CUDA, and compiled, an
+                assertion of the device fails.
+        """
+        check_classes(logits)
+        sigmoid = self.mode != "multiclass"
+        if (self.mode == "binary" and logits.shape[1] != 1) or (
+            not sigmoid and logits.shape[1] == 1
+        ):
+            raise ValueError(
+                "logits must have one channel in mode 'binary' and more in mode 'multiclass', got "
+                f"{list(logits.shape)} in mode {self.mode!r}"
+            )
+        dense = check_target(logits, target)
+        if dense and not sigmoid:
+            raise ValueError(f"target must hold labels [N, ...], got {list(target.shape)}")
+        self._check_values(logits, target, dense)
+        spread, counts = reference.spread_targets(logits, target, sigmoid, self.ignore_index)
+        z = logits.flatten(2).to(spread.dtype).masked_fill(~counts, 0)
+        positive = spread > 0.5
+        errors = self.errors(z, positive).masked_fill(~counts, 0)
+        groups = [x.unflatten(0, (-1, 1 if self.per_image else len(x))) for x in (errors, positive)]
+        rows = [x.transpose(1, 2).flatten(2) for x in groups]  # [G, C, pixels]
+        if not isinstance(self.classes, str):
+            rows = [x[:, self.classes] for x in rows]
+        loss = lovasz_extension(*rows)
+        weight = torch.ones_like(loss)
+        if self.classes == "present":
+            weight = rows[1].any(-1).to(loss.dtype)
+        means = (loss * weight).sum(1) / weight.sum(1).clamp(min=1)
+        mean = means.sum() / max(len(means), 1)
+        return mean if logits.dtype == torch.float64 else mean.float()
+
+    def _check_values(self, logits: Tensor, target: Tensor, dense: bool) -> None:
+        classes = logits.shape[1]
+        if target.is_cpu and not torch.compiler.is_compiling():
+            reference.check_values(
+                target, dense, classes, self.mode != "multiclass", self.ignore_index
+            )
+            return
+        top = 1 if dense else max(classes, 2) - 1
+        good = (target >= 0) & (target <= top)
+        if self.ignore_index is not None:
+            good |= target == self.ignore_index
+        torch._assert_async(good.all(), f"target must hold 0 to {top} or ignore_index")
+
+    def extra_repr(self) -> str:
+        """mode and the rest, for print()."""
+        return (
+            f"mode={self.mode!r}, ignore_index={self.ignore_index}, per_image={self.per_image}, "
+            f"classes={self.classes!r}"
+        )
+
+
+class LovaszSoftmaxLoss(_LovaszLoss):
+    r"""The Lovasz extension of each class's Jaccard loss at the errors :math:`|t_c - p_c|`.
+
+    Args:
+        mode: ``"multiclass"``.
+        ignore_index: label of pixels that do not count.
+        per_image: the mean of the images' losses rather than the loss of all pixels together.
+        classes: the mean is over the ``"present"`` classes, over ``"all"``, or over those listed.
+
+    The numbers of the paper's code; see the module for what it costs.
+    """
+
+    def __init__(
+        self,
+        mode: str = "multiclass",
+        *,
+        ignore_index: int | None = None,
+        per_image: bool = False,
+        classes: str | Sequence[int] = "present",
+    ) -> None:
+        if mode != "multiclass":
+            raise ValueError(f"mode must be 'multiclass', got {mode!r}; use LovaszHingeLoss")
+        super().__init__(mode, ignore_index, per_image, classes)
+
+    def errors(self, logits: Tensor, positive: Tensor) -> Tensor:
+        """See above."""
+        return (positive.to(logits.dtype) - logits.softmax(1)).abs()
+
+
+class LovaszHingeLoss(_LovaszLoss):
+    r"""The Lovasz extension of the Jaccard loss at the hinge errors
+    :math:`\max(1 - z (2 t - 1), 0)`.
+
+    Args:
+        mode: ``"binary"``, or ``"multilabel"`` for the mean over classes.
+        ignore_index: target value of pixels that do not count.
+        per_image: the mean of the images' losses rather than the loss of all pixels together.
+        classes: the mean is over ``"all"`` classes, over the ``"present"`` ones, or over those
+            listed. A class without positives costs its largest error.
+
+    The numbers of the paper's code; see the module for what it costs.
+    """
+
+    def __init__(
+        self,
+        mode: str = "binary",
+        *,
+        ignore_index: int | None = None,
+        per_image: bool = False,
+        classes: str | Sequence[int] = "all",
+    ) -> None:
+        if mode not in ("binary", "multilabel"):
+            raise ValueError(
+                f"mode must be 'binary' or 'multilabel', got {mode!r}; use LovaszSoftmaxLoss"
+            )
+        super().__init__(mode, ignore_index, per_image, classes)
+
+    def errors(self, logits: Tensor, positive: Tensor) -> Tensor:
+        """See above."""
+        return (1 - logits * torch.where(positive, 1, -1)).relu()
