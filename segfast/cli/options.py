@@ -79,6 +79,10 @@ ClassWeights = Annotated[
     str | None,
     typer.Option(help="none or median_frequency. (default: none)", rich_help_panel=_TRAINING),
 ]
+Optimizer = Annotated[
+    str | None,
+    typer.Option(help="adamw, or sgd with momentum. (default: adamw)", rich_help_panel=_TRAINING),
+]
 Precision = Annotated[
     str | None,
     typer.Option(

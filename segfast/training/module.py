@@ -20,6 +20,7 @@ from segfast.training.scores import Scores
 
 WARM_UP = 0.05  # of all steps
 MAX_WARM_UP = 200  # steps
+MOMENTUM = 0.9
 POWER = 0.9  # of the polynomial decay, as in the FCN and DeepLab papers' code
 
 
@@ -82,11 +83,14 @@ class SegmentationModule(L.LightningModule):
         self.validation_loss = float(mean)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW; a linear warm-up, then polynomial decay to zero."""
+        """A linear warm-up of the learning rate, then polynomial decay to zero."""
         options = self.card.options
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=options.lr, weight_decay=options.weight_decay
-        )
+        settings: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay}
+        optimizer: torch.optim.Optimizer
+        if options.optimizer == "sgd":
+            optimizer = torch.optim.SGD(self.model.parameters(), momentum=MOMENTUM, **settings)
+        else:
+            optimizer = torch.optim.AdamW(self.model.parameters(), **settings)
         warm_up = max(1, min(MAX_WARM_UP, round(WARM_UP * self.total_steps)))
 
         def factor(step: int) -> float:

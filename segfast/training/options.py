@@ -20,7 +20,8 @@ class TrainOptions:
         batch_size: images a step.
         size: height and width that images are trained at.
         lr: the highest learning rate, reached after the warm-up.
-        weight_decay: AdamW's.
+        optimizer: ``adamw``, or ``sgd`` with a momentum of 0.9.
+        weight_decay: the optimizer's.
         loss: a name of :func:`segfast.losses.list_losses`.
         class_weights: ``none`` or ``median_frequency``.
         augment: crop, mirror and recolour training images at random.
@@ -41,6 +42,7 @@ class TrainOptions:
     epochs: int | None = None
     batch_size: int | None = None
     size: tuple[int, int] | None = None
+    optimizer: str = "adamw"
     lr: float = 1e-3
     weight_decay: float = 1e-4
     loss: str = "cross_entropy"

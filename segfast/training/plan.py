@@ -19,6 +19,8 @@ CPU_AREA = 120 * 160
 CUDA_AREA = 512 * 512
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "64-true")
+OPTIMIZERS = ("adamw", "sgd")
+CLASS_WEIGHTS = ("none", "median_frequency")
 LOGGERS = ("none", "tensorboard")
 
 
@@ -93,14 +95,15 @@ def make_plan(options: TrainOptions, data: DataReport) -> Plan:
     steps = train // (batch_size * options.devices)
     # On a CPU an epoch may take long; score more often, but not more than a third of the time.
     validations = 1 if cuda else max(1, min(steps, round(train / (2 * val))))
-    weights = options.class_weights
-    if weights not in ("none", "median_frequency"):
-        raise OptionError(f"--class-weights must be none or median_frequency, got {weights}")
     precision = options.precision or _default_precision()
-    if precision not in PRECISIONS:
-        raise OptionError(f"--precision must be one of {', '.join(PRECISIONS)}, got {precision}")
-    if options.logger not in LOGGERS:
-        raise OptionError(f"--logger must be none or tensorboard, got {options.logger}")
+    for name, choice, choices in (
+        ("--optimizer", options.optimizer, OPTIMIZERS),
+        ("--class-weights", options.class_weights, CLASS_WEIGHTS),
+        ("--precision", precision, PRECISIONS),
+        ("--logger", options.logger, LOGGERS),
+    ):
+        if choice not in choices:
+            raise OptionError(f"{name} must be one of {', '.join(choices)}, got {choice}")
     options = replace(
         options,
         size=size,
