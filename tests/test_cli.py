@@ -335,7 +335,6 @@ class TestErrors:
             (["--option", "wide=3"], "segnet_basic has no option 'wide'"),
             (["--option", "wide"], "--option wide: must be name=value"),
             (["--loss", "hinge"], "--loss hinge: name must be one of"),
-            (["--loss", "bce"], "--loss bce: "),
             (["--class-weights", "some"], "--class-weights must be one of none, median_frequency"),
             (["--optimizer", "lamb"], "--optimizer must be one of adamw, sgd, got lamb"),
             (["--backend", "jax"], "--backend must be segfast or torch, got jax"),

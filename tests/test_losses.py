@@ -307,8 +307,30 @@ def test_combined_losses_are_sums(reduce: str) -> None:
 
 
 def build(name: str, **options: Any) -> nn.Module:
-    mode = "multilabel" if "bce" in name or "hinge" in name else "multiclass"
+    mode = "multiclass" if "multiclass" in L.loss_modes(name) else "multilabel"
     return L.create_loss(name, mode=mode, **options)
+
+
+@pytest.mark.parametrize("name", L.list_losses())
+def test_modes(name: str) -> None:
+    for mode in ("multiclass", "binary", "multilabel"):
+        if mode not in L.loss_modes(name):
+            with pytest.raises(ValueError, match="mode|for modes"):
+                L.create_loss(name, mode=mode)
+            continue
+        logits, labels = problem(mode)
+        assert L.create_loss(name, mode=mode, ignore_index=IGNORED)(logits, labels).isfinite()
+
+
+@pytest.mark.parametrize("name", L.list_losses())
+def test_segfast_train_takes_every_loss(name: str) -> None:
+    from segfast.training.run import _build_loss
+
+    logits, labels = problem("multiclass", torch.float32)
+    for class_weight in (None, torch.rand(C)):
+        value = _build_loss(name, class_weight)(logits, labels)
+        (grad,) = torch.autograd.grad(value, logits)
+        assert value > 0 and grad.isfinite().all() and (grad != 0).any()
 
 
 @pytest.mark.parametrize("name", L.list_losses())

@@ -23,6 +23,7 @@ from typing import Any
 
 from torch import nn
 
+from segfast.functional.overlap_stats import MODES
 from segfast.losses._base import StatsLoss
 from segfast.losses.combined import CombinedLoss, DiceBCELoss, DiceCELoss, DiceFocalLoss
 from segfast.losses.lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
@@ -60,6 +61,7 @@ __all__ = [
     "TverskyLoss",
     "create_loss",
     "list_losses",
+    "loss_modes",
 ]
 
 _LOSSES: dict[str, Callable[..., nn.Module]] = {
@@ -84,6 +86,14 @@ _LOSSES: dict[str, Callable[..., nn.Module]] = {
 def list_losses() -> list[str]:
     """The names that :func:`create_loss` takes."""
     return list(_LOSSES)
+
+
+def loss_modes(name: str) -> tuple[str, ...]:
+    """The modes in which the loss of that name works."""
+    sigmoid = ("binary", "multilabel")
+    if name in ("bce", "dice_bce", "lovasz_hinge"):
+        return sigmoid
+    return ("multiclass",) if name in ("cross_entropy", "dice_ce", "lovasz_softmax") else MODES
 
 
 def create_loss(name: str, **options: Any) -> nn.Module:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from segfast._classes import check_choice, check_classes, check_target
+from segfast.losses._base import Weights, as_weights
 from segfast.reference import overlap_stats as reference
 
 
@@ -40,6 +41,7 @@ class _LovaszLoss(nn.Module):
         per_image: the mean of the images' losses rather than the loss of all pixels together.
         classes: the mean is over the ``"present"`` classes (those that counted pixels of the image
             or batch are labelled with), over ``"all"``, or over the listed ones.
+        class_weight: [C], weights of the classes in the mean.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class _LovaszLoss(nn.Module):
         ignore_index: int | None,
         per_image: bool,
         classes: str | Sequence[int],
+        class_weight: Weights | None,
     ) -> None:
         super().__init__()
         self.mode = mode
@@ -55,6 +58,10 @@ class _LovaszLoss(nn.Module):
         if isinstance(classes, str):
             check_choice("classes", classes, ("present", "all"))
         self.classes = classes
+        self.class_weight: Tensor | None
+        self.register_buffer(
+            "class_weight", as_weights("class_weight", class_weight), persistent=False
+        )
 
     def errors(self, logits: Tensor, positive: Tensor) -> Tensor:
         """The errors [N, C, S] of logits against one-hot targets, not negative."""
@@ -90,13 +97,15 @@ class _LovaszLoss(nn.Module):
         errors = self.errors(z, positive).masked_fill(~counts, 0)
         groups = [x.unflatten(0, (-1, 1 if self.per_image else len(x))) for x in (errors, positive)]
         rows = [x.transpose(1, 2).flatten(2) for x in groups]  # [G, C, pixels]
-        if not isinstance(self.classes, str):
-            rows = [x[:, self.classes] for x in rows]
-        loss = lovasz_extension(*rows)
-        weight = torch.ones_like(loss)
+        weight = torch.ones_like(rows[0][..., 0], dtype=torch.float64)
+        if self.class_weight is not None:
+            weight = weight * self.class_weight
         if self.classes == "present":
-            weight = rows[1].any(-1).to(loss.dtype)
-        means = (loss * weight).sum(1) / weight.sum(1).clamp(min=1)
+            weight = weight * rows[1].any(-1)
+        if not isinstance(self.classes, str):
+            rows, weight = [x[:, self.classes] for x in rows], weight[:, self.classes]
+        total = weight.sum(1)
+        means = (lovasz_extension(*rows) * weight).sum(1) / total.masked_fill(total == 0, 1)
         mean = means.sum() / max(len(means), 1)
         return mean if logits.dtype == torch.float64 else mean.float()
 
@@ -129,6 +138,7 @@ class LovaszSoftmaxLoss(_LovaszLoss):
         ignore_index: label of pixels that do not count.
         per_image: the mean of the images' losses rather than the loss of all pixels together.
         classes: the mean is over the ``"present"`` classes, over ``"all"``, or over those listed.
+        class_weight: [C], weights of the classes in the mean.
 
     The numbers of the paper's code; see the module for what it costs.
     """
@@ -140,10 +150,11 @@ class LovaszSoftmaxLoss(_LovaszLoss):
         ignore_index: int | None = None,
         per_image: bool = False,
         classes: str | Sequence[int] = "present",
+        class_weight: Weights | None = None,
     ) -> None:
         if mode != "multiclass":
             raise ValueError(f"mode must be 'multiclass', got {mode!r}; use LovaszHingeLoss")
-        super().__init__(mode, ignore_index, per_image, classes)
+        super().__init__(mode, ignore_index, per_image, classes, class_weight)
 
     def errors(self, logits: Tensor, positive: Tensor) -> Tensor:
         """See above."""
@@ -160,6 +171,7 @@ class LovaszHingeLoss(_LovaszLoss):
         per_image: the mean of the images' losses rather than the loss of all pixels together.
         classes: the mean is over ``"all"`` classes, over the ``"present"`` ones, or over those
             listed. A class without positives costs its largest error.
+        class_weight: [C], weights of the classes in the mean.
 
     The numbers of the paper's code; see the module for what it costs.
     """
@@ -171,12 +183,13 @@ class LovaszHingeLoss(_LovaszLoss):
         ignore_index: int | None = None,
         per_image: bool = False,
         classes: str | Sequence[int] = "all",
+        class_weight: Weights | None = None,
     ) -> None:
         if mode not in ("binary", "multilabel"):
             raise ValueError(
                 f"mode must be 'binary' or 'multilabel', got {mode!r}; use LovaszSoftmaxLoss"
             )
-        super().__init__(mode, ignore_index, per_image, classes)
+        super().__init__(mode, ignore_index, per_image, classes, class_weight)
 
     def errors(self, logits: Tensor, positive: Tensor) -> Tensor:
         """See above."""

@@ -33,7 +33,7 @@ from segfast.data.loading import (
 )
 from segfast.data.report import DataReport
 from segfast.data.transforms import Normalise, TrainingCrop, WholeImage
-from segfast.losses import create_loss
+from segfast.losses import create_loss, loss_modes
 from segfast.training.callbacks import Bar, Checkpoints, Interrupted, Reporter
 from segfast.training.checkpoint import AtomicCheckpointIO
 from segfast.training.history import History, Row
@@ -220,9 +220,9 @@ def _logger(name: str, out: Path) -> Logger | bool:
 
 def _build_loss(name: str, class_weight: torch.Tensor | None) -> nn.Module:
     try:
-        return create_loss(
-            name, mode="multiclass", ignore_index=IGNORE_INDEX, class_weight=class_weight
-        )
+        # Losses of sigmoids take a label map as one class against the rest.
+        mode = "multiclass" if "multiclass" in loss_modes(name) else "multilabel"
+        return create_loss(name, mode=mode, ignore_index=IGNORE_INDEX, class_weight=class_weight)
     except ValueError as error:
         raise OptionError(f"--loss {name}: {error}") from error
 
