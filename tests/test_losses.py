@@ -112,7 +112,7 @@ def test_generalized_dice(weighting: str) -> None:
     same_loss_and_gradient(loss(logits, labels), expected, logits)
 
 
-@pytest.mark.parametrize("empty", ["skip", "zero", "include"])
+@pytest.mark.parametrize("empty", ["skip", "zero", "one", "include"])
 @pytest.mark.parametrize("link", ["linear", "negative", "log"])
 @pytest.mark.parametrize("include_background", [True, False])
 def test_options_of_region_losses(empty: str, link: str, include_background: bool) -> None:
@@ -134,8 +134,8 @@ def test_options_of_region_losses(empty: str, link: str, include_background: boo
         link
     ]
     w = weight.double().expand_as(each)
-    if empty == "zero":
-        each = each * (t > 0)
+    if empty in ("zero", "one"):
+        each = each.where(t > 0, 1.0 if empty == "one" else 0.0)
     elif empty == "skip":
         w = w * (t > 0)
     start = 0 if include_background else 1
@@ -349,6 +349,65 @@ def test_types_and_an_all_ignored_batch(
     value = loss(logits, torch.full_like(labels, IGNORED).to(device))
     (grad,) = torch.autograd.grad(value, logits)
     assert value == 0 and (grad == 0).all()
+
+
+@pytest.mark.parametrize(("empty", "value"), [("zero", 0.0), ("one", 1.0), ("skip", None)])
+def test_absent_classes_of_generalized_dice(empty: str, value: float | None) -> None:
+    """Foreground alone, of which the second sample has none."""
+    logits, labels = torch.randn(2, 3, 8, dtype=torch.float64), torch.ones(2, 8).long()
+    labels[1] = 0
+    options: dict[str, Any] = {"reduce": "sample", "include_background": False}
+    first = L.GeneralizedDiceLoss(**options)(logits[:1], labels[:1])
+    loss = L.GeneralizedDiceLoss(empty=empty, **options)(logits, labels)
+    torch.testing.assert_close(loss, first if value is None else (first + value) / 2, **EXACT)
+
+
+@pytest.mark.parametrize("name", L.list_losses())
+def test_bad_input(device: torch.device, name: str) -> None:
+    """A sentence, the documented value, or NaN of NaN: never a silent wrong number."""
+    loss = build(name).to(device)
+    logits = torch.randn(2, C, 3, 5, device=device)
+    labels = torch.randint(C, (2, 3, 5), device=device)
+    with pytest.raises(TypeError, match="integer labels, got"):
+        loss(logits, labels.float())
+    with pytest.raises(ValueError, match=r"target must have shape \[2, 3, 5\]"):
+        loss(logits, labels[:, :2])
+    with pytest.raises(ValueError, match="at least one class and 1 to 3 spatial"):
+        loss(logits[..., 0, 0], labels[..., 0, 0])
+    if "multiclass" in L.loss_modes(name):
+        with pytest.raises(ValueError, match="one channel"):
+            loss(logits[:, :1], labels)
+    if device.type == "cpu":  # on CUDA the device asserts, and is lost for the tests after
+        with pytest.raises(IndexError, match="labels 0 to 3, but holds labels from 4 to 4"):
+            loss(logits, torch.full_like(labels, 4))
+    assert loss(logits.index_fill(3, torch.tensor([0], device=device), torch.nan), labels).isnan()
+
+    nothing = torch.zeros(2, C, 0, 5, device=device, requires_grad=True)
+    value = loss(nothing, labels[:, :0])
+    assert value == 0 and torch.autograd.grad(value, nothing)[0].shape == nothing.shape
+
+    # Right where the network is sure beyond measure, and a class that it rules out.
+    sure = torch.full((1, C, 4), -1e4, device=device)
+    sure.scatter_(1, torch.arange(4, device=device).view(1, 1, 4), 1e4)
+    each = torch.arange(4, device=device)[None]
+    for certain in (sure, sure.masked_fill(sure < 0, -torch.inf)):
+        certain = certain.requires_grad_()
+        value = loss(certain, each)
+        (grad,) = torch.autograd.grad(value, certain)
+        assert value.abs() < 1e-4 and grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", L.list_losses())
+def test_an_ignored_class(name: str) -> None:
+    """ignore_index may be a class: its pixels are as if they were not there."""
+    logits = torch.randn(2, C, 40, dtype=torch.float64)
+    labels = torch.randint(C, (2, 40))
+    kept = (labels != 2).nonzero(as_tuple=True)
+    cut = [
+        x.movedim(1, -1)[kept].T[None] if x.dim() == 3 else x[kept][None] for x in (logits, labels)
+    ]
+    actual, expected = build(name, ignore_index=2)(logits, labels), build(name)(*cut)
+    torch.testing.assert_close(actual, expected, **EXACT)
 
 
 def test_your_own_ratio() -> None:

@@ -92,6 +92,8 @@ class _LovaszLoss(nn.Module):
             raise ValueError(f"target must hold labels [N, ...], got {list(target.shape)}")
         self._check_values(logits, target, dense)
         spread, counts = reference.spread_targets(logits, target, sigmoid, self.ignore_index)
+        if logits.numel() == 0:
+            return logits.double().sum().to(spread.dtype)
         z = logits.flatten(2).to(spread.dtype).masked_fill(~counts, 0)
         positive = spread > 0.5
         errors = self.errors(z, positive).masked_fill(~counts, 0)

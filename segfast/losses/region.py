@@ -11,7 +11,7 @@ from segfast._classes import check_choice
 from segfast.functional.overlap_stats import OverlapStats
 from segfast.losses._base import StatsLoss, Weights, as_weights
 
-EMPTY = ("skip", "zero", "include")
+EMPTY = ("skip", "zero", "one", "include")
 LINKS = ("linear", "negative", "log")
 
 
@@ -38,8 +38,8 @@ class RegionLoss(StatsLoss):
         smooth: added to numerator and denominator of each ratio, in pixels; or a pair of two
             numbers.
         empty: classes that no counted pixel of the group is labelled with: ``"skip"`` leaves them
-            out of the mean, ``"zero"`` counts them with loss 0, ``"include"`` takes their score as
-            it is.
+            out of the mean, ``"zero"`` and ``"one"`` count them with that loss and no gradient,
+            ``"include"`` takes their score as it is.
         link: the loss of a score s: ``"linear"`` 1 - s, ``"negative"`` -s, or ``"log"`` -log s.
         power: exponent of a class's loss.
         class_weight: [C], weights of the classes in the mean (all classes, the background too).
@@ -107,10 +107,14 @@ class RegionLoss(StatsLoss):
         # The smallest loss whose power has a finite slope.
         return loss if self.power == 1 else loss.clamp(min=1e-12).pow(self.power)
 
+    def present(self, counts: Tensor) -> Tensor:
+        """Of counts [G, C], labelled or counted pixels, which scores have some."""
+        return counts > 0
+
     def weights(self, stats: OverlapStats) -> Tensor:
         """The weight of each class's loss in the mean, [G, C]."""
-        present = stats.target > 0
-        weights = (present if self.empty == "skip" else stats.pixels > 0).to(stats.target.dtype)
+        counts = stats.target if self.empty == "skip" else stats.pixels
+        weights = self.present(counts).to(counts.dtype)
         if self.class_weight is not None:
             weights = weights * self._foreground(self.class_weight)
         return weights
@@ -128,8 +132,9 @@ class RegionLoss(StatsLoss):
             pixels=self._foreground(stats.pixels),
         )
         loss = self.linked(self.score(stats))
-        if self.empty == "zero":
-            loss = loss * (stats.target > 0)
+        if self.empty in ("zero", "one"):
+            absent = ~self.present(stats.target)
+            loss = loss.masked_fill(absent, 1.0 if self.empty == "one" else 0.0)
         weights = self.weights(stats)
         if self.reduction == "none":
             return loss * weights
@@ -230,7 +235,7 @@ class GeneralizedDiceLoss(RegionLoss):
 
     Classes weigh by their size (Sudre et al., DLMIA 2017): ``weighting`` is ``"square"`` for
     :math:`w = 1 / T^2`, ``"simple"`` for :math:`1 / T` and ``"uniform"`` for 1. Absent classes
-    weigh 0 (``empty="skip"`` or ``"zero"``) or as much as the rarest class (``"include"``), and
+    weigh 0, or with ``empty="include"`` as much as the rarest class, and
     ``class_weight`` multiplies :math:`w`. With ``reduction="none"`` the result is [G, 1].
     See :class:`RegionLoss` for the other arguments.
     """
@@ -257,10 +262,14 @@ class GeneralizedDiceLoss(RegionLoss):
         both = (weight * (stats.probability + target)).sum(1, keepdim=True)
         return self.ratio(2 * (weight * stats.intersection).sum(1, keepdim=True), both)
 
+    def present(self, counts: Tensor) -> Tensor:
+        """See :class:`RegionLoss`: of all classes together, [G, 1]."""
+        return counts.sum(1, keepdim=True) > 0
+
     def weights(self, stats: OverlapStats) -> Tensor:
-        """1 for each group with something to score."""
-        counts = stats.pixels if self.empty == "include" else stats.target
-        return (counts.sum(1, keepdim=True) > 0).to(counts.dtype)
+        """The groups' weights: those of classes are in the score already."""
+        counts = stats.target if self.empty == "skip" else stats.pixels
+        return self.present(counts).to(counts.dtype)
 
 
 class MCCLoss(RegionLoss):
