@@ -310,6 +310,24 @@ def test_tensorboard(segfast: Command, data: Path, tmp_path: Path) -> None:
         assert written == pytest.approx(table, rel=1e-5)  # six digits are written
 
 
+def test_train_on_awkward_images(segfast: Command, tmp_path: Path) -> None:
+    """Palette, alpha, grey, 16 bits, and a photo to be turned, beside plain ones."""
+    root = make_data(tmp_path / "d")
+    for number, mode in enumerate(("P", "RGBA", "L", "I;16")):
+        Image.new(mode, (22, 17)).save(root / "images" / f"{number:02}.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees: 17x22 in the file, 22x17 upright
+    Image.new("RGB", (17, 22)).save(root / "images" / "04.png", exif=exif)
+    status, out, err = segfast(
+        "train", "--data", root, "--option", "width=4", "--epochs", 1, "--out", tmp_path / "run"
+    )
+    assert status == 0, err
+    # The mask of a turned photo is upright, as the photo is seen.
+    photo = root / "images" / "04.png"
+    status, _, _ = segfast("predict", tmp_path / "run" / "best.ckpt", photo, "--out", tmp_path)
+    assert status == 0 and Image.open(tmp_path / "masks" / "04.png").size == (22, 17)
+
+
 class TestErrors:
     """One sentence on stderr, exit status 1 or 2, and no traceback."""
 
@@ -383,6 +401,40 @@ class TestErrors:
         err = self.fails(segfast, "train", "--resume", trained, "--lr", "0.5")
         assert "--lr is 0.01 in" in err
 
+    def test_resume_with_other_classes(
+        self, segfast: Command, trained: Path, tmp_path: Path
+    ) -> None:
+        root = make_data(tmp_path / "d", corner=2)
+        (root / "classes.txt").write_text("sky\nroad\nkerb\n")
+        err = self.fails(segfast, "train", "--resume", trained, "--data", root, "--epochs", 9)
+        assert f"{root}: holds other classes than when" in err
+
+    def test_resume_from_another_programs_checkpoint(
+        self, segfast: Command, tmp_path: Path
+    ) -> None:
+        torch.save({"state_dict": {}}, tmp_path / "last.ckpt")
+        err = self.fails(segfast, "train", "--resume", tmp_path)
+        assert f"{tmp_path / 'last.ckpt'}: was not written by segfast train" in err
+
+    def test_empty_folder(self, segfast: Command, tmp_path: Path) -> None:
+        for command in (["verify-data"], ["show"], ["lr-find"], ["train", "--data"]):
+            err = self.fails(segfast, *command, tmp_path)
+            assert f"{tmp_path}: is not laid out as a data set" in err
+
+    def test_every_command_names_the_broken_image(
+        self, segfast: Command, trained: Path, tmp_path: Path
+    ) -> None:
+        root = make_data(tmp_path / "d")
+        image = root / "images" / "08.png"
+        image.write_bytes(image.read_bytes()[:-30])
+        for command in (
+            ["show", root],
+            ["lr-find", root],
+            ["eval", trained / "best.ckpt", "--data", root],
+        ):
+            err = self.fails(segfast, *command)
+            assert "images/08.png: cannot be read" in err
+
     def test_checkpoints(self, segfast: Command, data: Path, tmp_path: Path) -> None:
         (tmp_path / "a.ckpt").write_bytes(b"no")
         for command in (["predict", tmp_path / "a.ckpt", data / "images"], ["eval", tmp_path]):
@@ -399,6 +451,13 @@ class TestErrors:
         image = data / "images" / "00.png"
         err = self.fails(segfast, "predict", trained / "best.ckpt", image, "--out", "/proc/x")
         assert "error: /proc/x/masks" in err
+        best = trained / "best.ckpt"
+        for command in (
+            ["train", "--data", data, "--option", "width=4", "--out", "/proc/x"],
+            ["eval", best, "--out", "/proc/x"],
+            ["show", data, "--out", "/proc/x/a.png"],
+        ):
+            assert "error: /proc/x" in self.fails(segfast, *command)
 
     def test_debug_shows_the_traceback(self, segfast: Command) -> None:
         with pytest.raises(ValueError, match="nowhere: does not exist"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 import signal
@@ -225,6 +226,74 @@ def test_killed_run_resumes_to_the_same_result(data: Path, whole: Path, tmp_path
     assert load(out / "last.ckpt")["global_step"] > 0
     run(data, out, resume=out / "last.ckpt")
     assert_same_run(whole, out)
+
+
+# Kills itself when it has written half of the fourth checkpoint file to be.
+DIE_WHILE_SAVING = """
+import os, signal
+import torch
+from segfast.cli import main
+from segfast.training import checkpoint
+
+class Half:
+    def __init__(self, file):
+        self.file = file
+    def write(self, data):
+        self.file.write(bytes(data)[: len(data) // 2])
+        self.file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    def flush(self):
+        pass
+
+saved, save = [], torch.save
+def dying(state, file):
+    saved.append(file)
+    save(state, Half(file) if len(saved) == 4 else file)
+checkpoint.torch.save = dying
+main()
+"""
+
+
+def test_killed_while_saving(data: Path, whole: Path, tmp_path: Path) -> None:
+    """kill -9 in the middle of a checkpoint: the one before is whole, and the run goes on."""
+    out = tmp_path / "run"
+    options = ["train", "--data", data, "--out", out, "--option", "width=4", "--batch-size", 2]
+    done = subprocess.run(
+        [sys.executable, "-c", DIE_WHILE_SAVING, *map(str, [*options, "--epochs", EPOCHS])],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        timeout=120,
+    )
+    assert done.returncode == -signal.SIGKILL
+    halves = [path for path in out.iterdir() if path.suffix == ".part"]
+    assert len(halves) == 1 and halves[0].stat().st_size > 0
+    for name in ("best.ckpt", "last.ckpt"):
+        assert load(out / name)["global_step"] > 0
+    run(data, out, resume=out / "last.ckpt")
+    assert_same_run(whole, out)
+    assert not any(path.suffix == ".part" for path in out.iterdir())
+
+
+def test_full_disk(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be written from some moment on; what was saved is whole, and the run goes on."""
+    written = []
+
+    def fsync(descriptor: int, real: Any = os.fsync) -> None:
+        written.append(descriptor)
+        if len(written) > 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr("segfast._files.os.fsync", fsync)
+    with pytest.raises(OSError, match="No space left") as caught:
+        run(data, tmp_path / "run")
+    assert Path(caught.value.filename).parent == tmp_path / "run"
+    monkeypatch.undo()
+    assert not any(path.suffix == ".part" for path in (tmp_path / "run").iterdir())
+    run(data, tmp_path / "run", resume=tmp_path / "run" / "last.ckpt")
+    assert_same_run(whole, tmp_path / "run")
 
 
 def test_sampler_visits_each_sample_once_and_differs_by_epoch() -> None:

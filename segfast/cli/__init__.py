@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 from segfast._errors import UserError
@@ -40,5 +41,9 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU's memory does not suffice; try a smaller --batch-size or --size"
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
+        cure = "; what was saved before is whole: free some space, then go on"
+        return (
+            f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
+            f"{cure * (error.errno == errno.ENOSPC)}"
+        )
     return str(error)

@@ -189,6 +189,11 @@ def _check_unfinished(checkpoint: Path, plan: Plan) -> None:
     from segfast.training.plan import chosen
 
     state = load(checkpoint)
+    if read_card(state).classes != plan.card.classes:
+        raise OptionError(
+            f"{plan.options.data}: holds other classes than when {checkpoint} was written; start "
+            "a new run"
+        )
     if state["total_steps"] != plan.steps_per_epoch * chosen(read_card(state).options.epochs):
         raise OptionError(
             f"{plan.options.data}: holds another number of images than when {checkpoint} was "

@@ -111,7 +111,7 @@ class History(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Writes the rows of a run that was stopped, or failed."""
-        if self.rows:
+        if self.rows and not isinstance(exception, OSError):
             self.write(trainer)
 
     def write(self, trainer: Trainer) -> None:

@@ -67,7 +67,7 @@ class Pictures(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Draws what there is of a run that was stopped, or failed."""
-        if self._history.rows:
+        if self._history.rows and not isinstance(exception, OSError):
             stopped = isinstance(exception, Interrupted | KeyboardInterrupt)
             self._draw(trainer, pl_module, "stopped" if stopped else f"failed: {exception}")
 
