@@ -123,21 +123,43 @@ def test_train_says_what_it_does(segfast: Command, data: Path, tmp_path: Path) -
 
 
 @pytest.mark.nightly
-def test_two_processes_share_the_work(data: Path, tmp_path: Path) -> None:
-    """Lightning starts the second one; it says nothing and writes nothing of its own."""
-    command = [sys.executable, "-m", "segfast", "train", "--data", data, "--out", tmp_path / "run"]
-    command += ["--option", "width=4", "--epochs", 2, "--batch-size", 2, "--devices", 2]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert (
-        done.stdout.count("writing to") == 1 and "2 steps of 2 images on each of 2" in done.stdout
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
-    assert state["global_step"] == 4
+@pytest.mark.parametrize("launcher", ["segfast", "torchrun"])
+def test_two_processes_train_as_one(data: Path, tmp_path: Path, launcher: str) -> None:
+    """Two processes with 2 images a step each give the run of one with 4.
+
+    Without batch normalisation, whose statistics are each process's own. The second process says
+    nothing and writes nothing.
+    """
+    arguments = ["-m", "segfast", "train", "--data", data, "--model", "unet", "--epochs", 2]
+    arguments += ["--option", "width=4", "--option", "depth=2", "--option", "batch_norm=false"]
+    arguments += ["--precision", "32-true"]
+    python = [sys.executable, *arguments]
+    both = {
+        "segfast": [*python, "--devices", 2],
+        "torchrun": [Path(sys.executable).with_name("torchrun"), "--nproc-per-node", 2, *arguments],
+    }
+    states = []
+    for name, command in (
+        ("one", [*python, "--batch-size", 4]),
+        ("two", [*both[launcher], "--batch-size", 2]),
+    ):
+        done = subprocess.run(
+            [str(word) for word in [*command, "--out", tmp_path / name]],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        states.append(torch.load(tmp_path / name / "last.ckpt", weights_only=True))
+    assert done.stdout.count("writing to") == 1
+    assert "2 steps of 2 images on each of 2 devices" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+    one, two = states
+    assert one["global_step"] == two["global_step"] == 4
+    for key, weight in one["state_dict"].items():
+        # Sums of gradients in another order, through 4 steps of AdamW.
+        torch.testing.assert_close(two["state_dict"][key], weight, rtol=1e-4, atol=1e-5)
 
 
 def test_config_repeats_a_run(segfast: Command, trained: Path, tmp_path: Path) -> None:
@@ -354,6 +376,7 @@ class TestErrors:
             (["--option", "wide"], "--option wide: must be name=value"),
             (["--loss", "hinge"], "--loss hinge: name must be one of"),
             (["--class-weights", "some"], "--class-weights must be one of none, median_frequency"),
+            (["--devices", "0"], "--devices must be at least 1, got 0"),
             (["--optimizer", "lamb"], "--optimizer must be one of adamw, sgd, got lamb"),
             (["--backend", "jax"], "--backend must be segfast or torch, got jax"),
             (["--epochs", "0"], "--epochs must be at least 1, got 0"),

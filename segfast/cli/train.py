@@ -80,7 +80,9 @@ def train(
     workers: Workers = None,
     devices: Annotated[
         int | None,
-        typer.Option(help="How many GPUs, or CPU processes. (default: 1)", rich_help_panel="Run"),
+        typer.Option(
+            help="How many GPUs, or processes on a CPU. (default: 1)", rich_help_panel="Run"
+        ),
     ] = None,
     logger: Annotated[
         str | None,
@@ -220,7 +222,10 @@ def _new_folder(wanted: Path) -> Path:
 
 
 def _announce(plan: Plan, report: DataReport, folder: Path, checkpoint: Path | None) -> None:
+    from segfast.training.plan import chosen
+
     options = plan.options
+    world = chosen(options.devices) * plan.nodes
     say(in_a_line(report))
     say(f"classes: {len(report.classes)}, {report.classes_from}")
     for note in [*report.notes, *plan.notes]:
@@ -229,7 +234,7 @@ def _announce(plan: Plan, report: DataReport, folder: Path, checkpoint: Path | N
         f"model {options.model} on {options.backend} layers, {options.loss}"
         f"{' with median-frequency class weights' * (options.class_weights != 'none')}, "
         f"{options.epochs} epochs of {plan.steps_per_epoch} steps of {options.batch_size} images"
-        f"{f' on each of {options.devices} devices' * (options.devices > 1)}, "
+        f"{f' on each of {world} devices' * (world > 1)}, "
         f"lr {options.lr:g}, {options.precision}, seed {options.seed}"
     )
     say(f"{'going on from ' + str(checkpoint) if checkpoint else 'writing to ' + str(folder)}")

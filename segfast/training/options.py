@@ -29,7 +29,7 @@ class TrainOptions:
         precision: Lightning's name of it.
         seed: of the initial weights, the order and the augmentation.
         workers: processes that read images.
-        devices: how many GPUs, or processes on a CPU.
+        devices: how many GPUs, or processes on a CPU, of each machine.
         logger: ``tensorboard`` to write its events beside the other files, else ``none``.
     """
 
@@ -52,7 +52,7 @@ class TrainOptions:
     precision: str | None = None
     seed: int = 0
     workers: int | None = None
-    devices: int = 1
+    devices: int | None = None
     logger: str = "none"
 
     def to_dict(self) -> dict[str, Any]:

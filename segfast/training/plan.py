@@ -33,6 +33,7 @@ class Plan:
         card: what checkpoints will say.
         validations: in each epoch.
         steps_per_epoch: optimizer steps, a multiple of ``validations``.
+        nodes: machines, each with ``options.devices``.
         notes: in words, what was chosen and may surprise.
     """
 
@@ -40,6 +41,7 @@ class Plan:
     card: Card
     validations: int
     steps_per_epoch: int
+    nodes: int
     notes: list[str]
 
     @property
@@ -68,6 +70,8 @@ def make_plan(options: TrainOptions, data: DataReport) -> Plan:
         OptionError: an option out of range.
     """
     cuda = torch.cuda.is_available()
+    devices, nodes = _processes(options.devices)
+    world = devices * nodes
     notes = []
     native = data.size
     size = options.size
@@ -81,18 +85,22 @@ def make_plan(options: TrainOptions, data: DataReport) -> Plan:
     train, val = len(data.samples["train"]), len(data.samples["val"])
     batch_size, epochs = options.batch_size, options.epochs
     if batch_size is None:
-        batch_size = max(1, min(16 if cuda else 4, train // options.devices))
+        batch_size = max(1, min(16 if cuda else 4, train // max(1, world)))
     if epochs is None:
         epochs = 100 if cuda else 20
-    for name, value in (("--batch-size", batch_size), ("--epochs", epochs), ("--size", min(size))):
+    for name, value in (
+        ("--batch-size", batch_size),
+        ("--epochs", epochs),
+        ("--size", min(size)),
+        ("--devices", devices),
+    ):
         if value < 1:
             raise OptionError(f"{name} must be at least 1, got {value}")
-    if batch_size * options.devices > train:
+    if batch_size * world > train:
         raise OptionError(
-            f"--batch-size {batch_size} on {options.devices} devices is more than the "
-            f"{train} training images"
+            f"--batch-size {batch_size} on {world} devices is more than the {train} training images"
         )
-    steps = train // (batch_size * options.devices)
+    steps = train // (batch_size * world)
     # On a CPU an epoch may take long; score more often, but not more than a third of the time.
     validations = 1 if cuda else max(1, min(steps, round(train / (2 * val))))
     precision = options.precision or _default_precision()
@@ -110,6 +118,7 @@ def make_plan(options: TrainOptions, data: DataReport) -> Plan:
         batch_size=batch_size,
         epochs=epochs,
         precision=precision,
+        devices=devices,
         workers=_default_workers() if options.workers is None else options.workers,
     )
     mean, std = data.moments()
@@ -123,7 +132,20 @@ def make_plan(options: TrainOptions, data: DataReport) -> Plan:
         size=size,
         options=options,
     )
-    return Plan(options, card, validations, steps - steps % validations, notes)
+    return Plan(options, card, validations, steps - steps % validations, nodes, notes)
+
+
+def _processes(devices: int | None) -> tuple[int, int]:
+    """Processes of each machine, and machines; torchrun has started them before we are asked."""
+    if not torch.distributed.is_torchelastic_launched():
+        return 1 if devices is None else devices, 1
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    if devices not in (None, local):
+        raise OptionError(
+            f"--devices {devices}, but torchrun started {local} processes on each machine; leave "
+            "--devices out"
+        )
+    return local, int(os.environ["WORLD_SIZE"]) // local
 
 
 def _default_size(native: Size, area: int) -> Size:

@@ -163,7 +163,8 @@ def fit(
         trainer = build_trainer(
             plan,
             callbacks,
-            devices=options.devices,
+            devices=chosen(options.devices),
+            num_nodes=plan.nodes,
             max_epochs=options.epochs,
             val_check_interval=1 / plan.validations,
             plugins=[AtomicCheckpointIO()],
