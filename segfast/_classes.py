@@ -69,6 +69,20 @@ def check_target(logits: Tensor, target: Tensor) -> bool:
     return dense
 
 
+def check_values(target: Tensor, dense: bool, classes: int, ignore_index: int | None) -> None:
+    """Raises IndexError for labels that are no class, and for soft targets outside [0, 1].
+
+    On CUDA, and while torch.compile traces, an assertion of the device does, without a wait.
+    """
+    bad = ~((target >= 0) & (target <= (1 if dense else classes - 1)))  # ~: NaN is bad
+    if ignore_index is not None:
+        bad &= (target if dense else target.long()) != ignore_index
+    if not target.is_cpu or torch.compiler.is_compiling():
+        torch._assert_async(~bad.any(), "a target is neither a class nor ignore_index")
+    elif bool(bad.any()):
+        bad_target(target, dense, classes, ignore_index)
+
+
 def bad_target(
     target: Tensor, dense: bool, classes: int, ignore_index: int | None, name: str = "target"
 ) -> NoReturn:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import pickle
 from typing import Any
 
 import pytest
 import torch
+from compat_cases import original
 from torch import Tensor
 from torchmetrics.classification import (
     BinaryJaccardIndex,
@@ -18,7 +20,7 @@ from torchmetrics.classification import (
     MultilabelJaccardIndex,
 )
 
-from segfast.metrics import ConfusionMatrix, DiceScore, MeanIoU, PixelAccuracy
+from segfast.metrics import BoundaryF1, ConfusionMatrix, DiceScore, MeanIoU, PixelAccuracy
 
 C = 5
 
@@ -133,6 +135,137 @@ def test_without_background() -> None:
     all_classes = after(MeanIoU(C, average="none", ignore_index=255), pairs)
     metric = MeanIoU(C, ignore_index=255, include_background=False)
     assert_same_number(after(metric, pairs), all_classes[1:4].mean())
+
+
+@pytest.mark.compat
+@pytest.mark.parametrize("mode", ["multiclass", "multilabel", "binary"])
+@pytest.mark.parametrize(
+    ("mine", "name"), [(MeanIoU, "iou_score"), (DiceScore, "f1_score"), (PixelAccuracy, "accuracy")]
+)
+def test_equals_smp(mine: Any, name: str, mode: str) -> None:
+    """get_stats and its scores, all reductions. A class that is nowhere scores 1 there."""
+    smp = original("segmentation_models_pytorch.metrics", "segmentation-models-pytorch")
+    logits, labels = batches()[0]
+    score = getattr(smp, name)
+    if mode == "multiclass":
+        stats = smp.get_stats(logits.argmax(1), labels, mode, ignore_index=255, num_classes=C)
+    else:
+        if mode == "binary":
+            logits = logits[:, :1]
+        labels = torch.randint(2, logits.shape)
+        stats = smp.get_stats(logits.sigmoid(), labels, mode, threshold=0.5)
+
+    def ours(average: str, per_image: bool) -> Tensor:
+        classes = None if mode == "binary" else C
+        ignored = 255 if mode == "multiclass" else None
+        metric = mine(
+            classes, mode, average=average, per_image=per_image, ignore_index=ignored, empty="one"
+        )
+        return after(metric, [(logits, labels)])
+
+    if name == "accuracy" and mode == "multiclass":
+        # smp counts a class's true negatives; the share of right pixels is its sensitivity.
+        score = smp.sensitivity
+    support = (stats[0] + stats[2]).sum(0).tolist()
+    for reduction, average, per_image in (
+        ("micro", "micro", False),
+        ("macro", "macro", False),
+        ("micro-imagewise", "micro", True),
+        ("macro-imagewise", "macro", True),
+    ):
+        expected = score(*stats, reduction=reduction, zero_division=1.0)
+        assert_same_number(ours(average, per_image), expected)
+    if name != "accuracy":
+        weighted = score(*stats, reduction="weighted", class_weights=support, zero_division=1.0)
+        assert_same_number(ours("weighted", False), weighted)
+        # smp's macro mean divides by the weights' sum and by the number of classes as well.
+        twice = score(*stats, reduction="macro", class_weights=support, zero_division=1.0)
+        assert_same_number(twice * len(support), weighted)
+
+
+def boundary_pixels(labels: Tensor, c: int) -> list[tuple[int, int]]:
+    height, width = labels.shape
+    found = []
+    for y, x in itertools.product(range(height), range(width)):
+        near = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
+        near = [labels[v, u] for v, u in near if 0 <= v < height and 0 <= u < width]
+        if labels[y, x] == c and any(n not in (c, 255) for n in near):
+            found.append((y, x))
+    return found
+
+
+def boundary_f1(predicted: Tensor, labels: Tensor, c: int, distance: float) -> float | None:
+    """Every boundary pixel against every one of the other map; None without a labelled one."""
+    predicted = predicted.masked_fill(labels == 255, 255)
+    mine, theirs = boundary_pixels(predicted, c), boundary_pixels(labels, c)
+    if not theirs:
+        return None
+
+    def share(points: list[Any], others: list[Any]) -> float:
+        close = [any(math.dist(a, b) <= distance for b in others) for a in points]
+        return sum(close) / max(len(points), 1)
+
+    precision, recall = share(mine, theirs), share(theirs, mine)
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.05, 0.11, 0.3])  # 0, 1, 2.2 and 6 pixels
+def test_boundary_f1(tolerance: float) -> None:
+    """Blobs of 3 classes on odd sizes; class 2 is absent in one image, class 3 in all."""
+    coarse = torch.randn(4, 4, 5, 5)
+    coarse[:, 3] = -10
+    logits = torch.nn.functional.interpolate(coarse, size=(11, 17), mode="bilinear")
+    labels = (logits + torch.randn(4, 4, 1, 1)).argmax(1)
+    labels[0][labels[0] == 2] = 1
+    labels[:, :2, 5:9] = 255
+    distance = tolerance * math.hypot(11, 17)
+    each = [
+        [boundary_f1(p, t, c, distance) for c in range(4)]
+        for p, t in zip(logits.argmax(1), labels, strict=True)
+    ]
+    options: dict[str, Any] = {"ignore_index": 255, "tolerance": tolerance}
+    classes = [[row[c] for row in each if row[c] is not None] for c in range(4)]
+    images = [[score for score in row if score is not None] for row in each]
+
+    actual = after(BoundaryF1(4, average="none", **options), [(logits, labels)])
+    for c, scores in enumerate(classes):
+        if scores:
+            assert actual[c].item() == pytest.approx(sum(scores) / len(scores), rel=1e-12)
+        else:
+            assert actual[c].isnan()
+    pairs = [(logits[:1], labels[:1]), (logits[1:].argmax(1), labels[1:])]
+    means = [sum(row) / len(row) for row in images if row]
+    assert after(BoundaryF1(4, **options), pairs).item() == pytest.approx(sum(means) / len(means))
+
+
+def test_boundary_f1_of_a_shifted_square() -> None:
+    """An outline two pixels off: half of it lies within one pixel's tolerance."""
+    labels = torch.zeros(1, 30, 40, dtype=torch.long)  # the diagonal is 50
+    labels[:, 10:20, 10:20] = 1
+    shifted = labels.roll(1, -1)
+    assert after(BoundaryF1(2, tolerance=0.02), [(labels, labels)]) == 1
+    assert after(BoundaryF1(2, tolerance=0.02), [(shifted, labels)]) == 1
+    assert 0.4 < after(BoundaryF1(2, tolerance=0.0), [(shifted, labels)]) < 0.7
+    one = 10.0 * shifted.unsqueeze(1).float() - 5
+    score = after(BoundaryF1(mode="binary", tolerance=0.0), [(one, labels)])
+    foreground = after(BoundaryF1(2, tolerance=0.0, include_background=False), [(shifted, labels)])
+    assert score == foreground
+    assert after(BoundaryF1(2), [(labels * 0, labels)]) == 0
+    assert after(BoundaryF1(2), [(labels, labels * 0)]).isnan()
+
+
+def test_boundary_f1_refuses() -> None:
+    labels = torch.zeros(1, 4, 4, dtype=torch.long)
+    with pytest.raises(ValueError, match="tolerance must not be negative"):
+        BoundaryF1(3, tolerance=-1.0)
+    with pytest.raises(ValueError, match="mode must be one of multiclass, binary"):
+        BoundaryF1(3, "multilabel")
+    with pytest.raises(ValueError, match=r"label maps \[N, H, W\]"):
+        BoundaryF1(3).update(labels, labels[:, :2])
+    with pytest.raises(ValueError, match=r"shape \[N, 3, H, W\], got \[1, 2, 4, 4\]"):
+        BoundaryF1(3).update(torch.zeros(1, 2, 4, 4), labels)
+    with pytest.raises(IndexError, match="labels 0 to 2"):
+        BoundaryF1(3).update(labels, labels + 3)
 
 
 def test_states_are_integers_that_sum_over_ranks() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segfast._classes import check_target
+from segfast._classes import check_target, check_values
 from segfast.functional.overlap_stats import OverlapStats, overlap_stats
 from segfast.reference import overlap_stats as reference
 
@@ -35,7 +35,7 @@ def _sums_of_probabilities(
     p: Tensor, target: Tensor, ignore_index: int | None, exponent: int = 1, minimum: bool = False
 ) -> OverlapStats:
     dense = check_target(p, target)
-    reference.check_values(target, dense, p.shape[1], True, ignore_index)
+    check_values(target, dense, max(p.shape[1], 2), ignore_index)
     t, counts = reference.spread_targets(p, target, True, ignore_index)
     kept = p.flatten(2).to(t.dtype).masked_fill(~counts, 0)
     nothing = torch.zeros(p.shape[0], dtype=torch.float64, device=p.device)

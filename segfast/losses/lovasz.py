@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from segfast._classes import check_choice, check_classes, check_target
+from segfast._classes import check_choice, check_classes, check_target, check_values
 from segfast.losses._base import Weights, as_weights
 from segfast.reference import overlap_stats as reference
 
@@ -90,7 +90,7 @@ class _LovaszLoss(nn.Module):
         dense = check_target(logits, target)
         if dense and not sigmoid:
             raise ValueError(f"target must hold labels [N, ...], got {list(target.shape)}")
-        self._check_values(logits, target, dense)
+        check_values(target, dense, max(logits.shape[1], 2), self.ignore_index)
         spread, counts = reference.spread_targets(logits, target, sigmoid, self.ignore_index)
         if logits.numel() == 0:
             return logits.double().sum().to(spread.dtype)
@@ -110,19 +110,6 @@ class _LovaszLoss(nn.Module):
         means = (lovasz_extension(*rows) * weight).sum(1) / total.masked_fill(total == 0, 1)
         mean = means.sum() / max(len(means), 1)
         return mean if logits.dtype == torch.float64 else mean.float()
-
-    def _check_values(self, logits: Tensor, target: Tensor, dense: bool) -> None:
-        classes = logits.shape[1]
-        if target.is_cpu and not torch.compiler.is_compiling():
-            reference.check_values(
-                target, dense, classes, self.mode != "multiclass", self.ignore_index
-            )
-            return
-        top = 1 if dense else max(classes, 2) - 1
-        good = (target >= 0) & (target <= top)
-        if self.ignore_index is not None:
-            good |= target == self.ignore_index
-        torch._assert_async(good.all(), f"target must hold 0 to {top} or ignore_index")
 
     def extra_repr(self) -> str:
         """mode and the rest, for print()."""

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from segfast._classes import bad_target, check_classes, check_target, dense_format_of, map_shape
+from segfast._classes import (
+    check_classes,
+    check_target,
+    check_values,
+    dense_format_of,
+    map_shape,
+)
 
 Stats = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 Sums = tuple[Tensor, Tensor, Tensor]
@@ -56,20 +62,6 @@ def check_inputs(
     if pos_weight is not None and not sigmoid:
         raise ValueError("pos_weight is for sigmoid modes; use class_weight with softmax")
     return dense
-
-
-def check_values(
-    target: Tensor, dense: bool, classes: int, sigmoid: bool, ignore_index: int | None
-) -> None:
-    """Raises IndexError for labels that are no class, and for soft targets outside [0, 1]."""
-    if sigmoid and classes == 1:
-        classes = 2
-    values = target.to(torch.float64) if dense else target.long()
-    bad = (values < 0) | (values > (1 if dense else classes - 1)) | values.isnan()
-    if ignore_index is not None:
-        bad &= values != ignore_index
-    if bool(bad.any()):
-        bad_target(target, dense, classes, ignore_index)
 
 
 def spread_targets(
@@ -178,7 +170,8 @@ def overlap_stats(
     for name, weight in zip(("class_weight", "pos_weight", "pixel_weight"), weights, strict=True):
         if weight is not None and weight.numel() and not float(weight.min()) >= 0.0:
             raise ValueError(f"{name} must not be negative, got {float(weight.min())}")
-    check_values(target, dense, logits.shape[1], sigmoid, ignore_index)
+    labels = 2 if sigmoid and logits.shape[1] == 1 else logits.shape[1]
+    check_values(target, dense, labels, ignore_index)
 
     sums = differentiable_sums(
         target, *weights, sigmoid, ignore_index, exponent, label_smoothing, gamma, minimum
