@@ -42,7 +42,15 @@ at::Tensor unpool(const at::Tensor& input_any, const at::Tensor& record, const c
   p.record = view.tensor.const_data_ptr();
   p.output = output.mutable_data_ptr();
   p.foreign = foreign.defined() ? foreign.mutable_data_ptr<int32_t>() : nullptr;
+  int32_t foreign_on_cpu = 0;
+  if (input.is_cpu() && view.kind == Record::indices && p.window.is_2x2()) {
+    p.foreign = &foreign_on_cpu;
+  }
   if (output.numel() > 0) SEGFAST_RUN(max_unpool2d, p, input, output.nbytes());
+  if (foreign_on_cpu != 0) {
+    p.foreign = nullptr;
+    SEGFAST_RUN(max_unpool2d, p, input, output.nbytes());
+  }
   return in_format(output, view.format, format);
 }
 

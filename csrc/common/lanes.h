@@ -161,20 +161,36 @@ template <>
 SEGFAST_LANES lanes_t<BFloat16> from_words<BFloat16>(bits_t<BFloat16> words) {
   return (lanes_t<BFloat16>)(words << 16);
 }
+#if defined(SEGFAST_ISA_AVX512)
+// With a mask of all lanes: GCC 12 warns of its own header in the form without one.
+SEGFAST_LANES lanes_t<Half> widen_halves(Lanes16 halves) {
+  return (lanes_t<Half>)_mm512_maskz_cvtph_ps(0xffff, (__m256i)halves);
+}
+SEGFAST_LANES Lanes16 narrow_to_halves(lanes_t<Half> values) {
+  return (Lanes16)_mm512_maskz_cvtps_ph(0xffff, (__m512)values,
+                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#elif defined(SEGFAST_ISA_AVX2)
+SEGFAST_LANES lanes_t<Half> widen_halves(Lanes16 halves) {
+  return (lanes_t<Half>)_mm256_cvtph_ps((__m128i)halves);
+}
+SEGFAST_LANES Lanes16 narrow_to_halves(lanes_t<Half> values) {
+  return (Lanes16)_mm256_cvtps_ph((__m256)values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#endif
+
 template <>
 SEGFAST_LANES lanes_t<Half> from_words<Half>(bits_t<Half> words) {
-#if defined(SEGFAST_ISA_AVX512)
-  // With a mask of all lanes: GCC 12 warns of its own header in the form without one.
-  return (lanes_t<Half>)_mm512_maskz_cvtph_ps(0xffff,
-                                              (__m256i) __builtin_convertvector(words, Lanes16));
-#elif defined(SEGFAST_ISA_AVX2)
-  return (lanes_t<Half>)_mm256_cvtph_ps((__m128i) __builtin_convertvector(words, Lanes16));
+#if defined(SEGFAST_ISA_AVX2)
+  return widen_halves(__builtin_convertvector(words, Lanes16));
 #else
-  lanes_t<Half> values;
-  for (int k = 0; k < kLanes<Half>; ++k) {
-    values[k] = to_float(Half{static_cast<uint16_t>(words[k])});
-  }
-  return values;
+  // half_bits_to_float of types.h, whose comments explain it, on a vector. (Signed comparisons: the
+  // baseline has no others.)
+  typedef int32_t Signed __attribute__((vector_size(kLaneBytes)));
+  const bits_t<Half> sign = (words & 0x8000u) << 16, magnitude = (words & 0x7fffu) << 13;
+  const lanes_t<Half> scaled = (lanes_t<Half>)magnitude * detail::bits_to_float(0x77800000u);
+  const bits_t<Half> special = (bits_t<Half>)((Signed)magnitude >= 0x0f800000) & 0x7f800000u;
+  return (lanes_t<Half>)((bits_t<Half>)scaled | special | sign);
 #endif
 }
 
@@ -188,39 +204,130 @@ SEGFAST_LANES bits_t<BFloat16> to_words<BFloat16>(lanes_t<BFloat16> values) {
 }
 template <>
 SEGFAST_LANES bits_t<Half> to_words<Half>(lanes_t<Half> values) {
-#if defined(SEGFAST_ISA_AVX512)
-  const __m256i halves =
-      _mm512_maskz_cvtps_ph(0xffff, (__m512)values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  return __builtin_convertvector((Lanes16)halves, bits_t<Half>);
-#elif defined(SEGFAST_ISA_AVX2)
-  return (bits_t<Half>)_mm256_cvtepu16_epi32(
-      _mm256_cvtps_ph((__m256)values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#if defined(SEGFAST_ISA_AVX2)
+  return __builtin_convertvector(narrow_to_halves(values), bits_t<Half>);
 #else
-  bits_t<Half> words;
-  for (int k = 0; k < kLanes<Half>; ++k) words[k] = from_float<Half>(values[k]).bits;
-  return words;
+  // float_to_half_bits of types.h on a vector.
+  using Bits = bits_t<Half>;
+  typedef int32_t Signed __attribute__((vector_size(kLaneBytes)));
+  const Bits bits = (Bits)values;
+  const Bits sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+  const Bits exponent = magnitude & 0x7f800000u;
+  const Bits floor_exponent = (Signed)exponent < 0x38800000 ? Bits{} + 0x38800000u : exponent;
+  const Bits rounded =
+      (Bits)((lanes_t<Half>)magnitude + (lanes_t<Half>)(floor_exponent + 0x06800000u));
+  Bits half = ((floor_exponent - 0x38800000u) >> 13) + (rounded & 0x0fffu);
+  half = (Signed)magnitude >= 0x47800000 ? Bits{} + 0x7c00u : half;
+  half = (Signed)magnitude > 0x7f800000 ? Bits{} + 0x7e00u : half;
+  return half | sign;
 #endif
+}
+
+// to_words of values that T holds exactly: what was loaded from T and only moved or compared.
+template <typename T>
+SEGFAST_LANES bits_t<T> exact_words(lanes_t<T> values) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    return (bits_t<T>)values >> 16;
+  } else if constexpr (std::is_same_v<T, Half>) {
+    return to_words<T>(values);
+  } else {
+    return (bits_t<T>)values;
+  }
 }
 
 template <typename T>
 constexpr bool kNarrow = sizeof(T) == 2;
 
-// N elements.
+// ---- N elements as words: 16-bit ones as above, others as their own bits
+
 template <typename T>
-SEGFAST_LANES lanes_t<T> load_lanes(const T* address) {
+SEGFAST_LANES bits_t<T> load_words(const T* address) {
   if constexpr (kNarrow<T>) {
-    return from_words<T>(__builtin_convertvector(load_vector<Lanes16>(address), bits_t<T>));
+    return __builtin_convertvector(load_vector<Lanes16>(address), bits_t<T>);
   } else {
-    return load_vector<lanes_t<T>>(address);
+    return load_vector<bits_t<T>>(address);
   }
 }
 
 template <typename T>
-SEGFAST_LANES void store_lanes(T* address, lanes_t<T> values) {
+SEGFAST_LANES void store_words(T* address, bits_t<T> words) {
   if constexpr (kNarrow<T>) {
-    store_vector(address, __builtin_convertvector(to_words<T>(values), Lanes16));
+    store_vector(address, __builtin_convertvector(words, Lanes16));
   } else {
-    store_vector(address, values);
+    store_vector(address, words);
+  }
+}
+
+template <typename T>
+struct WordPair {
+  bits_t<T> even, odd;
+};
+
+// The 2 N elements x0 y0 x1 y1 ...
+template <typename T>
+SEGFAST_LANES WordPair<T> load_word_pairs(const T* address) {
+  const auto x = load_vector<bits_t<T>>(address);
+  if constexpr (kNarrow<T>) {
+    return {x & 0xffffu, x >> 16};
+  } else {
+    const auto y = load_vector<bits_t<T>>(address + kLanes<T>);
+    return {evens(x, y), odds(x, y)};
+  }
+}
+
+template <typename T>
+SEGFAST_LANES void store_word_pairs(T* address, bits_t<T> even, bits_t<T> odd) {
+  if constexpr (kNarrow<T>) {
+    store_vector(address, even | odd << 16);
+  } else {
+    store_vector(address, lower_pairs(even, odd));
+    store_vector(address + kLanes<T>, upper_pairs(even, odd));
+  }
+}
+
+// ---- the same as values
+
+template <typename T>
+SEGFAST_LANES lanes_t<T> values_of(bits_t<T> words) {
+  if constexpr (kNarrow<T>) {
+    return from_words<T>(words);
+  } else {
+    return (lanes_t<T>)words;
+  }
+}
+
+template <typename T>
+SEGFAST_LANES bits_t<T> words_of(lanes_t<T> values) {
+  if constexpr (kNarrow<T>) {
+    return to_words<T>(values);
+  } else {
+    return (bits_t<T>)values;
+  }
+}
+
+template <typename T>
+SEGFAST_LANES lanes_t<T> load_lanes(const T* address) {
+#if defined(SEGFAST_ISA_AVX2)
+  if constexpr (std::is_same_v<T, Half>) return widen_halves(load_vector<Lanes16>(address));
+#endif
+  return values_of<T>(load_words(address));
+}
+
+template <typename T>
+SEGFAST_LANES void store_lanes(T* address, lanes_t<T> values) {
+#if defined(SEGFAST_ISA_AVX2)
+  if constexpr (std::is_same_v<T, Half>) return store_vector(address, narrow_to_halves(values));
+#endif
+  store_words(address, words_of<T>(values));
+}
+
+// The same of values that T holds exactly.
+template <typename T>
+SEGFAST_LANES void store_exact(T* address, lanes_t<T> values) {
+  if constexpr (std::is_same_v<T, Half>) {
+    store_lanes(address, values);
+  } else {
+    store_words(address, exact_words<T>(values));
   }
 }
 
@@ -229,27 +336,15 @@ struct Pair {
   lanes_t<T> even, odd;
 };
 
-// The 2 N elements x0 y0 x1 y1 ...
 template <typename T>
 SEGFAST_LANES Pair<T> load_pairs(const T* address) {
-  if constexpr (kNarrow<T>) {
-    const auto words = load_vector<bits_t<T>>(address);
-    return {from_words<T>(words & 0xffffu), from_words<T>(words >> 16)};
-  } else {
-    const auto x = load_vector<lanes_t<T>>(address);
-    const auto y = load_vector<lanes_t<T>>(address + kLanes<T>);
-    return {evens(x, y), odds(x, y)};
-  }
+  const WordPair<T> words = load_word_pairs(address);
+  return {values_of<T>(words.even), values_of<T>(words.odd)};
 }
 
 template <typename T>
 SEGFAST_LANES void store_pairs(T* address, lanes_t<T> even, lanes_t<T> odd) {
-  if constexpr (kNarrow<T>) {
-    store_vector(address, to_words<T>(even) | to_words<T>(odd) << 16);
-  } else {
-    store_vector(address, lower_pairs(even, odd));
-    store_vector(address + kLanes<T>, upper_pairs(even, odd));
-  }
+  store_word_pairs(address, words_of<T>(even), words_of<T>(odd));
 }
 
 template <typename T>

@@ -70,17 +70,21 @@ void test_case(Backend backend, const Pooling& pooling, Source source, int64_t o
   Array<int32_t> foreign(1);
   const bool cuda_indices = backend == Backend::cuda && kind == Record::indices;
   const bool gathers = pooling.window.is_2x2();
-  const MaxUnpool2dParams p{input.data(),  record.data(),
-                            output.data(), cuda_indices && gathers ? foreign.data() : nullptr,
-                            kind,          dtype_of<T>(),
-                            pooling.shape, pooling.window};
+  const bool flags = kind == Record::indices && gathers;
+  MaxUnpool2dParams p{input.data(),  record.data(), output.data(),
+                      nullptr,       kind,          dtype_of<T>(),
+                      pooling.shape, pooling.window};
   if (refused) {
     CHECK(refuses(backend, p), "a window without input was unpooled");
     return;
   }
   const auto run = [&] {
     foreign[0] = 0;
+    p.foreign = flags ? foreign.data() : nullptr;
     if (cuda_indices && !gathers) output.fill_bytes(0);  // what it scatters over
+    run_op(backend, p, max_unpool2d_items(p), max_unpool2d_cpu, max_unpool2d_cuda);
+    if (backend != Backend::cpu || foreign[0] == 0) return;
+    p.foreign = nullptr;  // as the CPU's caller must
     run_op(backend, p, max_unpool2d_items(p), max_unpool2d_cpu, max_unpool2d_cuda);
   };
   const std::string missing = unwritten(run, output);
@@ -108,8 +112,13 @@ void test_bad_index(Backend backend, bool channels_last, int64_t bad) {
   });
   record.set(1, 2, 1, 3, 0, bad);
   Array<int32_t> foreign(1);
-  const MaxUnpool2dParams p{input.data(),    record.data(),  output.data(), foreign.data(),
-                            Record::indices, DType::float32, pooling.shape, pooling.window};
+  MaxUnpool2dParams p{input.data(),    record.data(),  output.data(), foreign.data(),
+                      Record::indices, DType::float32, pooling.shape, pooling.window};
+  if (backend == Backend::cpu) {
+    max_unpool2d_cpu(p, 0, max_unpool2d_items(p));
+    CHECK(foreign[0] == 1, "a position outside the plane passed for its window's own");
+    p.foreign = nullptr;
+  }
   CHECK(refuses(backend, p), "a position outside the plane was unpooled");
 }
 

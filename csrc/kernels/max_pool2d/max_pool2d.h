@@ -34,9 +34,9 @@ inline int64_t max_pool2d_items(const MaxPool2dParams& p) {
 }
 void max_pool2d_cpu(const MaxPool2dParams& p, int64_t begin, int64_t end);
 
-// Work items: rows of the map.
+// Work items: rows of the map, or pairs of them.
 inline int64_t max_pool2d_backward_items(const MaxPool2dBackwardParams& p) {
-  return p.shape.outer * p.shape.height;
+  return p.shape.outer * scatter_rows_per_map(p.shape, p.window);
 }
 void max_pool2d_backward_cpu(const MaxPool2dBackwardParams& p, int64_t begin, int64_t end);
 

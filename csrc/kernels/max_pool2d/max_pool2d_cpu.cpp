@@ -1,10 +1,20 @@
+// Vectors are always inlined into code whose instruction set has them: none is passed or returned.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
 #include <algorithm>
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "kernels/max_pool2d/max_pool2d.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #define SEGFAST_ISA_FILE "kernels/max_pool2d/max_pool2d_cpu.h"
 #include "common/foreach_isa.h"

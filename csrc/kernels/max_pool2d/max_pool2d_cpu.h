@@ -1,5 +1,6 @@
-// max_pool2d_cpu.h: a row of windows at a time, in tiles whose taps stay in the first-level cache.
-// Values are compared in the output itself; records are written once a tile is done.
+// max_pool2d_cpu.h: a vector of neighbouring windows (inner = 1) or of channels at a time, whose
+// maxima and taps stay in registers while every tap competes; records are written a tile at a time.
+#include "common/lanes.h"
 #include "kernels/pool_codes/pool_lanes.h"
 #include "kernels/pool_codes/pool_scatter.h"
 
@@ -7,116 +8,196 @@ namespace segfast {
 namespace SEGFAST_ISA {
 namespace {
 
-// A tap number no window has: nothing seen yet.
-template <typename Lane>
-constexpr Lane kNoTap = static_cast<Lane>(-1);
+// The maxima of kLanes windows, and the taps that won them.
+template <typename T>
+struct Best {
+  lanes_t<T> value;
+  bits_t<T> tap;
 
-template <typename T, typename Lane>
-struct PoolRow {
-  using E = Element<T>;
-  using Raw = raw_t<T>;
+  // torch's rule (replaces() in pool_codes_math.h).
+  SEGFAST_LANES void meet(lanes_t<T> seen, int64_t number) {
+    const auto takes = (seen > value) | (seen != seen);
+    value = takes ? seen : value;
+    tap = takes ? bits_t<T>{} + static_cast<word_t<T>>(number) : tap;
+  }
+};
 
+template <typename T>
+constexpr accumulate_t<T> kLowest = -std::numeric_limits<accumulate_t<T>>::infinity();
+
+// A tap of a window that lies inside the map.
+struct SeenTap {
+  int64_t offset;  // from the window's origin, in elements
+  int64_t next;    // the same of the next window's tap if this window does not see it, else 0
+  int number;
+};
+
+// What all rows of windows share.
+template <typename T>
+struct PoolPlan {
   const MaxPool2dParams& p;
-  const TapOffsets& offsets;
-  alignas(64) Lane taps[kTile];
+  Elements<T> map;
+  Inside rows, columns;
+  TapOffsets offsets;
+  std::vector<word_t<T>> first_column;  // of each window, the first kw inside the map, or kNoTap
+  std::vector<SeenTap> whole;           // the taps of a window inside the map
 
-  // Lets one tap of windows [low, high) of the tile compete; window i sees source[i * stride].
-  template <int kStride>
-  void compete(Raw* best, Lane tap, const Raw* source, int64_t stride, int low, int high) {
-    const int64_t step = kStride == 0 ? stride : kStride;
-    Raw* __restrict held = best;
-    const Raw* __restrict seen = source;
-    Lane* __restrict numbers = taps;
-    for (int i = low; i < high; ++i) {
-      const Raw value = seen[i * step], old = held[i];
-      const Lane number = numbers[i];
-      const bool take = (number == kNoTap<Lane>) | E::takes(value, old);
-      held[i] = take ? value : old;
-      numbers[i] = take ? tap : number;
-    }
-  }
-
-  // Nothing seen yet in windows [from, n) of the tile.
-  void start(Raw* best, int from, int n) {
-    T value = from_float<T>(-std::numeric_limits<accumulate_t<T>>::infinity());
-    Raw lowest;
-    std::memcpy(&lowest, &value, sizeof lowest);
-    std::fill(best + from, best + n, lowest);
-    std::fill(taps + from, taps + n, kNoTap<Lane>);
-  }
-
-  // n whole 2x2 windows of two rows.
-  void pool_2x2(Raw* __restrict best, const Raw* __restrict upper, const Raw* __restrict lower,
-                int n) {
-    Lane* __restrict numbers = taps;
-    for (int i = 0; i < n; ++i) {
-      Raw value = upper[2 * i];
-      Lane tap = 0;
-      const Raw b = upper[2 * i + 1], c = lower[2 * i], d = lower[2 * i + 1];
-      bool take = E::takes(b, value);
-      value = take ? b : value;
-      tap = take ? 1 : tap;
-      take = E::takes(c, value);
-      value = take ? c : value;
-      tap = take ? 2 : tap;
-      take = E::takes(d, value);
-      value = take ? d : value;
-      tap = take ? 3 : tap;
-      best[i] = value;
-      numbers[i] = tap;
-    }
-  }
-
-  // Windows [first, first + n) of a row, inner = 1.
-  void pool_row_tile(const Raw* plane, Raw* best, int64_t oh, int64_t first, int n) {
-    const PoolShape& s = p.shape;
+  explicit PoolPlan(const MaxPool2dParams& params)
+      : p(params),
+        map{static_cast<const T*>(p.input), p.shape.map_numel()},
+        rows(rows_inside(p.shape, p.window)),
+        columns(columns_inside(p.shape, p.window)),
+        offsets(p.window, p.shape.width) {
     const Window2d& w = p.window;
-    int done = 0;
-    if (w.is_2x2() && 2 * oh + 1 < s.height) {
-      const Raw* upper = plane + 2 * oh * s.width + 2 * first;
-      done = static_cast<int>(std::clamp<int64_t>(s.width / 2 - first, 0, n));
-      pool_2x2(best, upper, upper + s.width, done);
+    if (p.shape.inner > 1) {
+      if (rows.first < rows.last && columns.first < columns.last) {
+        list_taps(rows.first, columns.first, true, whole);
+      }
+      return;
     }
-    if (done == n) return;
-    start(best, done, n);
-    for (int kh = 0; kh < w.kernel_h; ++kh) {
-      const int64_t y = oh * w.stride_h - w.pad_h + int64_t{kh} * w.dilation_h;
-      if (y < 0 || y >= s.height) continue;
-      for (int kw = 0; kw < w.kernel_w; ++kw) {
-        // Window first + i sees column x + i * stride_w.
-        const int64_t x = first * w.stride_w - w.pad_w + int64_t{kw} * w.dilation_w;
-        const int64_t low = x >= 0 ? 0 : ceil_div<int64_t>(-x, w.stride_w);
-        const int64_t high = x >= s.width ? 0 : ceil_div<int64_t>(s.width - x, w.stride_w);
-        const int from = static_cast<int>(std::max<int64_t>(low, done));
-        const int to = static_cast<int>(std::min<int64_t>(high, n));
-        const Raw* source = plane + y * s.width + x;
-        const Lane tap = static_cast<Lane>(kh * w.kernel_w + kw);
-        if (w.stride_w == 1) {
-          compete<1>(best, tap, source, 1, from, to);
-        } else if (w.stride_w == 2) {
-          compete<2>(best, tap, source, 2, from, to);
-        } else {
-          compete<0>(best, tap, source, w.stride_w, from, to);
+    first_column.assign(static_cast<size_t>(p.shape.pooled_width + kLanes<T>),
+                        kNoTap<word_t<T>>);
+    for (int64_t ow = 0; ow < p.shape.pooled_width; ++ow) {
+      for (int kw = w.kernel_w - 1; kw >= 0; --kw) {
+        const int64_t x = ow * w.stride_w - w.pad_w + int64_t{kw} * w.dilation_w;
+        if (x >= 0 && x < p.shape.width) {
+          first_column[static_cast<size_t>(ow)] = static_cast<word_t<T>>(kw);
         }
       }
     }
   }
 
-  // Channels [first, first + n) of one window.
-  void pool_channel_tile(const Raw* map, Raw* best, int64_t oh, int64_t ow, int64_t first, int n) {
+  // Those of window (oh, ow) that lie inside the map, which all do if it is `whole`.
+  void list_taps(int64_t oh, int64_t ow, bool is_whole, std::vector<SeenTap>& taps) const {
     const PoolShape& s = p.shape;
     const Window2d& w = p.window;
-    start(best, 0, n);
+    taps.clear();
     for (int kh = 0; kh < w.kernel_h; ++kh) {
-      const int64_t y = oh * w.stride_h - w.pad_h + int64_t{kh} * w.dilation_h;
-      if (y < 0 || y >= s.height) continue;
+      const int64_t dy = int64_t{kh} * w.dilation_h, y = oh * w.stride_h - w.pad_h + dy;
+      if (!is_whole && (y < 0 || y >= s.height)) continue;
       for (int kw = 0; kw < w.kernel_w; ++kw) {
-        const int64_t x = ow * w.stride_w - w.pad_w + int64_t{kw} * w.dilation_w;
-        if (x < 0 || x >= s.width) continue;
-        compete<1>(best, static_cast<Lane>(kh * w.kernel_w + kw),
-                   map + (y * s.width + x) * s.inner + first, 1, 0, n);
+        const int64_t dx = int64_t{kw} * w.dilation_w, x = ow * w.stride_w - w.pad_w + dx;
+        if (!is_whole && (x < 0 || x >= s.width)) continue;
+        const int64_t offset = (dy * s.width + dx) * s.inner;
+        const bool is_new = kw >= w.kernel_w - w.stride_w || w.dilation_w > 1;
+        taps.push_back({offset, is_new ? offset + w.stride_w * s.inner : 0, kh * w.kernel_w + kw});
       }
     }
+  }
+};
+
+// k2x2: the window is 2x2 with stride 2, so that the compiler knows its loops.
+template <typename T, typename Tap, bool k2x2>
+struct PoolRow {
+  const PoolPlan<T>& plan;
+  const MaxPool2dParams& p = plan.p;
+  std::vector<SeenTap> clipped = {};
+  alignas(64) Tap taps[kTile] = {};
+
+  // Windows [ow, ow + kLanes) of row oh of a plane that starts at `origin`. Not all of them `inside`:
+  // what lies beyond the row's ends competes as -inf, which replaces nothing.
+  SEGFAST_LANES Best<T> pool_windows(int64_t origin, int64_t oh, int64_t ow, bool inside) const {
+    const PoolShape& s = p.shape;
+    const Elements<T> map = plan.map;
+    const int kernel_h = k2x2 ? 2 : p.window.kernel_h, kernel_w = k2x2 ? 2 : p.window.kernel_w;
+    const int stride = k2x2 ? 2 : p.window.stride_w;
+    const int64_t step = k2x2 ? 1 : p.window.dilation_w;
+    const int64_t top = k2x2 ? 2 * oh : oh * p.window.stride_h - p.window.pad_h;
+    const int64_t left = k2x2 ? 2 * ow : ow * stride - p.window.pad_w;
+    Best<T> best{lanes_t<T>{} + kLowest<T>, bits_t<T>{}};
+    bool has_row = inside;
+    for (int kh = 0; kh < kernel_h; ++kh) {
+      const int64_t y = top + (k2x2 ? kh : int64_t{kh} * p.window.dilation_h);
+      if (!inside && (y < 0 || y >= s.height)) continue;
+      if (!has_row) {
+        const auto first = load_vector<bits_t<T>>(plan.first_column.data() + ow);
+        const bits_t<T> none = bits_t<T>{} + kNoTap<word_t<T>>;
+        best.tap = first == none ? none : first + static_cast<word_t<T>>(kh * kernel_w);
+        has_row = true;
+      }
+      const int64_t row = origin + y * s.width;
+      int kw = 0;
+      if (stride == 2 && step == 1) {
+        for (; kw + 1 < kernel_w; kw += 2) {
+          const Pair<T> seen = load_pairs_at(map, row + left + kw);
+          compete(best, seen.even, left + kw, kh * kernel_w + kw, inside);
+          compete(best, seen.odd, left + kw + 1, kh * kernel_w + kw + 1, inside);
+        }
+      }
+      for (; !k2x2 && kw < kernel_w; ++kw) {
+        const int64_t x = left + kw * step;
+        lanes_t<T> seen;
+        if (stride == 1) {
+          seen = load_lanes_at(map, row + x);
+        } else if (stride == 2) {
+          seen = load_pairs_at(map, row + x - 1).odd;  // not beyond the tap itself
+        } else {
+          seen = load_strided(row, x, stride);
+        }
+        compete(best, seen, x, kh * kernel_w + kw, inside);
+      }
+    }
+    if (!has_row) best.tap += kNoTap<word_t<T>>;
+    return best;
+  }
+
+  SEGFAST_LANES void compete(Best<T>& best, lanes_t<T> seen, int64_t x, int64_t number,
+                             bool inside) const {
+    if (!inside) {
+      const int stride = k2x2 ? 2 : p.window.stride_w;
+      const auto in_row = lane_positions<T>(x, stride) < static_cast<word_t<T>>(p.shape.width);
+      seen = in_row ? seen : lanes_t<T>{} + kLowest<T>;
+    }
+    best.meet(seen, number);
+  }
+
+  lanes_t<T> load_strided(int64_t row, int64_t x, int64_t stride) const {
+    T seen[kLanes<T>] = {};
+    for (int k = 0; k < kLanes<T>; ++k, x += stride) {
+      if (x >= 0 && x < p.shape.width) seen[k] = plan.map.data[row + x];
+    }
+    return load_lanes(seen);
+  }
+
+  // kVectors * kLanes channels of a window, from element `at` on, which its taps see at `seen`: several
+  // vectors of one tap before the next, so that memory is read in longer pieces. kExist: all of them
+  // lie inside the map.
+  template <int kVectors, bool kExist>
+  SEGFAST_LANES static void pool_channels(const Elements<T>& map, int64_t at, const SeenTap* seen,
+                                          int count, T* output, Tap* numbers, int n) {
+    Best<T> best[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      best[v] = {lanes_t<T>{} + kLowest<T>, bits_t<T>{} + kNoTap<word_t<T>>};
+      if (count > 0) {
+        best[v] = {load_tap<kExist>(map, at + seen[0].offset + v * kLanes<T>),
+                   bits_t<T>{} + static_cast<word_t<T>>(seen[0].number)};
+      }
+    }
+    for (int k = 0; kExist && k < count; ++k) {
+      if (seen[k].next == 0) continue;
+      // To the second-level cache: in the first, rows a multiple of 4 KB apart drive each other out.
+      for (int v = 0; v < kVectors; ++v) {
+        __builtin_prefetch(map.data + at + seen[k].next + v * kLanes<T>, 0, 2);
+      }
+    }
+    for (int k = 1; k < count; ++k) {
+      for (int v = 0; v < kVectors; ++v) {
+        best[v].meet(load_tap<kExist>(map, at + seen[k].offset + v * kLanes<T>), seen[k].number);
+      }
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      if (kExist) {
+        store_exact(output + v * kLanes<T>, best[v].value);
+      } else {
+        store_some_words(output, exact_words<T>(best[v].value), n);
+      }
+      store_taps<T>(numbers + v * kLanes<T>, best[v].tap);
+    }
+  }
+
+  template <bool kExist>
+  SEGFAST_LANES static lanes_t<T> load_tap(const Elements<T>& map, int64_t at) {
+    return kExist ? load_lanes(map.data + at) : load_lanes_at(map, at);
   }
 
   void record_tile(const Run& run, int64_t first, int n) {
@@ -124,69 +205,125 @@ struct PoolRow {
     const Window2d& w = p.window;
     if (p.record == nullptr) return;
     if (p.record_kind == Record::codes2) {
-      uint8_t* codes = static_cast<uint8_t*>(p.record) + run.number * s.run_bytes();
-      pack_codes2(taps, n, codes + first / kCodesPerByte);
+      if constexpr (k2x2) {
+        uint8_t* codes = static_cast<uint8_t*>(p.record) + run.number * s.run_bytes();
+        pack_codes2(taps, n, codes + first / kCodesPerByte);
+      }
     } else if (p.record_kind == Record::codes8) {
       uint8_t* codes = static_cast<uint8_t*>(p.record) + run.number * run.length + first;
-      for (int i = 0; i < n; ++i) codes[i] = static_cast<uint8_t>(taps[i]);  // kNoTap: kEmptyCode
+      for (int i = 0; i < n; ++i) codes[i] = static_cast<uint8_t>(taps[i]);
     } else {
-      int64_t* indices = static_cast<int64_t*>(p.record) + run.number * run.length + first;
+      int64_t* __restrict indices =
+          static_cast<int64_t*>(p.record) + run.number * run.length + first;
+      const Tap* __restrict numbers = taps;
       const int64_t ow = run.ow + (run.along_row ? first : 0);
       const int64_t step = run.along_row ? w.stride_w : 0;
       const int64_t origin =
           (run.oh * w.stride_h - w.pad_h) * s.width + ow * w.stride_w - w.pad_w;
-      if (w.is_2x2()) {
-        int64_t* __restrict out = indices;
-        const Lane* __restrict numbers = taps;
+      if (k2x2) {
         const int64_t below = s.width;
         for (int i = 0; i < n; ++i) {
           const int64_t tap = static_cast<int64_t>(numbers[i]);
-          out[i] = origin + i * step + (tap & 1) + (tap & 2 ? below : 0);
+          indices[i] = origin + i * step + (tap & 1) + (tap & 2 ? below : 0);
         }
       } else if (w.taps() <= kMaxCodedTaps) {
         for (int i = 0; i < n; ++i) {
-          indices[i] = taps[i] == kNoTap<Lane> ? kEmptyIndex
-                                               : origin + i * step + offsets.at[taps[i]];
+          indices[i] = numbers[i] == kNoTap<Tap> ? kEmptyIndex
+                                                 : origin + i * step + plan.offsets.at[numbers[i]];
         }
       } else {
         for (int i = 0; i < n; ++i) {
-          indices[i] = taps[i] == kNoTap<Lane>
+          indices[i] = numbers[i] == kNoTap<Tap>
                            ? kEmptyIndex
                            : tap_position(w, s, run.oh, ow + (run.along_row ? i : 0),
-                                          static_cast<int>(taps[i]));
+                                          static_cast<int>(numbers[i]));
         }
       }
+    }
+  }
+
+  void pool_row(int64_t o, int64_t oh, T* output) {
+    const PoolShape& s = p.shape;
+    const Run run = row_run(s, o, oh);
+    const bool row_inside = plan.rows.holds(oh);
+    output += run.number * run.length;
+    for (int64_t first = 0; first < run.length; first += kTile) {
+      const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
+      for (int start = 0; start < n; start += kLanes<T>) {
+        const int at = n < kLanes<T> ? 0 : std::min(start, n - kLanes<T>);  // the last may overlap
+        const int64_t ow = first + at;
+        const bool inside = row_inside && plan.columns.holds(ow, kLanes<T>);
+        const Best<T> best = inside ? pool_windows(o * s.height * s.width, oh, ow, true)
+                                    : pool_windows(o * s.height * s.width, oh, ow, false);
+        if (n >= kLanes<T>) {
+          store_exact(output + ow, best.value);
+        } else {
+          store_some_words(output + ow, exact_words<T>(best.value), n);
+        }
+        store_taps<T>(taps + at, best.tap);
+      }
+      record_tile(run, first, n);
+    }
+  }
+
+  void pool_pixel(int64_t o, int64_t oh, int64_t ow, T* output) {
+    const PoolShape& s = p.shape;
+    const Window2d& w = p.window;
+    const Run run = channel_run(s, o, oh, ow);
+    const int64_t origin = ((o * s.height + oh * w.stride_h - w.pad_h) * s.width +
+                            ow * w.stride_w - w.pad_w) *
+                           s.inner;
+    const bool inside = plan.rows.holds(oh) && plan.columns.holds(ow);
+    if (!inside) plan.list_taps(oh, ow, false, clipped);
+    output += run.number * run.length;
+    for (int64_t first = 0; first < run.length; first += kTile) {
+      const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
+      if (k2x2 && inside) {  // a list that the compiler knows
+        const int64_t right = s.inner, next = 2 * right, below = s.width * s.inner;
+        const SeenTap seen[4] = {{0, next, 0},
+                                 {right, right + next, 1},
+                                 {below, below + next, 2},
+                                 {below + right, below + right + next, 3}};
+        pool_channel_tile(origin + first, n, seen, 4, output + first);
+      } else {
+        const std::vector<SeenTap>& seen = inside ? plan.whole : clipped;
+        pool_channel_tile(origin + first, n, seen.data(), static_cast<int>(seen.size()),
+                          output + first);
+      }
+      record_tile(run, first, n);
+    }
+  }
+
+  SEGFAST_LANES void pool_channel_tile(int64_t origin, int n, const SeenTap* seen, int count,
+                                       T* output) {
+    // Copies, because a store of bytes might change what is read through a pointer.
+    const Elements<T> map = plan.map;
+    Tap* const numbers = taps;
+    if (n < kLanes<T>) {
+      return pool_channels<1, false>(map, origin, seen, count, output, numbers, n);
+    }
+    constexpr int kBlock = 4;  // as many as AVX2 has registers for  // as many as the registers hold
+    int at = 0;
+    for (; at + kBlock * kLanes<T> <= n; at += kBlock * kLanes<T>) {
+      pool_channels<kBlock, true>(map, origin + at, seen, count, output + at, numbers + at, n);
+    }
+    for (; at < n; at += kLanes<T>) {
+      at = std::min(at, n - kLanes<T>);  // the last may overlap
+      pool_channels<1, true>(map, origin + at, seen, count, output + at, numbers + at, n);
     }
   }
 
   void pool(int64_t o, int64_t oh) {
-    const PoolShape& s = p.shape;
-    const Raw* map = static_cast<const Raw*>(p.input) + o * s.height * s.width * s.inner;
-    Raw* output = static_cast<Raw*>(p.output);
-    if (s.inner == 1) {
-      const Run run = row_run(s, o, oh);
-      for (int64_t first = 0; first < run.length; first += kTile) {
-        const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
-        pool_row_tile(map, output + run.number * run.length + first, oh, first, n);
-        record_tile(run, first, n);
-      }
-      return;
-    }
-    for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
-      const Run run = channel_run(s, o, oh, ow);
-      for (int64_t first = 0; first < run.length; first += kTile) {
-        const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
-        pool_channel_tile(map, output + run.number * run.length + first, oh, ow, first, n);
-        record_tile(run, first, n);
-      }
-    }
+    T* output = static_cast<T*>(p.output);
+    if (p.shape.inner == 1) return pool_row(o, oh, output);
+    for (int64_t ow = 0; ow < p.shape.pooled_width; ++ow) pool_pixel(o, oh, ow, output);
   }
 };
 
-template <typename T, typename Lane>
+template <typename T, typename Tap, bool k2x2>
 void pool_rows(const MaxPool2dParams& p, int64_t begin, int64_t end) {
-  const TapOffsets offsets(p.window, p.shape.width);
-  PoolRow<T, Lane> row{p, offsets, {}};
+  const PoolPlan<T> plan(p);
+  PoolRow<T, Tap, k2x2> row{plan};
   for (int64_t item = begin; item < end; ++item) {
     row.pool(item / p.shape.pooled_height, item % p.shape.pooled_height);
   }
@@ -194,11 +331,12 @@ void pool_rows(const MaxPool2dParams& p, int64_t begin, int64_t end) {
 
 template <typename T>
 void pool_rows_of(const MaxPool2dParams& p, int64_t begin, int64_t end) {
-  // A 16-bit lane cannot number the taps of a window larger than about 256 x 256.
-  if (p.window.taps() < 65535) {
-    pool_rows<T, typename Element<T>::Lane>(p, begin, end);
+  if (p.window.is_2x2()) {
+    pool_rows<T, uint8_t, true>(p, begin, end);
+  } else if (p.window.taps() <= kMaxCodedTaps) {
+    pool_rows<T, uint8_t, false>(p, begin, end);
   } else {
-    pool_rows<T, uint32_t>(p, begin, end);
+    pool_rows<T, uint32_t, false>(p, begin, end);
   }
 }
 

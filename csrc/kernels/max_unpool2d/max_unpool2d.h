@@ -13,8 +13,9 @@ struct MaxUnpool2dParams {
   const void* record;  // codes, or indices that may come from anywhere
   void* output;        // [outer, height, width, inner], every element written, except by CUDA from
                        // indices of windows other than 2x2: that scatters over zeros
-  int32_t* foreign;    // CUDA from indices of 2x2 windows: one zero, set where an index lies outside
-                       // its own window; else null
+  int32_t* foreign;    // from indices of 2x2 windows: one zero, set where an index lies outside its
+                       // own window. CUDA then scatters; the CPU must be called again with null,
+                       // which scatters any indices. Else null
   Record record_kind;
   DType dtype;
   PoolShape shape;
@@ -31,10 +32,14 @@ struct MaxUnpool2dBackwardParams {
   Window2d window;
 };
 
-// Work items: from codes, rows of the map; from indices, groups of kUnpoolChannels planes.
+// Work items: rows of the map, or pairs of them; where indices are scattered, groups of
+// kUnpoolChannels planes.
 inline constexpr int64_t kUnpoolChannels = 16;
+inline bool gathers(const MaxUnpool2dParams& p) {
+  return p.record_kind != Record::indices || (p.window.is_2x2() && p.foreign != nullptr);
+}
 inline int64_t max_unpool2d_items(const MaxUnpool2dParams& p) {
-  if (p.record_kind != Record::indices) return p.shape.outer * p.shape.height;
+  if (gathers(p)) return p.shape.outer * scatter_rows_per_map(p.shape, p.window);
   return p.shape.outer * ceil_div<int64_t>(p.shape.inner, kUnpoolChannels);
 }
 // Throws std::runtime_error at a position outside the map.

@@ -1,8 +1,14 @@
+// Vectors are always inlined into code whose instruction set has them: none is passed or returned.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "kernels/max_unpool2d/max_unpool2d.h"
@@ -28,6 +34,10 @@ std::string map_size(const PoolShape& s) {
 
 }  // namespace
 }  // namespace segfast
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #define SEGFAST_ISA_FILE "kernels/max_unpool2d/max_unpool2d_cpu.h"
 #include "common/foreach_isa.h"

@@ -1,6 +1,7 @@
 // max_unpool2d_cpu.h: from codes, gather form a row of the map at a time (pool_scatter.h); from
 // indices, which may name any position of the plane, zero and scatter in order, so that of equal
 // indices the last one's value stays.
+#include "common/lanes.h"
 #include "kernels/pool_codes/pool_lanes.h"
 #include "kernels/pool_codes/pool_scatter.h"
 
@@ -8,27 +9,14 @@ namespace segfast {
 namespace SEGFAST_ISA {
 namespace {
 
-// Windows [first, last) of an axis lie wholly inside a map of `size`.
-struct Inside {
-  int64_t first, last;
-  Inside(int64_t size, int64_t windows, int kernel, int stride, int pad, int dilation) {
-    const int64_t end = size + pad - int64_t{dilation} * (kernel - 1);  // of a whole window's start
-    first = ceil_div<int64_t>(pad, stride);
-    last = std::clamp<int64_t>(end <= 0 ? 0 : ceil_div<int64_t>(end, stride), first,
-                               std::max(first, windows));
-  }
-  bool holds(int64_t window) const { return window >= first && window < last; }
-};
-
 // Throws unless every code of a row of windows names a position of the map. Codes of whole windows
 // need no more than a tap's number, and 2-bit ones of those nothing at all.
 inline void check_codes_row(const MaxUnpool2dParams& p, int64_t o, int64_t oh) {
   const PoolShape& s = p.shape;
   const Window2d& w = p.window;
   const uint8_t* codes = static_cast<const uint8_t*>(p.record);
-  const Inside columns(s.width, s.pooled_width, w.kernel_w, w.stride_w, w.pad_w, w.dilation_w);
-  const bool row_inside =
-      Inside(s.height, s.pooled_height, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h).holds(oh);
+  const Inside columns = columns_inside(s, w);
+  const bool row_inside = rows_inside(s, w).holds(oh);
   const int64_t start = (o * s.pooled_height + oh) * s.pooled_width;
   for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
     const bool whole = row_inside && columns.holds(ow);
@@ -52,12 +40,64 @@ inline void check_codes_row(const MaxUnpool2dParams& p, int64_t o, int64_t oh) {
   }
 }
 
+// The rows of windows [begin, end) that an item answers for: its own, and the last item of a map all
+// that remain.
+struct WindowRows {
+  int64_t begin, end;
+  WindowRows(const MaxUnpool2dParams& p, int64_t row)
+      : begin(row),
+        end(row + 1 == scatter_rows_per_map(p.shape, p.window)
+                ? p.shape.pooled_height
+                : std::min(row + 1, p.shape.pooled_height)) {}
+};
+
 inline void check_codes(const MaxUnpool2dParams& p, int64_t item) {
-  // Item y of a map checks row y of windows, and the last item those that remain.
+  const int64_t rows = scatter_rows_per_map(p.shape, p.window);
+  const WindowRows windows(p, item % rows);
+  for (int64_t oh = windows.begin; oh < windows.end; ++oh) check_codes_row(p, item / rows, oh);
+}
+
+// Whether every index of a row of 2x2 windows lies in its own window, and that inside the map.
+inline bool own_indices_row(const MaxUnpool2dParams& p, int64_t o, int64_t oh) {
   const PoolShape& s = p.shape;
-  const int64_t o = item / s.height, y = item % s.height;
-  const int64_t end = y + 1 == s.height ? s.pooled_height : std::min(y + 1, s.pooled_height);
-  for (int64_t oh = y; oh < end; ++oh) check_codes_row(p, o, oh);
+  const uint64_t width = static_cast<uint64_t>(s.width);
+  const int64_t* __restrict indices = static_cast<const int64_t*>(p.record) +
+                                      (o * s.pooled_height + oh) * s.pooled_width * s.inner;
+  const uint64_t start = static_cast<uint64_t>(2 * oh) * width;
+  uint64_t foreign = 0;
+  if (2 * oh + 1 >= s.height || 2 * s.pooled_width > s.width) {  // clipped windows: one by one
+    for (int64_t i = 0; i < s.pooled_width * s.inner; ++i) {
+      if (position_tap(p.window, s, oh, i / s.inner, indices[i]) < 0) return false;
+    }
+  } else if (s.inner == 1) {
+    for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
+      const uint64_t position = static_cast<uint64_t>(indices[ow]) - start - 2 * ow;
+      foreign |= (position & ~uint64_t{1}) != 0 && ((position - width) & ~uint64_t{1}) != 0;
+    }
+  } else {
+    for (int64_t ow = 0; ow < s.pooled_width; ++ow, indices += s.inner) {
+      const uint64_t origin = start + 2 * static_cast<uint64_t>(ow);
+      for (int64_t c = 0; c < s.inner; ++c) {
+        const uint64_t position = static_cast<uint64_t>(indices[c]) - origin;
+        foreign |= (position & ~uint64_t{1}) != 0 && ((position - width) & ~uint64_t{1}) != 0;
+      }
+    }
+  }
+  return foreign == 0;
+}
+
+// Gathers rows of the map from indices until some turn out not to lie in their own windows.
+inline void gather_indices(const MaxUnpool2dParams& p, const ScatterArguments& arguments,
+                           int64_t begin, int64_t end) {
+  const int64_t rows = scatter_rows_per_map(p.shape, p.window);
+  for (int64_t item = begin; item < end; ++item) {
+    const WindowRows windows(p, item % rows);
+    for (int64_t oh = windows.begin; oh < windows.end; ++oh) {
+      if (!own_indices_row(p, item / rows, oh)) __atomic_store_n(p.foreign, 1, __ATOMIC_RELAXED);
+    }
+    if (__atomic_load_n(p.foreign, __ATOMIC_RELAXED) != 0) return;
+    scatter_rows<Combine::last>(arguments, item, item + 1);
+  }
 }
 
 template <typename Bits>
@@ -91,102 +131,105 @@ void scatter_planes(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   }
 }
 
-// Windows i of a row, n of them: the element of rows a and b that its tap names. Column pairs lie
-// `pair` apart, a pair's columns `column` apart: (2, 1) along a row, (1, channels) along channels.
-template <int kPair, typename Bits>
-void pick_taps(const Bits* __restrict taps, const Bits* __restrict a, const Bits* __restrict b,
-               int64_t column, Bits* __restrict out, int n) {
-  const int64_t right_at = kPair == 2 ? 1 : column;
-  for (int i = 0; i < n; ++i) {
-    const Bits lower = static_cast<Bits>(-static_cast<Bits>((taps[i] & 2) != 0));
-    const Bits right = static_cast<Bits>(-static_cast<Bits>((taps[i] & 1) != 0));
-    const Bits left_one = (a[kPair * i] & ~lower) | (b[kPair * i] & lower);
-    const Bits right_one =
-        (a[kPair * i + right_at] & ~lower) | (b[kPair * i + right_at] & lower);
-    out[i] = (left_one & ~right) | (right_one & right);
-  }
-}
-
-template <typename Bits>
+// A row of windows at a time: the elements of the map that their records name. T stands for all types
+// of its size.
+template <typename T>
 struct GatherRow {
   const MaxUnpool2dBackwardParams& p;
-  alignas(64) Bits taps[kTile];
+  const PoolShape& s = p.shape;
+  Elements<T> map{static_cast<const T*>(p.grad_output), s.map_numel()};
+  Elements<uint8_t> codes = all_codes2(p.record, s);
+  alignas(64) uint8_t tile[kTile + kLaneBytes] = {};
 
-  void gather_2x2_codes(int64_t o, int64_t oh) {
-    const PoolShape& s = p.shape;
-    const Bits* map = static_cast<const Bits*>(p.grad_output) + o * s.height * s.width * s.inner;
-    const uint8_t* codes = static_cast<const uint8_t*>(p.record);
-    Bits* out = static_cast<Bits*>(p.grad_input);
-    const Bits* upper = map + 2 * oh * s.width * s.inner;
-    // A clipped window has no second row or column; its codes name none either, so any address that
-    // can be read will do.
-    const Bits* lower = 2 * oh + 1 < s.height ? upper + s.width * s.inner : upper;
-    if (s.inner == 1) {
-      const Run run = row_run(s, o, oh);
-      const int64_t whole = s.width / 2;
-      for (int64_t first = 0; first < run.length; first += kTile) {
-        const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
-        unpack_codes2(codes + run.number * s.run_bytes() + first / kCodesPerByte, n, taps);
-        const int pairs = static_cast<int>(std::min<int64_t>(n, whole - first));
-        const Bits* a = upper + 2 * first;
-        const Bits* b = lower + 2 * first;
-        Bits* values = out + run.number * run.length + first;
-        pick_taps<2>(taps, a, b, 1, values, pairs);
-        if (pairs < n) values[pairs] = taps[pairs] < 2 ? a[2 * pairs] : b[2 * pairs];
-      }
-      return;
-    }
-    for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
-      const Run run = channel_run(s, o, oh, ow);
-      const int64_t step = 2 * ow + 1 < s.width ? s.inner : 0;
-      for (int64_t first = 0; first < run.length; first += kTile) {
-        const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
-        unpack_codes2(codes + run.number * s.run_bytes() + first / kCodesPerByte, n, taps);
-        const Bits* a = upper + 2 * ow * s.inner + first;
-        const Bits* b = lower + 2 * ow * s.inner + first;
-        Bits* values = out + run.number * run.length + first;
-        pick_taps<1>(taps, a, b, step, values, n);
+  SEGFAST_LANES static bits_t<T> pick(bits_t<T> tap, const WordPair<T>& upper,
+                                      const WordPair<T>& lower) {
+    const bits_t<T> none{};
+    const bits_t<T> left = (tap & 2u) != none ? lower.even : upper.even;
+    const bits_t<T> right = (tap & 2u) != none ? lower.odd : upper.odd;
+    return (tap & 1u) != none ? right : left;
+  }
+
+  SEGFAST_LANES static WordPair<T> load_pairs_of_row(const Elements<T>& map, int64_t first) {
+    if (map.holds(first, 2 * kLanes<T>)) return load_word_pairs(map.data + first);
+    T existing[2 * kLanes<T>];
+    copy_existing(map, first, 2 * kLanes<T>, existing);
+    return load_word_pairs(existing);
+  }
+
+  // 2-bit codes. A clipped window has no second row or column; its codes name none either, so any
+  // address that can be read will do.
+  void gather_2x2_codes(int64_t o, int64_t oh, int64_t ow, const Run& run) {
+    T* out = static_cast<T*>(p.grad_input) + run.number * run.length;
+    const int64_t upper = ((o * s.height + 2 * oh) * s.width + 2 * ow) * s.inner;
+    const int64_t lower = 2 * oh + 1 < s.height ? upper + s.width * s.inner : upper;
+    const int64_t right = 2 * ow + 1 < s.width ? s.inner : 0;
+    const Elements<T> elements = map;  // a copy, which no store can change
+    for (int64_t first = 0; first < run.length; first += kTile) {
+      const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
+      unpack_codes2(codes, run.number * s.run_bytes() + first / kCodesPerByte, n, tile);
+      for (int start = 0; start < n; start += kLanes<T>) {
+        const int at = n < kLanes<T> ? 0 : std::min(start, n - kLanes<T>);  // the last may overlap
+        const int64_t i = first + at;
+        const bits_t<T> tap = load_taps<T>(tile + at);
+        WordPair<T> a, b;
+        if (run.along_row) {
+          a = load_pairs_of_row(elements, upper + 2 * i);
+          b = load_pairs_of_row(elements, lower + 2 * i);
+        } else {
+          a = {load_words_at(elements, upper + i), load_words_at(elements, upper + right + i)};
+          b = {load_words_at(elements, lower + i), load_words_at(elements, lower + right + i)};
+        }
+        store_some_words<T>(out + i, pick(tap, a, b), n - at);
       }
     }
   }
 
-  void gather_any(int64_t o, int64_t oh) {
-    const PoolShape& s = p.shape;
+  void gather_any(int64_t o, int64_t oh) const {
     const int64_t plane = s.height * s.width;
-    const Bits* map = static_cast<const Bits*>(p.grad_output) + o * plane * s.inner;
+    const T* elements = map.data + o * plane * s.inner;
     for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
-      for (int64_t c = 0; c < s.inner; ++c) {
-        const int64_t i = ((o * s.pooled_height + oh) * s.pooled_width + ow) * s.inner + c;
-        int64_t position;
-        bool empty;
-        if (p.record_kind == Record::codes8) {
-          const int code = static_cast<const uint8_t*>(p.record)[i];
-          empty = code == kEmptyCode;
-          if (!empty && code >= p.window.taps()) throw_bad_code(code, s);
-          position = empty ? 0 : tap_position(p.window, s, oh, ow, code);
-          if (position < 0) throw_bad_code(code, s);
-        } else {
-          position = static_cast<const int64_t*>(p.record)[i];
-          empty = position == kEmptyIndex;
-          if (position >= plane || (position < 0 && !empty)) throw_bad_index(position, s);
+      const int64_t window = ((o * s.pooled_height + oh) * s.pooled_width + ow) * s.inner;
+      T* out = static_cast<T*>(p.grad_input) + window;
+      if (p.record_kind == Record::codes8) {
+        const uint8_t* codes = static_cast<const uint8_t*>(p.record) + window;
+        for (int64_t c = 0; c < s.inner; ++c) {
+          if (codes[c] == kEmptyCode) {
+            out[c] = T{};
+            continue;
+          }
+          const int64_t position =
+              codes[c] < p.window.taps() ? tap_position(p.window, s, oh, ow, codes[c]) : -1;
+          if (position < 0) throw_bad_code(codes[c], s);
+          out[c] = elements[position * s.inner + c];
         }
-        static_cast<Bits*>(p.grad_input)[i] = empty ? Bits{0} : map[position * s.inner + c];
+      } else {
+        const int64_t* indices = static_cast<const int64_t*>(p.record) + window;
+        for (int64_t c = 0; c < s.inner; ++c) {
+          const int64_t position = indices[c];
+          if (position >= 0 && position < plane) {
+            out[c] = elements[position * s.inner + c];
+          } else if (position == kEmptyIndex) {
+            out[c] = T{};
+          } else {
+            throw_bad_index(position, s);
+          }
+        }
       }
     }
   }
 
   void gather(int64_t o, int64_t oh) {
-    if (p.record_kind == Record::codes2) {
-      gather_2x2_codes(o, oh);
-    } else {
-      gather_any(o, oh);
+    if (p.record_kind != Record::codes2) return gather_any(o, oh);
+    if (s.inner == 1) return gather_2x2_codes(o, oh, 0, row_run(s, o, oh));
+    for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
+      gather_2x2_codes(o, oh, ow, channel_run(s, o, oh, ow));
     }
   }
 };
 
-template <typename Bits>
+template <typename T>
 void gather_rows(const MaxUnpool2dBackwardParams& p, int64_t begin, int64_t end) {
-  GatherRow<Bits> row{p, {}};
+  GatherRow<T> row{p};
   for (int64_t item = begin; item < end; ++item) {
     row.gather(item / p.shape.pooled_height, item % p.shape.pooled_height);
   }
@@ -195,7 +238,7 @@ void gather_rows(const MaxUnpool2dBackwardParams& p, int64_t begin, int64_t end)
 }  // namespace
 
 void max_unpool2d(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
-  if (p.record_kind == Record::indices) {
+  if (!gathers(p)) {
     switch (p.dtype) {
       case DType::float32:
         return scatter_planes<uint32_t>(p, begin, end);
@@ -206,21 +249,22 @@ void max_unpool2d(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
         return scatter_planes<uint16_t>(p, begin, end);
     }
   }
-  for (int64_t item = begin; item < end; ++item) check_codes(p, item);
   const ScatterArguments arguments{p.input, p.record, p.output, p.record_kind,
                                    p.dtype, p.shape,  p.window};
+  if (p.record_kind == Record::indices) return gather_indices(p, arguments, begin, end);
+  for (int64_t item = begin; item < end; ++item) check_codes(p, item);
   scatter_rows<Combine::last>(arguments, begin, end);
 }
 
 void max_unpool2d_backward(const MaxUnpool2dBackwardParams& p, int64_t begin, int64_t end) {
   switch (p.dtype) {
     case DType::float32:
-      return gather_rows<uint32_t>(p, begin, end);
+      return gather_rows<float>(p, begin, end);
     case DType::float64:
-      return gather_rows<uint64_t>(p, begin, end);
+      return gather_rows<double>(p, begin, end);
     case DType::float16:
     case DType::bfloat16:
-      return gather_rows<uint16_t>(p, begin, end);
+      return gather_rows<BFloat16>(p, begin, end);
   }
 }
 

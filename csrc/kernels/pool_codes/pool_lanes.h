@@ -1,44 +1,199 @@
-// pool_lanes.h: elements, taps and records of a tile of neighbouring windows, as the CPU kernels of
-// pooling and unpooling hold them. Compiled once an instruction set (see foreach_isa.h): the loops are
-// written for the compiler to vectorize.
+// pool_lanes.h: vectors of windows or channels at a map's edges, and the tiles of taps that stand
+// between them and the records. Compiled once an instruction set (see foreach_isa.h), after
+// common/lanes.h.
 
 namespace segfast {
 namespace SEGFAST_ISA {
 namespace {
 
-// Windows whose taps are held at once; a multiple of kCodesPerWord. Fits the first-level cache.
+// Windows whose taps are held at once. Fits the first-level cache; a multiple of what a vector of
+// packed codes holds.
 constexpr int kTile = 256;
 
-// Elements as numbers of their own width: 16-bit types are compared as integers, without conversion.
-template <typename T>
-struct Element {
-  using Raw = T;
-  using Lane = std::conditional_t<sizeof(T) == 8, uint64_t,
-                                  std::conditional_t<sizeof(T) == 4, uint32_t, uint16_t>>;
-  static bool takes(Raw value, Raw best) { return (value > best) | (value != value); }
-};
+// A tap number no window has: nothing seen. As a byte it is kEmptyCode.
+template <typename Number>
+constexpr Number kNoTap = static_cast<Number>(-1);
 
-template <uint16_t kInfinity>
-struct Element16 {
-  using Raw = uint16_t;
-  using Lane = uint16_t;
-  // Orders as the numbers do, -0 and +0 equal.
-  static int16_t key(Raw bits) {
-    const int16_t magnitude = static_cast<int16_t>(bits & 0x7fff);
-    return static_cast<int16_t>(bits & 0x8000 ? -magnitude : magnitude);
-  }
-  static bool is_nan(Raw bits) { return (bits & 0x7fff) > kInfinity; }
-  static bool takes(Raw value, Raw best) {
-    return is_nan(value) | ((key(value) > key(best)) & !is_nan(best));
-  }
-};
-template <>
-struct Element<Half> : Element16<0x7c00> {};
-template <>
-struct Element<BFloat16> : Element16<0x7f80> {};
+// ---- loads that may reach beyond a tensor's ends: a row's neighbours in memory are read along with
+// it and masked off later, but what lies outside the tensor must not be touched
 
 template <typename T>
-using raw_t = typename Element<T>::Raw;
+struct Elements {
+  const T* data;
+  int64_t count;
+
+  SEGFAST_LANES bool holds(int64_t first, int64_t n) const {
+    return first >= 0 && first + n <= count;
+  }
+};
+
+// Elements [first, first + n) that exist, the rest 0.
+template <typename T>
+__attribute__((noinline)) void copy_existing(const Elements<T>& x, int64_t first, int n, T* to) {
+  const int64_t low = std::max<int64_t>(first, 0), high = std::min(first + n, x.count);
+  std::memset(to, 0, static_cast<size_t>(n) * sizeof(T));
+  if (low < high) {
+    std::memcpy(to + (low - first), x.data + low, static_cast<size_t>(high - low) * sizeof(T));
+  }
+}
+
+template <typename T>
+SEGFAST_LANES bits_t<T> load_words_at(const Elements<T>& x, int64_t first) {
+  if (x.holds(first, kLanes<T>)) return load_words(x.data + first);
+  T existing[kLanes<T>];
+  copy_existing(x, first, kLanes<T>, existing);
+  return load_words(existing);
+}
+
+template <typename T>
+SEGFAST_LANES lanes_t<T> load_lanes_at(const Elements<T>& x, int64_t first) {
+  return values_of<T>(load_words_at(x, first));
+}
+
+template <typename T>
+SEGFAST_LANES Pair<T> load_pairs_at(const Elements<T>& x, int64_t first) {
+  if (x.holds(first, 2 * kLanes<T>)) return load_pairs(x.data + first);
+  T existing[2 * kLanes<T>];
+  copy_existing(x, first, 2 * kLanes<T>, existing);
+  return load_pairs(existing);
+}
+
+// The first n lanes.
+template <typename T>
+SEGFAST_LANES void store_some_words(T* address, bits_t<T> words, int n) {
+  if (n >= kLanes<T>) return store_words(address, words);
+  T all[kLanes<T>];
+  store_words(all, words);
+  std::memcpy(address, all, static_cast<size_t>(n) * sizeof(T));
+}
+
+template <typename T, int... kIndex>
+SEGFAST_LANES bits_t<T> count_lanes(std::integer_sequence<int, kIndex...>) {
+  return bits_t<T>{static_cast<word_t<T>>(kIndex)...};
+}
+
+// first, first + step, first + 2 step, ... modulo the word.
+template <typename T>
+SEGFAST_LANES bits_t<T> lane_positions(int64_t first, int64_t step) {
+  return count_lanes<T>(lane_numbers<bits_t<T>>{}) * static_cast<word_t<T>>(step) +
+         static_cast<word_t<T>>(first);
+}
+
+// ---- tiles of taps, a byte or a word each
+
+template <typename T, typename Tap>
+SEGFAST_LANES void store_taps(Tap* taps, bits_t<T> numbers) {
+  typedef Tap Taps __attribute__((vector_size(kLanes<T> * sizeof(Tap))));
+  const Taps values = __builtin_convertvector(numbers, Taps);
+  std::memcpy(taps, &values, sizeof values);
+}
+
+template <typename T, typename Tap>
+SEGFAST_LANES bits_t<T> load_taps(const Tap* taps) {
+  typedef Tap Taps __attribute__((vector_size(kLanes<T> * sizeof(Tap))));
+  Taps values;
+  std::memcpy(&values, taps, sizeof values);
+  return __builtin_convertvector(values, bits_t<T>);
+}
+
+// Four codes are the bytes of one 32-bit lane (of a little-endian machine, as all we run on are).
+constexpr int kCodeVector = kLaneBytes;  // codes in a vector of such lanes
+using CodeWords = LaneTypes<float>::Bits;
+typedef uint8_t CodeBytes __attribute__((vector_size(kLaneBytes / 4)));
+
+// n <= 16 bytes, without a call.
+inline void copy_few(uint8_t* __restrict to, const uint8_t* __restrict from, int n) {
+  if (n >= 8) {
+    const auto low = load_vector<uint64_t>(from), high = load_vector<uint64_t>(from + n - 8);
+    store_vector(to, low);
+    store_vector(to + n - 8, high);
+  } else if (n >= 4) {
+    const auto low = load_vector<uint32_t>(from), high = load_vector<uint32_t>(from + n - 4);
+    store_vector(to, low);
+    store_vector(to + n - 4, high);
+  } else {
+    for (int i = 0; i < n; ++i) to[i] = from[i];
+  }
+}
+
+// Four codes to a byte, n of them from taps[0]; the unused bits of the last byte are 0. Spoils the
+// taps beyond the n-th.
+inline void pack_codes2(uint8_t* taps, int n, uint8_t* codes) {
+  for (int i = n; i % kCodesPerByte != 0; ++i) taps[i] = 0;
+  for (int first = 0; first < n; first += kCodeVector) {
+    const auto x = load_vector<CodeWords>(taps + first);
+    const auto bytes =
+        __builtin_convertvector((x | x >> 6 | x >> 12 | x >> 18) & 0xffu, CodeBytes);
+    const int count = ceil_div(std::min(n - first, kCodeVector), kCodesPerByte);
+    if (count == kCodeVector / kCodesPerByte) {
+      store_vector(codes + first / kCodesPerByte, bytes);
+    } else {
+      uint8_t all[kCodeVector / kCodesPerByte];
+      store_vector(all, bytes);
+      copy_few(codes + first / kCodesPerByte, all, count);
+    }
+  }
+}
+
+// The inverse, of codes from `byte` on. Writes whole vectors: up to kCodeVector - 1 taps beyond the
+// n-th.
+inline void unpack_codes2(const Elements<uint8_t>& codes, int64_t byte, int n, uint8_t* taps) {
+  for (int first = 0; first < n; first += kCodeVector) {
+    const int64_t at = byte + first / kCodesPerByte;
+    CodeBytes bytes;
+    if (codes.holds(at, sizeof bytes)) {
+      std::memcpy(&bytes, codes.data + at, sizeof bytes);
+    } else {
+      uint8_t existing[sizeof bytes];
+      copy_existing(codes, at, sizeof bytes, existing);
+      std::memcpy(&bytes, existing, sizeof bytes);
+    }
+    const auto x = __builtin_convertvector(bytes, CodeWords);
+    store_vector(taps + first, (x | x << 6 | x << 12 | x << 18) & 0x03030303u);
+  }
+}
+
+// A run: a row of windows (inner = 1) or the channels of one window.
+struct Run {
+  int64_t number;  // in memory order
+  int64_t length;
+  int64_t oh, ow;   // of its first window
+  bool along_row;
+};
+
+// codes2 of a whole tensor.
+inline Elements<uint8_t> all_codes2(const void* codes, const PoolShape& s) {
+  const int64_t runs = s.outer * s.pooled_height * (s.inner == 1 ? 1 : s.pooled_width);
+  return {static_cast<const uint8_t*>(codes), runs * s.run_bytes()};
+}
+
+inline Run row_run(const PoolShape& s, int64_t o, int64_t oh) {
+  return {o * s.pooled_height + oh, s.pooled_width, oh, 0, true};
+}
+
+inline Run channel_run(const PoolShape& s, int64_t o, int64_t oh, int64_t ow) {
+  return {(o * s.pooled_height + oh) * s.pooled_width + ow, s.inner, oh, ow, false};
+}
+
+// Windows [first, last) of an axis lie wholly inside a map of `size`.
+struct Inside {
+  int64_t first, last;
+  Inside(int64_t size, int64_t windows, int kernel, int stride, int pad, int dilation) {
+    const int64_t end = size + pad - int64_t{dilation} * (kernel - 1);  // of a whole window's start
+    first = ceil_div<int64_t>(pad, stride);
+    last = std::clamp<int64_t>(end <= 0 ? 0 : ceil_div<int64_t>(end, stride), first,
+                               std::max(first, windows));
+  }
+  bool holds(int64_t window) const { return window >= first && window < last; }
+  bool holds(int64_t window, int64_t n) const { return window >= first && window + n <= last; }
+};
+
+inline Inside rows_inside(const PoolShape& s, const Window2d& w) {
+  return {s.height, s.pooled_height, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h};
+}
+inline Inside columns_inside(const PoolShape& s, const Window2d& w) {
+  return {s.width, s.pooled_width, w.kernel_w, w.stride_w, w.pad_w, w.dilation_w};
+}
 
 // Offsets of each tap from its window's origin, for windows small enough for a table.
 struct TapOffsets {
@@ -52,63 +207,6 @@ struct TapOffsets {
     }
   }
 };
-
-// Sixteen codes are a 32-bit word (of a little-endian machine, as all we run on are): one shift a lane.
-constexpr int kCodesPerWord = 16;
-
-// Four codes to a byte, n of them from taps[0]; the unused bits of the last byte are 0.
-template <typename Lane>
-void pack_codes2(const Lane* __restrict taps, int n, uint8_t* __restrict codes) {
-  int first = 0;
-  for (; first + kCodesPerWord <= n; first += kCodesPerWord) {
-    uint32_t word = 0;
-    for (int k = 0; k < kCodesPerWord; ++k) {
-      word |= static_cast<uint32_t>(taps[first + k]) << (2 * k);
-    }
-    std::memcpy(codes + first / kCodesPerByte, &word, sizeof word);
-  }
-  if (first < n) {
-    uint32_t word = 0;
-    for (int k = 0; first + k < n; ++k) {
-      word |= static_cast<uint32_t>(taps[first + k]) << (2 * k);
-    }
-    std::memcpy(codes + first / kCodesPerByte, &word,
-                static_cast<size_t>(ceil_div(n - first, kCodesPerByte)));
-  }
-}
-
-// The inverse. Writes whole words: up to 15 taps beyond the n-th.
-template <typename Lane>
-void unpack_codes2(const uint8_t* __restrict codes, int n, Lane* __restrict taps) {
-  for (int first = 0; first < n; first += kCodesPerWord) {
-    uint32_t word = 0;
-    const uint8_t* bytes = codes + first / kCodesPerByte;
-    if (first + kCodesPerWord <= n) {
-      std::memcpy(&word, bytes, sizeof word);
-    } else {
-      std::memcpy(&word, bytes, static_cast<size_t>(ceil_div(n - first, kCodesPerByte)));
-    }
-    for (int k = 0; k < kCodesPerWord; ++k) {
-      taps[first + k] = static_cast<Lane>((word >> (2 * k)) & 3);
-    }
-  }
-}
-
-// A run: a row of windows (inner = 1) or the channels of one window.
-struct Run {
-  int64_t number;  // in memory order
-  int64_t length;
-  int64_t oh, ow;   // of its first window
-  bool along_row;
-};
-
-inline Run row_run(const PoolShape& s, int64_t o, int64_t oh) {
-  return {o * s.pooled_height + oh, s.pooled_width, oh, 0, true};
-}
-
-inline Run channel_run(const PoolShape& s, int64_t o, int64_t oh, int64_t ow) {
-  return {(o * s.pooled_height + oh) * s.pooled_width + ow, s.inner, oh, ow, false};
-}
 
 }  // namespace
 }  // namespace SEGFAST_ISA
