@@ -7,6 +7,7 @@ from segfast import compat, functional, losses, models, nn
 from segfast._accelerate import accelerate, restore
 from segfast._export import export
 from segfast.models import create_model
+from segfast.predictor import Predictor, predict
 
 if TYPE_CHECKING:
     from segfast import metrics
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Predictor",
     "accelerate",
     "compat",
     "create_model",
@@ -23,6 +25,7 @@ __all__ = [
     "metrics",
     "models",
     "nn",
+    "predict",
     "restore",
 ]
 

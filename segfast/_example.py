@@ -13,14 +13,23 @@ def example_input(model: nn.Module, batch: int = 1, height: int = 64, width: int
     Raises:
         ValueError: the model has no 2-D convolution to tell the channels by.
     """
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d):
-            least = getattr(model, "minimum_size", 1)
-            size = (batch, layer.in_channels, max(height, least), max(width, least))
-            generator = torch.Generator().manual_seed(0)
-            noise = torch.randn(size, generator=generator)
-            return noise.to(device=layer.weight.device, dtype=layer.weight.dtype)
-    raise ValueError(
-        f"{type(model).__name__} has no Conv2d to tell its input by: pass example, a tensor "
-        "[N, C, H, W] that it takes"
-    )
+    layer = _first_convolution(model)
+    if layer is None:
+        raise ValueError(
+            f"{type(model).__name__} has no Conv2d to tell its input by: pass example, a tensor "
+            "[N, C, H, W] that it takes"
+        )
+    least = getattr(model, "minimum_size", 1)
+    size = (batch, layer.in_channels, max(height, least), max(width, least))
+    noise = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    return noise.to(device=layer.weight.device, dtype=layer.weight.dtype)
+
+
+def input_channels(model: nn.Module) -> int | None:
+    """What ``model`` takes, if its first convolution tells."""
+    layer = _first_convolution(model)
+    return None if layer is None else layer.in_channels
+
+
+def _first_convolution(model: nn.Module) -> nn.Conv2d | None:
+    return next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)

@@ -236,6 +236,20 @@ def test_predict_any_image(
     assert Image.open(tmp_path / "out" / "masks" / "a.png").size == shape
 
 
+def test_predict_in_tiles(segfast: Command, trained: Path, data: Path, tmp_path: Path) -> None:
+    image = data / "images" / "00.png"
+    np.save(tmp_path / "slide.npy", np.array(Image.open(image)))
+    options = ("--tile", 16, "--overlap", 0.5, "--tta", "flip", "--out", tmp_path)
+    status, out, _ = segfast("predict", trained / "best.ckpt", tmp_path / "slide.npy", *options)
+    assert status == 0 and "1 mask in" in out and "picture" not in out
+    labels = np.load(tmp_path / "masks" / "slide.npy")
+    assert labels.shape == (17, 22) and labels.dtype == np.uint8
+    assert segfast("predict", trained / "best.ckpt", image, *options)[0] == 0
+    assert np.array_equal(np.array(Image.open(tmp_path / "masks" / "00.png")), labels)
+    status, _, err = segfast("predict", trained / "best.ckpt", image, "--tta", "all")
+    assert status == 1 and "tta must be" in err
+
+
 def test_predict_names_a_bad_file_and_goes_on(
     segfast: Command, trained: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -32,8 +32,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a checkpoint: IoU and Dice of each class, and the confusion matrix."""
+    from segfast.predictor import Predictor
     from segfast.training.evaluate import draw_worst, evaluate, write_scores
-    from segfast.training.predictor import Predictor
     from segfast.training.report import Page, write_report
 
     predictor = Predictor(checkpoint)

@@ -8,33 +8,54 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segfast._errors import OptionError
+from segfast._errors import OptionError, UserError
 from segfast.cli.console import bar, say, say_error
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from segfast.training.predictor import Predictor
+    from segfast.predictor import Predictor, Progress
 
 
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of segfast train.")],
     images: Annotated[
-        Path, typer.Argument(help="An image, or a folder of images.", metavar="FILE_OR_FOLDER")
+        Path,
+        typer.Argument(
+            help="An image, a folder of images, or an array in an .npy file.",
+            metavar="FILE_OR_FOLDER",
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to. (default: predictions beside it)")
     ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Keep the image's resolution and go through it in tiles of this side, for images "
+            "larger than memory. (default: whole images, resized as in training)",
+        ),
+    ] = None,
+    overlap: Annotated[
+        float, typer.Option(help="The share of a tile that its neighbour covers, too.")
+    ] = 0.25,
+    tta: Annotated[
+        str,
+        typer.Option(
+            help="Average over copies: none; flip: mirrored; full: 4 mirrorings at 3 scales."
+        ),
+    ] = "none",
 ) -> None:
     """Write a mask for each image, and a picture of the image beside its mask.
 
-    Masks are indexed PNGs: a pixel's value is its class. Where the image lies in a data set folder,
-    the picture shows the true mask too.
+    Masks are indexed PNGs: a pixel's value is its class. Where the image lies
+    in a data set folder, the picture shows the true mask too. An .npy file,
+    [H, W] or [H, W, C], is memory-mapped; its mask is one, too, without a picture.
     """
     from segfast.data.folder import list_images
-    from segfast.data.images import DataError
-    from segfast.training.predictor import Predictor
+    from segfast.predictor import Predictor
 
     if not images.exists():
         raise OptionError(f"{images}: does not exist")
@@ -43,33 +64,44 @@ def predict(
         inside = [f for f in sorted(images.iterdir()) if f.is_dir() and list_images(f)]
         hint = f"; did you mean {inside[0]}?" if inside else ""
         raise OptionError(f"{images}: holds no images{hint}")
-    predictor = Predictor(checkpoint)
+    try:
+        predictor = Predictor(checkpoint, tile=tile, overlap=overlap, tta=tta)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise OptionError(str(error)) from error
     folder = out or checkpoint.parent / "predictions"
     stems = Counter(file.stem for file in files)
+    alone = len(files) == 1  # then the bar counts its pixels
     failed = 0
     with bar("predicting") as on_progress:
         for done, file in enumerate(files, start=1):
             name = file.stem if stems[file.stem] == 1 else file.name
             try:
-                _predict_one(predictor, file, folder, name)
-            except DataError as error:
-                say_error(str(error))
+                _predict_one(predictor, file, folder, name, on_progress if alone else None)
+            except UserError as error:
+                say_error(str(error) if str(file) in str(error) else f"{file}: {error}")
                 failed += 1
-            on_progress(done, len(files))
+            if not alone:
+                on_progress(done, len(files))
     written = len(files) - failed
     if written:
         say(f"{written} mask{'s' * (written > 1)} in {folder / 'masks'}")
+    if written and images.suffix != ".npy":
         say(f"{written} picture{'s' * (written > 1)} in {folder / 'pictures'}")
     if failed:
         raise typer.Exit(1)
 
 
-def _predict_one(predictor: Predictor, file: Path, folder: Path, name: str) -> None:
+def _predict_one(
+    predictor: Predictor, file: Path, folder: Path, name: str, on_progress: Progress | None
+) -> None:
     from segfast.training.pictures import Shown, save, save_mask, triptychs
 
+    if file.suffix == ".npy":
+        predictor(file, folder / "masks" / file.name, on_progress)
+        return
     classes = predictor.card.classes
     image = predictor.read(file)
-    labels = predictor(image)
+    labels = predictor(image, on_progress=on_progress)
     save_mask(labels, classes, folder / "masks" / f"{name}.png")
     shown = Shown(name, image, labels, _truth(predictor, file, labels.shape))
     save(triptychs([shown], classes), folder / "pictures" / f"{name}.png")

@@ -243,8 +243,8 @@ def _announce(plan: Plan, report: DataReport, folder: Path, checkpoint: Path | N
 def _conclude(plan: Plan, report: DataReport, rows: list[Row], folder: Path) -> None:
     """Scores the best checkpoint and names every file."""
     from segfast.cli.evaluate import print_scores
+    from segfast.predictor import Predictor
     from segfast.training.evaluate import draw_worst, evaluate, write_scores
-    from segfast.training.predictor import Predictor
     from segfast.training.report import run_page, write_report
 
     predictor = Predictor(folder / "best.ckpt")

@@ -21,6 +21,12 @@ def fit(image: Size, size: Size) -> Size:
     return max(1, round(image[0] * scale)), max(1, round(image[1] * scale))
 
 
+def resize(image: Tensor, size: Size) -> Tensor:
+    """Bilinear, smoothed where it shrinks. [C, H, W] -> [C, *size]"""
+    out: Tensor = v2.functional.resize(image, list(size), antialias=True)
+    return out
+
+
 class Normalise:
     """Scales an image to 0 to 1, then to zero mean and unit deviation per channel."""
 
@@ -43,7 +49,7 @@ class WholeImage:
 
     def __call__(self, image: Tensor) -> Tensor:  # [C, H, W] -> [C, h, w]
         size = fit((image.shape[-2], image.shape[-1]), self.size)
-        return self.normalise(v2.functional.resize(image, list(size), antialias=True))
+        return self.normalise(resize(image, size))
 
 
 class TrainingCrop:

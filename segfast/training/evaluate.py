@@ -15,8 +15,8 @@ from segfast._files import write_text
 from segfast.data.classes import IGNORE_INDEX, ClassTable
 from segfast.data.samples import Sample
 from segfast.functional import confusion_matrix
+from segfast.predictor import Predictor
 from segfast.training.pictures import Shown, confusion, save, triptychs
-from segfast.training.predictor import Predictor
 from segfast.training.scores import Scores
 
 WORST = 6  # images on the page of the worst predictions

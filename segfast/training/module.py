@@ -13,8 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from segfast.data.classes import IGNORE_INDEX
 from segfast.data.loading import WholeBatch
 from segfast.metrics import ConfusionMatrix
-from segfast.models import UNet
-from segfast.models._layers import crop_centre
+from segfast.models.full_size import full_size, resize_logits
 from segfast.training.checkpoint import ENTRY, Card
 from segfast.training.scores import Scores
 
@@ -123,26 +122,3 @@ def predict_whole(model: nn.Module, batch: WholeBatch) -> list[tuple[Tensor, Ten
         (resize_logits(full_size(model, image), labels.shape[-2:]), labels)
         for image, labels in zip(images, masks, strict=True)
     ]
-
-
-def full_size(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits of the images' size, of models too that give the middle only (``padding="valid"``).
-
-    Those see the border mirrored: the overlap-tile strategy of the U-Net paper.
-    [N, C, H, W] -> [N, classes, H, W]
-    """
-    if not isinstance(model, UNet) or model.padding == "same":
-        out: Tensor = model(images)
-        return out
-    height, width = images.shape[-2:]
-    # What the convolutions eat, and at most a pixel at each pooling.
-    margin = (model.minimum_size + (1 << model.depth)) // 2
-    mode = "reflect" if margin < min(height, width) else "replicate"
-    return crop_centre(model(nn.functional.pad(images, [margin] * 4, mode=mode)), height, width)
-
-
-def resize_logits(logits: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Bilinear, in float32. [N, classes, h, w] -> [N, classes, *size]"""
-    if logits.shape[-2:] == size:
-        return logits.float()
-    return nn.functional.interpolate(logits.float(), size=size, mode="bilinear")
