@@ -208,6 +208,19 @@ def test_half_precision_where_smp_is_nan() -> None:
     )
 
 
+def test_compiles_whole() -> None:
+    torch._dynamo.reset()
+    logits, target = problem("multiclass", IGNORED, torch.float32)
+    logits.requires_grad_()
+    loss = smp.DiceLoss("multiclass", ignore_index=IGNORED, class_weights=WEIGHTS)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    actual, expected = compiled(logits, target), loss(logits, target)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(actual, logits), torch.autograd.grad(expected, logits)
+    )
+
+
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="mode must be one of"):
         smp.DiceLoss("softmax")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from segfast import losses as L
-from segfast.functional import OverlapStats
 
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
 IGNORED = 255
@@ -411,16 +411,15 @@ def test_an_ignored_class(name: str) -> None:
 
 
 def test_your_own_ratio() -> None:
-    """The three lines of the documentation."""
-
-    class Recall(L.RegionLoss):
-        def score(self, stats: OverlapStats) -> Tensor:
-            return self.ratio(stats.intersection, stats.target)
-
+    """The lines of the documentation, as they stand there."""
+    assert L.__doc__ is not None
+    block = L.__doc__.split("::\n\n", 1)[1].split("\n\nSmoothing", 1)[0]
+    names: dict[str, Any] = vars(L).copy()
+    exec(textwrap.dedent(block), names)
     logits, labels = problem("multiclass")
-    i, _, t, _ = sums(logits, labels, "multiclass", "batch")
+    i, _, t, _ = sums(logits, labels, "multiclass", "sample")
     expected = mean_of_present(1 - (i + 1e-5) / (t + 1e-5), t)
-    same_loss_and_gradient(Recall(ignore_index=IGNORED)(logits, labels), expected, logits)
+    same_loss_and_gradient(names["loss"](logits, labels), expected, logits)
 
 
 @pytest.mark.parametrize(
@@ -459,6 +458,111 @@ def test_under_autocast_checkpointing_and_func() -> None:
     torch.testing.assert_close(torch.func.grad(step)(images), plain)
     each = torch.vmap(lambda image, label: loss(image[None], label[None]))(layer(images), labels)
     assert each.shape == (2,)
+
+
+def test_under_a_gradient_scaler() -> None:
+    """A scaled loss has scaled gradients, and the unscaled step is that without a scaler."""
+    images, labels = torch.randn(2, 3, 8, 8), torch.randint(C, (2, 8, 8))
+    grads = []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        layer = nn.Conv2d(3, C, 1)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16, enabled=enabled)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = L.DiceCELoss()(layer(images), labels)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        grads.append(layer.weight.grad)
+    assert scaler.get_scale() == 2.0**16  # no step was skipped
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-2, atol=1e-5)  # bfloat16 logits
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", ["dice_ce", "dice_bce", "generalized_dice"])
+def test_in_a_cuda_graph(name: str) -> None:
+    """Captured once, replayed on other data: nothing waits for the host."""
+    options = {} if name == "generalized_dice" else {"class_weight": torch.rand(C)}
+    loss = build(name, ignore_index=IGNORED, **options).cuda()
+    logits = torch.randn(2, C, 32, 48, device="cuda", requires_grad=True)
+    labels = torch.randint(C, (2, 32, 48), device="cuda")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        loss(logits, labels).backward()
+    torch.cuda.current_stream().wait_stream(side)
+    logits.grad = None
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        value = loss(logits, labels)
+        (grad,) = torch.autograd.grad(value, logits)
+    with torch.no_grad():
+        logits.copy_(torch.randn_like(logits))
+        labels.copy_(torch.randint_like(labels, C)).masked_fill_(labels == 0, IGNORED)
+    graph.replay()
+    expected = loss(logits, labels)
+    torch.testing.assert_close(value, expected, rtol=0, atol=0)
+    torch.testing.assert_close(grad, torch.autograd.grad(expected, logits)[0], rtol=0, atol=0)
+
+
+def test_in_lightning(tmp_path: Any) -> None:
+    """As the loss and the metric of a LightningModule, which moves, logs and resets them."""
+    lightning = pytest.importorskip("lightning", reason="needs lightning: segfast[train]")
+    from segfast.metrics import MeanIoU
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, C, 1)
+            self.loss = L.DiceFocalLoss(class_weight=[1.0, 2.0, 3.0, 4.0])
+            self.iou = MeanIoU(C)
+
+        def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+            value: Tensor = self.loss(self.layer(batch[0]), batch[1])
+            self.log("loss", value)
+            return value
+
+        def validation_step(self, batch: list[Tensor], _: int) -> None:
+            self.iou(self.layer(batch[0]), batch[1])
+            self.log("iou", self.iou)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    data = torch.utils.data.TensorDataset(torch.randn(4, 3, 8, 8), torch.randint(C, (4, 8, 8)))
+    loader = torch.utils.data.DataLoader(data, batch_size=2)
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    module = Module()
+    trainer.fit(module, loader, loader)
+    expected = MeanIoU(C)
+    expected.update(module.layer(data.tensors[0]), data.tensors[1])
+    torch.testing.assert_close(trainer.callback_metrics["iou"].double(), expected.compute())
+
+
+def test_memory_of_a_loss_is_the_gradient() -> None:
+    """Forward and backward of Dice + CE allocate the gradient of the logits and little else."""
+    logits = torch.randn(1, 8, 256, 256, requires_grad=True)
+    labels = torch.randint(8, (1, 256, 256))
+    loss = L.DiceCELoss(ignore_index=IGNORED)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        loss(logits, labels).backward()
+    peak = now = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    size = logits.numel() * 4
+    assert size <= peak <= 1.01 * size
 
 
 def test_class_weights_move_with_the_module_and_stay_out_of_its_state() -> None:

@@ -14,6 +14,20 @@ sorting losses            :class:`LovaszSoftmaxLoss`, :class:`LovaszHingeLoss`
 sums                      :class:`DiceCELoss`, :class:`DiceBCELoss`, :class:`DiceFocalLoss`, any:
                           :class:`CombinedLoss`
 ========================= ======================================================================
+
+A ratio of your own is three lines. ``stats`` holds the sums of each class over the counted pixels:
+``intersection`` (of p t), ``probability`` (of p), ``target`` (of t) and ``pixels`` (of 1), and more
+(:class:`segfast.functional.OverlapStats`)::
+
+    class Recall(RegionLoss):
+        def score(self, stats):
+            return self.ratio(stats.intersection, stats.target)
+
+    loss = Recall(ignore_index=255, reduce="sample")  # the mean of 1 - recall
+
+Smoothing, absent classes, class weights, ranks and the rest are :class:`RegionLoss`'s, and it adds
+up with a pixel loss in the same two passes: ``CombinedLoss([loss, CrossEntropyLoss(...)])``. Losses
+with other libraries' names and numbers are in :mod:`segfast.compat`.
 """
 
 from __future__ import annotations
