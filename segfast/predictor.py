@@ -26,24 +26,25 @@ if TYPE_CHECKING:
 
 Labels = NDArray[Any]  # [H, W], uint8 up to 256 classes
 Progress = Callable[[int, int], None]
-Augmentation = Literal["none", "flip", "full"]
+Augmentation = Literal["none", "flip", "flips", "scales"]
 
 _MIRRORED: dict[Augmentation, list[list[int]]] = {
     "none": [[]],
     "flip": [[], [-1]],
-    "full": [[], [-1], [-2], [-2, -1]],
+    "flips": [[], [-1], [-2], [-2, -1]],
+    "scales": [[], [-1]],
 }
-_SCALES: dict[Augmentation, tuple[float, ...]] = {"full": (0.75, 1.0, 1.25)}
+_SCALES: dict[Augmentation, tuple[float, ...]] = {"scales": (0.75, 1.0, 1.25)}
 
 
 class Predictor:
     """Labels every pixel of images, with a model of ours, one of yours, or a checkpoint.
 
     By default an image goes through the model whole; a checkpoint's model sees it resized to about
-    the size that it was trained at, as in training. With ``tile`` the image keeps its resolution
-    and goes through in overlapping tiles, whose scores are averaged with Gaussian weights; the
-    memory that takes depends on the tile alone, so that an image may be larger than memory, read
-    from and written to memory-mapped files.
+    the size that it was trained at, as in training. With ``tile`` the image keeps its resolution,
+    which should be that of training, and goes through in overlapping tiles, whose scores are
+    averaged with Gaussian weights. The memory that takes depends on the tile alone, so that an
+    image may be larger than memory, read from and written to memory-mapped files.
 
     What is averaged, over tiles and over ``tta``, are logits. The model runs in eval mode and
     without gradients, where it is, and in its own type; :func:`segfast.optimize` makes it faster.
@@ -55,8 +56,9 @@ class Predictor:
         tile: side or (height, width) of tiles, in pixels.
         overlap: the share of a tile's side that the next one covers, too, at least 0, less than 1.
         batch_size: tiles that go through the model together.
-        tta: test-time augmentation: ``"flip"``, left and right mirrored as well; ``"full"``, in all
-            four mirrorings, at 0.75, 1 and 1.25 of the size.
+        tta: test-time augmentation: ``"flip"``, mirrored left to right as well; ``"flips"``, in all
+            four mirrorings, for images without up and down; ``"scales"``, mirrored left to right,
+            at 0.75, 1 and 1.25 of the size, much as PSPNet's and DeepLab's papers do.
         mean, std: what images are normalised by, per channel, on the scale 0 to 1: a checkpoint
             knows its own, and a model without is given the scale 0 to 1.
         divisor: pad heights and widths, by repeating the edge, to multiples of it, for models that
@@ -92,7 +94,7 @@ class Predictor:
         if not 0 <= overlap < 1:
             raise ValueError(f"overlap must be at least 0 and less than 1, received {overlap}")
         if tta not in _MIRRORED:
-            raise ValueError(f'tta must be "none", "flip" or "full", received {tta!r}')
+            raise ValueError(f"tta must be one of {', '.join(_MIRRORED)}, received {tta!r}")
         if batch_size < 1 or divisor < 1:
             raise ValueError(
                 f"batch_size and divisor must be at least 1, received {batch_size} and {divisor}"

@@ -159,14 +159,14 @@ def test_a_result_that_fails_leaves_no_file(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("tta", ["flip", "full"])
+@pytest.mark.parametrize("tta", ["flip", "flips", "scales"])
 def test_augmentation_leaves_a_symmetric_model_alone(tta: Any) -> None:
     model, image = Symmetric(), photo(40, 60)
-    if tta == "full":  # scaling commutes with nothing but one colour
+    if tta == "scales":  # scaling commutes with nothing but one colour
         image = np.broadcast_to(image[:1, :1], image.shape)
     expected = Predictor(model).logits(image)
     found = Predictor(model, tta=tta).logits(image)
-    inner = (..., slice(2, -2), slice(2, -2)) if tta == "full" else ...
+    inner = (..., slice(2, -2), slice(2, -2)) if tta == "scales" else ...
     torch.testing.assert_close(found[inner], expected[inner], rtol=1e-4, atol=1e-5)
 
 
@@ -242,7 +242,7 @@ def test_models_of_every_kind() -> None:
     [
         ({"tile": 0}, "tile must be at least 1 pixel, received 0"),
         ({"overlap": 1.0}, "overlap must be at least 0 and less than 1, received 1.0"),
-        ({"tta": "all"}, '"none", "flip" or "full", received \'all\''),
+        ({"tta": "all"}, "tta must be one of none, flip, flips, scales, received 'all'"),
         ({"batch_size": 0}, "batch_size and divisor must be at least 1, received 0 and 1"),
     ],
 )

@@ -34,8 +34,8 @@ def predict(
         int | None,
         typer.Option(
             min=1,
-            help="Keep the image's resolution and go through it in tiles of this side, for images "
-            "larger than memory. (default: whole images, resized as in training)",
+            help="Go through the image in tiles of this side, at its own resolution, which should "
+            "be that of training. (default: whole images, resized as in training)",
         ),
     ] = None,
     overlap: Annotated[
@@ -44,7 +44,8 @@ def predict(
     tta: Annotated[
         str,
         typer.Option(
-            help="Average over copies: none; flip: mirrored; full: 4 mirrorings at 3 scales."
+            help="Average over copies: none; flip: left to right; flips: all 4 mirrorings; scales: "
+            "flip at 3 sizes."
         ),
     ] = "none",
 ) -> None:
