@@ -479,6 +479,32 @@ def test_camvid_is_recognised_and_counted() -> None:
     np.testing.assert_allclose(report.median_frequency_weights(), weights, atol=5e-5)
 
 
+def test_cached_samples_are_read_once(tmp_path: Path) -> None:
+    """An odd size, and 16 bits, whose pixels are floats, between two of 8 bits."""
+    for name, shape in (("a", (3, 5)), ("b", (7, 3)), ("c", (4, 4))):
+        mask = np.zeros(shape, np.uint8)
+        mask[0] = 1
+        save_pair(tmp_path / "images", tmp_path / "masks", name, mask)
+    Image.fromarray(np.full((7, 3), 257, np.uint16)).save(tmp_path / "images" / "b.png")
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.txt").write_text("a\nb\nc\n")
+    report = verify(tmp_path)
+    cached = report.cached("train")
+    kept = [cached[index] for index in (2, 0, 1)]
+    assert [sample.image.dtype for sample in kept] == [np.uint8, np.uint8, np.float32]
+    for file in (tmp_path / "images").iterdir():
+        file.write_bytes(b"")
+    for index in range(3):
+        with pytest.raises(DataError):
+            report.samples["train"][index]
+    for sample, again in zip(kept, [cached[index] for index in (2, 0, 1)], strict=True):
+        assert np.array_equal(sample.image, again.image) and np.array_equal(
+            sample.labels, again.labels
+        )
+    assert (cached[1].image == np.float32(257 / 65535)).all()
+    assert cached[0].labels.tolist() == [[1] * 5, [0] * 5, [0] * 5]
+
+
 def test_synthetic_images_are_the_same_every_time() -> None:
     report = open_data("synthetic")
     first, again = report.samples["train"][3], open_data("synthetic").samples["train"][3]

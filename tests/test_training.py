@@ -168,8 +168,11 @@ def test_default_precision_and_layout_go_together(data: Path) -> None:
     assert plan.options.precision in ("32-true", "bf16-mixed", "16-mixed")
 
 
-def test_worker_processes_give_the_same_run(data: Path, whole: Path, tmp_path: Path) -> None:
-    assert_same_run(whole, run(data, tmp_path / "workers", workers=2))
+@pytest.mark.parametrize("cache", [False, True])
+def test_worker_processes_give_the_same_run(
+    data: Path, whole: Path, tmp_path: Path, cache: bool
+) -> None:
+    assert_same_run(whole, run(data, tmp_path / "workers", workers=2, cache=cache))
 
 
 class StopAt(Checkpoints):

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from segfast.training.plan import Plan
 
 # A resumed run keeps its options; these may change without changing its meaning.
-_RESUMABLE = {"data", "epochs", "workers", "devices", "logger"}
+_RESUMABLE = {"data", "epochs", "workers", "cache", "devices", "logger"}
 
 
 def train(
@@ -78,6 +78,12 @@ def train(
     precision: Precision = None,
     seed: Seed = None,
     workers: Workers = None,
+    cache: Annotated[
+        bool | None,
+        typer.Option(
+            help="Keep decoded images in memory. (default: no-cache)", rich_help_panel="Run"
+        ),
+    ] = None,
     devices: Annotated[
         int | None,
         typer.Option(
@@ -124,6 +130,7 @@ def train(
         precision=precision,
         seed=seed,
         workers=workers,
+        cache=cache,
         devices=devices,
         logger=logger,
     )

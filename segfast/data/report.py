@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segfast.data.classes import ClassTable
-from segfast.data.samples import Sample
+from segfast.data.samples import CachedSamples, Sample
 from segfast.data.scan import Scan
 
 
@@ -56,6 +56,11 @@ class DataReport:
         """Pixels of each class in a split; the last entry counts the ignored ones."""
         none = np.zeros(len(self.classes) + 1, np.int64)
         return sum((scan.pixels(self.classes) for scan in self.scans[split]), none)
+
+    def cached(self, split: str) -> CachedSamples:
+        """The images of a split, each to be read once and kept in memory."""
+        sizes = [scan.size for scan in self.scans[split]]
+        return CachedSamples(self.samples[split], sizes, self.channels)
 
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of the training images per channel, on the scale 0 to 1."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from mmap import mmap
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +49,52 @@ class FolderSamples(Sequence[Sample]):
         with named(pair.mask):
             labels = self.classes.decode(pair.read_mask(self.classes.colour_masks))
         return Sample(pair.name, image, labels)
+
+
+class CachedSamples(Sequence[Sample]):
+    """Samples that are read once and then kept in memory, which forked worker processes share.
+
+    Args:
+        samples: what is read, at most once an index.
+        sizes: height and width of each.
+        channels: of each image.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], sizes: Sequence[tuple[int, int]], channels: int
+    ) -> None:
+        self.samples = samples
+        self.sizes = sizes
+        self.channels = channels
+        # Room for the largest pixels, 4 bytes a channel and a label, in steps of 8 for alignment.
+        # Memory is taken where it is written to, not here.
+        room = [-(-height * width * (4 * channels + 1) // 8) * 8 for height, width in sizes]
+        self._starts = [0, *accumulate(room)]
+        self._memory = np.frombuffer(mmap(-1, self._starts[-1]), np.uint8)
+        self._itemsize = np.frombuffer(mmap(-1, len(sizes)), np.uint8)  # of the image; 0: not read
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Started otherwise than by forking, a worker process has a memory of its own."""
+        return CachedSamples, (self.samples, self.sizes, self.channels)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # no slices
+        height, width = self.sizes[index]
+        pixels = height * width
+        place = self._memory[self._starts[index] : self._starts[index + 1]]
+        labels = place[4 * pixels * self.channels :][:pixels].reshape(height, width)
+        if not self._itemsize[index]:
+            sample = self.samples[index]
+            image = np.ascontiguousarray(sample.image).reshape(-1)
+            place[: image.nbytes] = image.view(np.uint8)
+            labels[:] = sample.labels
+            self._itemsize[index] = image.itemsize  # last: other processes may be looking
+        itemsize = int(self._itemsize[index])
+        values = place[: pixels * self.channels * itemsize]
+        values = values.view(np.uint8 if itemsize == 1 else np.float32)
+        return Sample(str(index), values.reshape(height, width, self.channels), labels)
 
 
 class SyntheticSamples(Sequence[Sample]):

@@ -28,6 +28,7 @@ class TrainOptions:
         backend: ``segfast`` for our layers, ``torch`` for PyTorch's.
         precision: Lightning's name of it.
         seed: of the initial weights, the order and the augmentation.
+        cache: keep decoded images in memory.
         workers: processes that read images.
         devices: how many GPUs, or processes on a CPU, of each machine.
         logger: ``tensorboard`` to write its events beside the other files, else ``none``.
@@ -51,6 +52,7 @@ class TrainOptions:
     backend: str = "segfast"
     precision: str | None = None
     seed: int = 0
+    cache: bool = False
     workers: int | None = None
     devices: int | None = None
     logger: str = "none"

@@ -90,7 +90,10 @@ class Batches(L.LightningDataModule):
     def __init__(self, plan: Plan, data: DataReport) -> None:
         super().__init__()
         self._plan = plan
-        self._data = data
+        self._samples = {
+            split: data.cached(split) if plan.options.cache else data.samples[split]
+            for split in ("train", "val")
+        }
         card = plan.card
         self._normalise = Normalise(card.mean, card.std)
 
@@ -98,7 +101,7 @@ class Batches(L.LightningDataModule):
         """Augmented crops in an order that depends on the seed and the epoch."""
         options, trainer = self._plan.options, self.trainer
         assert trainer is not None
-        samples = self._data.samples["train"]
+        samples = self._samples["train"]
         crop = TrainingCrop(self._plan.card.size, self._normalise, options.augment)
         sampler = EpochSampler(
             len(samples),
@@ -117,7 +120,7 @@ class Batches(L.LightningDataModule):
         """Whole images."""
         options, trainer = self._plan.options, self.trainer
         assert trainer is not None
-        samples = self._data.samples["val"]
+        samples = self._samples["val"]
         whole = WholeSet(samples, WholeImage(self._plan.card.size, self._normalise))
         if trainer.world_size > 1:
             mine = range(trainer.global_rank, len(samples), trainer.world_size)
