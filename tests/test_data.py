@@ -92,6 +92,46 @@ def test_without_lists_every_fifth_pair_is_held_out(listed: Path) -> None:
     assert "held out" in folder.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("images/{}", "masks/{}"),
+        ("images/{}", "annotations/{}"),
+        ("{}/images", "{}/labels"),
+        ("{}/image", "{}/label"),
+        ("{}", "{}annot"),
+    ],
+)
+@pytest.mark.parametrize("parts", [("train", "val"), ("training", "validation")])
+@pytest.mark.parametrize("ending", ["", "_mask", "_L"])
+def test_parts_by_folder(
+    tmp_path: Path, images: str, masks: str, parts: tuple[str, str], ending: str
+) -> None:
+    mask = (np.arange(9 * 12, dtype=np.uint8) % 3).reshape(9, 12)
+    for part in parts:
+        for name in "ab":
+            folder = tmp_path / masks.format(part)
+            save_pair(tmp_path / images.format(part), folder, name, mask)
+            (folder / f"{name}.png").rename(folder / f"{name}{ending}.png")
+    report = verify(tmp_path)
+    assert report.problems == []
+    assert {
+        split: [pair.name for pair in samples.pairs] for split, samples in report.samples.items()
+    } == {"train": ["a", "b"], "val": ["a", "b"]}
+    image = tmp_path / images.format(parts[1]) / "b.png"
+    assert find_mask(image) == tmp_path / masks.format(parts[1]) / f"b{ending}.png"
+
+
+def test_fastais_camvid(tmp_path: Path) -> None:
+    """images/ and labels/, a_P.png for a.png; the class file is classes.txt here."""
+    mask = (np.arange(9 * 12, dtype=np.uint8) % 3).reshape(9, 12)
+    for name in "abcdef":
+        save_pair(tmp_path / "images", tmp_path / "labels", name, mask)
+        (tmp_path / "labels" / f"{name}.png").rename(tmp_path / "labels" / f"{name}_P.png")
+    report = verify(tmp_path)
+    assert report.problems == [] and len(report.samples["val"]) == 1
+
+
 def test_pascal_voc(tmp_path: Path) -> None:
     """Its folders, lists, palette masks and names; 255 between objects is ignored."""
     mask = np.zeros((8, 10), np.uint8)
@@ -314,7 +354,7 @@ class TestProblems:
 
     def test_unknown_layout(self, tmp_path: Path) -> None:
         with pytest.raises(
-            DataError, match="is not laid out as a data set; expected one of\n.*trainannot"
+            DataError, match="is not laid out as a data set; expected one of\n.*images.*masks"
         ):
             verify(tmp_path)
         with pytest.raises(DataError, match="nowhere: does not exist"):

@@ -5,13 +5,18 @@ These layouts are known; the part ``val`` may lack, and ``test`` may be there:
 ========================================== =====================================================
 images, masks                              parts
 ========================================== =====================================================
-``train/a.jpg``, ``trainannot/a.png``      by folder: the SegNet tutorial's CamVid
 ``images/a.jpg``, ``masks/a.png``          ``train.txt``, ``val.txt``: one name a line
+``images/train/``, ``masks/train/``        by folder
+``train/images/``, ``train/masks/``        by folder
+``train/a.jpg``, ``trainannot/a.png``      by folder: the SegNet tutorial's CamVid
 ``JPEGImages/``, ``SegmentationClass/``    ``ImageSets/Segmentation/train.txt``: Pascal VOC
 ``train/a.jpg``, shapes in ``train.json``  COCO's format, with polygons or run lengths; also
                                            ``train2017/`` + ``annotations/instances_train2017.json``
                                            and ``train/_annotations.coco.json``
 ========================================== =====================================================
+
+The masks' folder may also be called ``labels`` or ``annotations``, and a mask ``a_mask.png``,
+``a_label.png``, ``a_seg.png``, ``a_gt.png``, ``a_L.png`` or ``a_P.png``.
 """
 
 from __future__ import annotations
@@ -31,15 +36,30 @@ from segfast.data.images import (
 )
 
 LAYOUTS = """\
-  DIR/train/a.jpg       DIR/trainannot/a.png          (and val/ + valannot/, test/ + testannot/)
-  DIR/images/a.jpg      DIR/masks/a.png               (and train.txt, val.txt: one name a line)
-  DIR/JPEGImages/a.jpg  DIR/SegmentationClass/a.png   (and ImageSets/Segmentation/train.txt, ...)
-  DIR/train/a.jpg       DIR/train.json                (COCO; and val/ + val.json, ...)"""
+  DIR/images/a.jpg        DIR/masks/a.png             (and train.txt, val.txt: one name a line)
+  DIR/images/train/a.jpg  DIR/masks/train/a.png       (and val/; or train/images/, train/masks/)
+  DIR/train/a.jpg         DIR/trainannot/a.png        (and val/ + valannot/, test/ + testannot/)
+  DIR/JPEGImages/a.jpg    DIR/SegmentationClass/a.png (and ImageSets/Segmentation/train.txt, ...)
+  DIR/train/a.jpg         DIR/train.json              (COCO; and val/ + val.json, ...)"""
 
-# Folders of images, of masks, and of the lists of the parts.
-_LISTED = (("images", "masks", "."), ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"))
+# What folders of images are called, and those of their masks.
+_FOLDERS = (
+    ("images", "masks"),
+    ("images", "labels"),
+    ("images", "annotations"),
+    ("imgs", "masks"),
+    ("image", "mask"),
+    ("image", "label"),
+    ("JPEGImages", "SegmentationClass"),
+)
+_ENDINGS = ("_mask", "_masks", "_label", "_labels", "_seg", "_gt", "_L", "_P")  # of masks' names
 
 SPLITS = ("train", "val", "test")
+_CALLED = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
 HOLD_OUT_EVERY = 5  # without a validation part, every fifth training pair becomes it
 
 
@@ -105,20 +125,21 @@ def find_pairs(root: Path) -> Folder:
     if not root.is_dir():
         raise DataError(f"{root}: {'is not a folder' if root.exists() else 'does not exist'}")
     folder = Folder(root)
-    listed = [names for names in _LISTED if all((root / name).is_dir() for name in names[:2])]
     annotations = {split: path for split in SPLITS if (path := _find_coco(root, split))}
-    if listed:
-        _find_listed(folder, *(root / name for name in listed[0]))
-    elif (root / "train").is_dir() and (root / "trainannot").is_dir():
-        for split in SPLITS:
-            if (root / split).is_dir() and (root / f"{split}annot").is_dir():
-                pairs = _match(folder, root / split, root / f"{split}annot")
-                folder.splits[split] = list(pairs.values())
-            elif (root / split).is_dir():
-                folder.add(root / split, f"its masks are missing: there is no {split}annot/")
-    elif "train" in annotations:
+    if "train" in annotations:
         for split, path in annotations.items():
             _add_coco(folder, split, path)
+    elif parts := _find_parts(root):
+        for split, (images, masks) in parts.items():
+            if masks.is_dir():
+                folder.splits[split] = list(_match(folder, images, masks).values())
+            else:
+                missing = masks.relative_to(root)
+                folder.add(images, f"its masks are missing: there is no {missing}/")
+    elif both := [(i, m) for i, m in _FOLDERS if (root / i).is_dir() and (root / m).is_dir()]:
+        images, masks = (root / name for name in both[0])
+        lists = root / "ImageSets" / "Segmentation"
+        _find_listed(folder, images, masks, lists if lists.is_dir() else root)
     else:
         raise DataError(f"{root}: is not laid out as a data set; expected one of\n{LAYOUTS}")
     if not folder.splits.get("val") and not folder.problems:
@@ -128,10 +149,15 @@ def find_pairs(root: Path) -> Folder:
 
 def find_mask(image: Path) -> Path | None:
     """The mask of an image that lies in one of the known layouts, if it is there."""
-    parent = image.parent
-    named = {images: masks for images, masks, _ in _LISTED}
-    masks = parent.with_name(named.get(parent.name, f"{parent.name}annot"))
-    found = [masks / f"{image.stem}{suffix}" for suffix in MASK_SUFFIXES]
+    parent, above = image.parent, image.parent.parent
+    places = [parent.with_name(f"{parent.name}annot")]
+    for images, masks in _FOLDERS:
+        if parent.name == images:
+            places.append(parent.with_name(masks))
+        if above.name == images:
+            places.append(above.with_name(masks) / parent.name)
+    names = [image.stem + ending for ending in ("", *_ENDINGS)]
+    found = (p / f"{name}{s}" for p in places for name in names for s in MASK_SUFFIXES)
     return next((mask for mask in found if mask.is_file()), None)
 
 
@@ -142,6 +168,23 @@ def list_images(folder: Path) -> list[Path]:
         for file in folder.iterdir()
         if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "." and file.is_file()
     )
+
+
+def _find_parts(root: Path) -> dict[str, tuple[Path, Path]]:
+    """Folders of images and masks by part, all in the way in which the training part has them."""
+    ways = [("{0}", "{0}annot")]
+    for images, masks in _FOLDERS:
+        ways += [(f"{images}/{{0}}", f"{masks}/{{0}}"), (f"{{0}}/{images}", f"{{0}}/{masks}")]
+    for way in ways:
+        parts = {}
+        for split, names in _CALLED.items():
+            places = ((root / way[0].format(n), root / way[1].format(n)) for n in names)
+            there = next((place for place in places if place[0].is_dir()), None)
+            if there:
+                parts[split] = there
+        if "train" in parts and parts["train"][1].is_dir():
+            return parts
+    return {}
 
 
 def _find_listed(folder: Folder, images: Path, masks: Path, where: Path) -> None:
@@ -194,6 +237,10 @@ def _match(
     if not found["image"]:
         folder.add(images, f"holds no images ({', '.join(IMAGE_SUFFIXES)})")
         return {}
+    for name in sorted(found["mask"].keys() - found["image"].keys()):
+        stem = next((name.removesuffix(e) for e in _ENDINGS if name.endswith(e)), name)
+        if stem in found["image"] and stem not in found["mask"]:
+            found["mask"][stem] = found["mask"].pop(name)
     pairs = {}
     for name, image in found["image"].items():
         if wanted is not None and name not in wanted:
@@ -205,7 +252,7 @@ def _match(
             folder.add(mask, "is a JPEG, whose compression changes class values; save masks as PNG")
         else:
             pairs[name] = Pair(name, image, mask)
-    for name, mask in found["mask"].items():
+    for name, mask in sorted(found["mask"].items()):
         if name not in found["image"] and (wanted is None or name in wanted):
             folder.add(mask, f"has no image: expected {images.name}/{name}.jpg or another format")
     return pairs
@@ -222,7 +269,7 @@ def _by_name(folder: Folder, directory: Path) -> dict[str, Path]:
 
 def _find_coco(root: Path, split: str) -> Path | None:
     """The JSON file of a part, wherever the usual tools put it."""
-    for name in (split, "valid") if split == "val" else (split,):
+    for name in _CALLED[split]:
         for place in (f"{name}.json", f"annotations/instances_{name}*.json", f"{name}/{coco.NAME}"):
             if found := sorted(root.glob(place)):
                 return found[0]
