@@ -18,9 +18,21 @@ RTOL = {torch.float64: 1e-12, torch.float32: 1e-6}
 DTYPES = tuple(RTOL)
 
 
+# Their dependencies are many, or conflict with those of the rest.
+BY_THEMSELVES = ("fastai", "fastcore", "nnunetv2")
+
+
+def how_to_install(package: str) -> str:
+    """The reason of a skip."""
+    command = "--no-deps " + " ".join(BY_THEMSELVES)
+    if package not in BY_THEMSELVES:
+        command = "'segfast[compat]'"
+    return f"{package} is not installed; compare with it after: pip install {command}"
+
+
 def original(module: str, package: str) -> ModuleType:
     """The library, or a skip that says what to install."""
-    reason = f"{package} is not installed: pip install 'segfast[compat]'"
+    reason = how_to_install(package)
     result: ModuleType = pytest.importorskip(module, reason=reason)
     return result
 

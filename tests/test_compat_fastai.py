@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from compat_cases import DTYPES, SHAPE, assert_same, labels
+from compat_cases import DTYPES, SHAPE, assert_same, how_to_install, labels, original
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
@@ -33,11 +33,10 @@ class TensorBase(Tensor):
 
 
 def load_losses() -> ModuleType:
-    missing = "{} is not installed: pip install 'segfast[compat]'"
-    basics = pytest.importorskip("fastcore.all", reason=missing.format("fastcore"))
+    basics = original("fastcore.all", "fastcore")
     spec = importlib.util.find_spec("fastai")
     if spec is None or not spec.submodule_search_locations:
-        pytest.skip(missing.format("fastai"), allow_module_level=True)
+        pytest.skip(how_to_install("fastai"), allow_module_level=True)
     file = Path(spec.submodule_search_locations[0]) / "losses.py"
     names: dict[str, Any] = {name: getattr(basics, name) for name in dir(basics)}
     names |= {"torch": torch, "nn": nn, "F": nnf, "Tensor": Tensor, "TensorBase": TensorBase}
