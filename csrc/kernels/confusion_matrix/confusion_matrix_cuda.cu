@@ -21,10 +21,10 @@ constexpr int kStageBytes = 16384;
 
 struct CountParams {
   ConfusionMatrixParams op;
-  int64_t chunks;  // of a sample
-  int64_t tile;    // pixels: what shared memory holds, or a chunk
-  bool staged;     // pixels: logits go through shared memory
-  bool vectors;    // planes: a thread's pixels lie in one aligned access
+  uint32_t chunks;  // of a sample; 32 bits, for a GPU divides 64 by calling a function
+  int64_t tile;     // pixels: what shared memory holds, or a chunk
+  bool staged;      // pixels: logits go through shared memory
+  bool vectors;     // planes: a thread's pixels lie in one aligned access
 };
 
 // The pixels of a block: [first, last) of a sample.
@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(kThreads) count_pixels_kernel(const CountParam
 cudaError_t confusion_matrix_cuda(const ConfusionMatrixParams& params, cudaStream_t stream) {
   CountParams p;
   p.op = params;
-  p.chunks = ceil_div(params.pixels, kChunk);
+  p.chunks = static_cast<uint32_t>(ceil_div(params.pixels, kChunk));
   const int64_t grid = params.samples * p.chunks;
   const bool planes = params.logits != nullptr && !params.channels_last;
   return dispatch_floating(params.dtype, [&](auto tag) {

@@ -18,20 +18,21 @@ struct Chunk {
   int64_t sample;
   int64_t first, last;  // pixels
 
-  __device__ explicit Chunk(const OverlapStatsInputs& in, int64_t chunks, int64_t size)
+  // 32 bits: a GPU divides 64 by calling a function, around which it saves registers.
+  __device__ explicit Chunk(const OverlapStatsInputs& in, uint32_t chunks, int64_t size)
       : sample(blockIdx.x / chunks), first(blockIdx.x % chunks * size) {
     last = first + size < in.pixels ? first + size : in.pixels;
   }
 };
 
 struct Geometry {
-  int64_t chunks;      // of a sample
+  uint32_t chunks;     // of a sample
   int64_t chunk_size;  // pixels
 };
 
 inline Geometry geometry_of(const OverlapStatsInputs& in) {
   const int64_t chunks = overlap_stats_chunks(in.pixels, true);
-  return {chunks, ceil_div(ceil_div(in.pixels, chunks), kChunkStep) * kChunkStep};
+  return {static_cast<uint32_t>(chunks), ceil_div(ceil_div(in.pixels, chunks), kChunkStep) * kChunkStep};
 }
 
 template <typename Op>

@@ -1,6 +1,8 @@
 // overlap_stats_cuda_labels.cuh: softmax of label maps with at most 32 classes.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/overlap_stats/overlap_stats_cuda_common.cuh"
 
 namespace segfast {
@@ -8,17 +10,27 @@ namespace {
 
 constexpr int kMaxClasses = 32;
 
-// kClasses is the number of classes rounded up to one that a kernel is compiled for.
-template <typename Element, int kClassesUp>
+// kClasses is the number of classes rounded up to one that a kernel is compiled for; kLeast is the
+// smallest number that is.
+template <typename Element, int kLeastClasses, int kClassesUp>
 struct LabelsTraits {
   using T = Element;
   static constexpr int kThreads = 128;
   static constexpr int kClasses = kClassesUp;
+  static constexpr int kLeast = kLeastClasses;
   // Pixels of a thread: enough bytes in flight, and no more registers than it has.
   static constexpr int kPixels = (kClasses <= 16 ? 8 : 4) / static_cast<int>(sizeof(T));
   static constexpr int kTile = kThreads * kPixels;
   // Blocks on a multiprocessor at least, by the registers that one needs: 128, 168 or 255 a thread.
-  static constexpr int blocks(int values) { return values < 64 ? 4 : values < 100 ? 3 : 2; }
+  static constexpr int blocks(int values) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+    return 2;  // ptxas takes more registers on Turing
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+    return values < 64 ? 4 : values < 80 ? 3 : 2;
+#else
+    return values < 64 ? 4 : values < 100 ? 3 : 2;
+#endif
+  }
   static constexpr int kForwardBlocks = blocks(kClasses * (kPixels + 2));
   static constexpr int kBackwardBlocks =
       kClasses * kPixels >= 64 && kClasses == kMaxClasses ? 2 : blocks(kClasses * (kPixels + 1));
@@ -31,6 +43,8 @@ struct LabelsTraits {
   __device__ static constexpr int staged(int element) {
     return element + element / (32 * kWord) * kWord;
   }
+  // Whether there is a class c: known to the compiler for most.
+  __device__ static constexpr bool has(int c, int classes) { return c < kLeast || c < classes; }
 };
 
 // A read of shared memory where it stands: a compiler that remembers what a loop over the classes read
@@ -39,11 +53,18 @@ __device__ __forceinline__ float fresh(const float& shared) {
   return *static_cast<const volatile float*>(&shared);
 }
 
-// The same value, which the compiler does not know to be the same: else it keeps the address of each
-// class, two registers each, from the loads to the stores.
+// The same value, which the compiler does not know to be the same: else it keeps what it has computed
+// from it, the address of each class or whether each is the label, in more registers than there are.
 __device__ __forceinline__ int64_t opaque(int64_t value) {
 #if defined(__CUDA_ARCH__)
   asm volatile("" : "+l"(value));
+#endif
+  return value;
+}
+
+__device__ __forceinline__ int opaque(int value) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+r"(value));
 #endif
   return value;
 }
@@ -55,14 +76,29 @@ struct LabelsParams {
   bool vectors;  // contiguous: a thread's pixels lie in one aligned access
 };
 
-// 16-bit logits are known to three digits; the hardware's exp has six.
+// exp(z - maximum), and the exponent in the unit that it is computed in. 16-bit logits are known to
+// three digits; for them the hardware's power of 2, which has six, takes two instructions for eight.
 template <typename T>
-__device__ __forceinline__ float exp_of(float x) {
+struct Exponential {
+  static constexpr bool kFast = sizeof(T) == 2;
+  static constexpr float kUnit = kFast ? 1.4426950408889634f : 1.0f;  // 1 / ln 2, or 1
+
+  float maximum;  // in that unit
+
+  __device__ __forceinline__ float exponent(float z) const {
+    return kFast ? fmaf(z, kUnit, -maximum) : z - maximum;
+  }
+  __device__ __forceinline__ static float power(float exponent) {
+    if (!kFast) return exp_nonpositive(exponent);
 #if defined(__CUDA_ARCH__)
-  if (sizeof(T) == 2) return __expf(x);
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(exponent));
+    return result;
+#else
+    return exp2f(exponent);
 #endif
-  return exp_nonpositive(x);
-}
+  }
+};
 
 // The pixels of a tile that a thread owns.
 template <typename Traits>
@@ -77,7 +113,35 @@ struct Pixels {
   __device__ __forceinline__ int64_t at(int j) const { return first + in_tile(j); }
 };
 
-// z [kPixels][kClasses] = the logits of a thread's pixels; -inf for classes that there are not.
+// A vector of logits between global memory and the stage, where no padding divides it: by words.
+template <typename Traits>
+struct StageVector {
+  using T = typename Traits::T;
+  static constexpr int kElements = kVec16<T>;
+  static constexpr int kWords = 4;
+  typedef uint32_t __attribute__((may_alias)) Word;
+
+  __device__ __forceinline__ static Word* words(T* stage, int element) {
+    return reinterpret_cast<Word*>(stage) + Traits::staged(element) / Traits::kWord;
+  }
+  __device__ __forceinline__ static void load(const T* from, T* stage, int element) {
+    const auto vector = Vec<Word, kWords>::load(reinterpret_cast<const Word*>(from));
+    Word* to = words(stage, element);
+#pragma unroll
+    for (int k = 0; k < kWords; ++k) to[k] = vector.at[k];
+  }
+  __device__ __forceinline__ static void store(T* stage, int element, T* to) {
+    const Word* from = words(stage, element);
+    Vec<Word, kWords> vector;
+#pragma unroll
+    for (int k = 0; k < kWords; ++k) vector.at[k] = from[k];
+    vector.store(reinterpret_cast<Word*>(to));
+  }
+};
+
+// z [kPixels][kClasses] = the logits of a thread's pixels; -inf for classes that there are not. Pixels
+// beyond the chunk get those of others: they do not count. All loads come before the first use, and
+// none depends on a condition, so that all are under way at once.
 template <typename Traits>
 __device__ __forceinline__ void load_logits(const OverlapStatsInputs& in, bool vectors,
                                             const Chunk& chunk, const Pixels<Traits>& pixels,
@@ -88,25 +152,19 @@ __device__ __forceinline__ void load_logits(const OverlapStatsInputs& in, bool v
   constexpr int kClasses = Traits::kClasses;
   const int classes = static_cast<int>(in.classes);
   const T* logits = static_cast<const T*>(in.logits) + chunk.sample * in.classes * in.pixels;
-#pragma unroll
-  for (int j = 0; j < kPixels; ++j) {
-#pragma unroll
-    for (int c = 0; c < kClasses; ++c) z[j][c] = -INFINITY;
-  }
+  T loaded[kPixels][kClasses];
   if (in.channels_last) {
     const int64_t left = chunk.last - pixels.first;
     const int count = (left < Traits::kTile ? static_cast<int>(left) : Traits::kTile) * classes;
     const T* from = logits + pixels.first * in.classes;
     __syncthreads();  // the last tile has been read
     if (vectors) {
-      constexpr int kVector = kVec16<T>;
+      constexpr int kVector = StageVector<Traits>::kElements;
 #pragma unroll 4
       for (int i = static_cast<int>(threadIdx.x) * kVector; i < count;
            i += Traits::kThreads * kVector) {
         if (i + kVector <= count) {
-          const Vec<T, kVector> vector = Vec<T, kVector>::load(from + i);
-#pragma unroll
-          for (int k = 0; k < kVector; ++k) stage[Traits::staged(i + k)] = vector.at[k];
+          StageVector<Traits>::load(from + i, stage, i);
         } else {
           for (int k = i; k < count; ++k) stage[Traits::staged(k)] = from[k];
         }
@@ -120,31 +178,40 @@ __device__ __forceinline__ void load_logits(const OverlapStatsInputs& in, bool v
     __syncthreads();
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
-      if (pixels.at(j) >= chunk.last) continue;
+      const int pixel = pixels.at(j) < chunk.last ? pixels.in_tile(j) : 0;
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
-        if (c < classes) z[j][c] = to_float(stage[Traits::staged(pixels.in_tile(j) * classes + c)]);
+        const int channel = Traits::has(c, classes) ? c : 0;
+        loaded[j][c] = stage[Traits::staged(pixel * classes + channel)];
       }
     }
   } else if (vectors) {
-    if (pixels.at(0) >= chunk.last) return;
-    const T* from = logits + pixels.at(0);
+    const int64_t step = opaque(in.pixels * static_cast<int64_t>(sizeof(T)));
+    const T* first = logits + (pixels.at(0) < chunk.last ? pixels.at(0) : chunk.first);
+    const char* from = reinterpret_cast<const char*>(first);
 #pragma unroll
-    for (int c = 0; c < kClasses; ++c, from += in.pixels) {
-      if (c >= classes) continue;
-      const auto vector = Vec<T, kPixels>::load(from);
+    for (int c = 0; c < kClasses; ++c) {
+      const auto vector = Vec<T, kPixels>::load(reinterpret_cast<const T*>(from));
 #pragma unroll
-      for (int j = 0; j < kPixels; ++j) z[j][c] = to_float(vector.at[j]);
+      for (int j = 0; j < kPixels; ++j) loaded[j][c] = vector.at[j];
+      if (Traits::has(c + 1, classes)) from += step;
     }
   } else {
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
-      if (pixels.at(j) >= chunk.last) continue;
-      const T* from = logits + pixels.at(j);
+      const T* from = logits + (pixels.at(j) < chunk.last ? pixels.at(j) : chunk.first);
 #pragma unroll
-      for (int c = 0; c < kClasses; ++c, from += in.pixels) {
-        if (c < classes) z[j][c] = to_float(*from);
+      for (int c = 0; c < kClasses; ++c) {
+        loaded[j][c] = *from;
+        if (Traits::has(c + 1, classes)) from += in.pixels;
       }
+    }
+  }
+#pragma unroll
+  for (int c = 0; c < kClasses; ++c) {
+#pragma unroll
+    for (int j = 0; j < kPixels; ++j) {
+      z[j][c] = Traits::has(c, classes) ? to_float(loaded[j][c]) : -INFINITY;
     }
   }
 }
@@ -170,22 +237,19 @@ __device__ __forceinline__ void store_gradients(const OverlapStatsInputs& in, bo
     for (int j = 0; j < kPixels; ++j) {
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
-        if (c < classes) {
+        if (Traits::has(c, classes)) {
           stage[Traits::staged(pixels.in_tile(j) * classes + c)] = from_float<T>(z[j][c]);
         }
       }
     }
     __syncthreads();
     if (vectors) {
-      constexpr int kVector = kVec16<T>;
+      constexpr int kVector = StageVector<Traits>::kElements;
 #pragma unroll 4
       for (int i = static_cast<int>(threadIdx.x) * kVector; i < count;
            i += Traits::kThreads * kVector) {
         if (i + kVector <= count) {
-          Vec<T, kVector> vector;
-#pragma unroll
-          for (int k = 0; k < kVector; ++k) vector.at[k] = stage[Traits::staged(i + k)];
-          vector.store(to + i);
+          StageVector<Traits>::store(stage, i, to + i);
         } else {
           for (int k = i; k < count; ++k) to[k] = stage[Traits::staged(k)];
         }
@@ -198,15 +262,15 @@ __device__ __forceinline__ void store_gradients(const OverlapStatsInputs& in, bo
     }
   } else if (vectors) {
     if (pixels.at(0) >= chunk.last) return;
-    const int64_t plane = opaque(in.pixels);
-    T* to = to_sample + pixels.at(0);
+    const int64_t step = opaque(in.pixels * static_cast<int64_t>(sizeof(T)));
+    char* to = reinterpret_cast<char*>(to_sample + pixels.at(0));
 #pragma unroll
-    for (int c = 0; c < kClasses; ++c, to += plane) {
-      if (c >= classes) continue;
+    for (int c = 0; c < kClasses; ++c, to += step) {
+      if (!Traits::has(c, classes)) continue;
       Vec<T, kPixels> vector;
 #pragma unroll
       for (int j = 0; j < kPixels; ++j) vector.at[j] = from_float<T>(z[j][c]);
-      vector.store(to);
+      vector.store(reinterpret_cast<T*>(to));
     }
   } else {
 #pragma unroll
@@ -216,7 +280,7 @@ __device__ __forceinline__ void store_gradients(const OverlapStatsInputs& in, bo
       T* to = to_sample + pixels.at(j);
 #pragma unroll
       for (int c = 0; c < kClasses; ++c, to += plane) {
-        if (c < classes) *to = from_float<T>(z[j][c]);
+        if (Traits::has(c, classes)) *to = from_float<T>(z[j][c]);
       }
     }
   }
@@ -231,7 +295,7 @@ struct Softmax {
 
   int label[kPixels];           // -1 where the pixel does not count; its logits are then zeros
   float pixel_weight[kPixels];  // 0 where the pixel does not count
-  float maximum[kPixels];
+  float maximum[kPixels];      // max z
   float label_logit[kPixels];  // z_y - max z
   float label_e[kPixels];
   float others[kPixels];   // sum of e but for the label's
@@ -251,8 +315,11 @@ struct Softmax {
     }
   }
 
-  // z becomes e = exp(z - max z).
+  // z becomes e = exp(z - max z), but 0 for the label's class, whose e is label_e: sums over the
+  // others then need no comparison.
   __device__ __forceinline__ void run(float (&z)[kPixels][kClasses]) {
+    using Exp = Exponential<typename Traits::T>;
+    Exp exp[kPixels];
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
       maximum[j] = z[j][0];
@@ -261,21 +328,24 @@ struct Softmax {
 #pragma unroll
     for (int c = 1; c < kClasses; ++c) {
 #pragma unroll
-      for (int j = 0; j < kPixels; ++j) maximum[j] = z[j][c] > maximum[j] ? z[j][c] : maximum[j];
+      for (int j = 0; j < kPixels; ++j) maximum[j] = fmaxf(maximum[j], z[j][c]);
     }
+#pragma unroll
+    for (int j = 0; j < kPixels; ++j) exp[j].maximum = maximum[j] * Exp::kUnit;
 #pragma unroll
     for (int c = 0; c < kClasses; ++c) {
 #pragma unroll
       for (int j = 0; j < kPixels; ++j) {
-        const float logit = z[j][c] - maximum[j];
-        z[j][c] = exp_of<typename Traits::T>(logit);
-        label_logit[j] = c == label[j] ? logit : label_logit[j];
-        others[j] += c == label[j] ? 0.0f : z[j][c];
+        const float exponent = exp[j].exponent(z[j][c]);
+        label_logit[j] = c == label[j] ? exponent : label_logit[j];
+        z[j][c] = c == label[j] ? 0.0f : Exp::power(exponent);
+        others[j] += z[j][c];
       }
     }
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
-      label_e[j] = exp_of<typename Traits::T>(label_logit[j]);
+      label_e[j] = Exp::power(label_logit[j]);
+      label_logit[j] /= Exp::kUnit;
       inverse[j] = label[j] < 0 ? 0.0f : 1.0f / (others[j] + label_e[j]);
     }
   }
@@ -332,19 +402,38 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kForwardBlocks)
       for (int j = 0; j < kPixels; ++j) first_logit[j] = z[j][0];
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
-        if (c >= classes) continue;
+        if (!Traits::has(c, classes)) continue;
 #pragma unroll
         for (int j = 0; j < kPixels; ++j) smooth[j] += class_weight[c] * (first_logit[j] - z[j][c]);
       }
     }
     softmax.run(z);
+    float p_label[kPixels];
+    int own[kPixels];
 #pragma unroll
-    for (int c = 0; c < kClasses; ++c) {
+    for (int j = 0; j < kPixels; ++j) {
+      p_label[j] = softmax.label_e[j] * softmax.inverse[j];
+      own[j] = opaque(softmax.label[j]);
+    }
+    // Two loops rather than a choice in one: a choice costs an instruction for each logit.
+    if (square) {
 #pragma unroll
-      for (int j = 0; j < kPixels; ++j) {
-        const float prob = z[j][c] * softmax.inverse[j];
-        probability[c] += square ? prob * prob : prob;
-        intersection[c] += c == softmax.label[j] ? prob : 0.0f;
+      for (int c = 0; c < kClasses; ++c) {
+#pragma unroll
+        for (int j = 0; j < kPixels; ++j) {
+          const float prob = c == own[j] ? p_label[j] : z[j][c] * softmax.inverse[j];
+          intersection[c] += c == own[j] ? prob : 0.0f;
+          probability[c] += prob * prob;
+        }
+      }
+    } else {  // without the labels' probabilities, whose sum is the intersection
+#pragma unroll
+      for (int c = 0; c < kClasses; ++c) {
+#pragma unroll
+        for (int j = 0; j < kPixels; ++j) {
+          intersection[c] += c == own[j] ? p_label[j] : 0.0f;
+          probability[c] += z[j][c] * softmax.inverse[j];
+        }
       }
     }
 #pragma unroll
@@ -363,6 +452,11 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kForwardBlocks)
       sums[1] += weight;
       atomicAdd(&count[label], 1);
     }
+  }
+
+  if (!square) {
+#pragma unroll
+    for (int c = 0; c < kClasses; ++c) probability[c] += intersection[c];
   }
 
   // Lane c of a warp gets class c's sums.
@@ -434,42 +528,54 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
     softmax.read_labels(in, chunk, pixels, z);
     softmax.run(z);
 
-    float common[kPixels] = {};  // -sum p g, then what p is multiplied with in all classes
+    // Compiled for each exponent: a choice in the loops costs an instruction for each logit.
+    const auto differentiate = [&](auto squared) {
+      constexpr bool kSquare = decltype(squared)::value;
+      float common[kPixels] = {};  // -sum p g, then what p is multiplied with in all classes
 #pragma unroll
-    for (int c = 0; c < kClasses; ++c) {
-      const float own = fresh(b[c]);
+      for (int c = 0; c < kClasses; ++c) {
+        const float own = fresh(b[c]);
+#pragma unroll
+        for (int j = 0; j < kPixels; ++j) {
+          z[j][c] *= softmax.inverse[j];
+          common[j] -= kSquare ? z[j][c] * own * z[j][c] : z[j][c] * own;
+        }
+      }
+      float rest[kPixels];  // the true class gets minus the sum of the others
 #pragma unroll
       for (int j = 0; j < kPixels; ++j) {
-        z[j][c] *= softmax.inverse[j];
-        common[j] -= z[j][c] * own * (square ? z[j][c] : 1.0f);
+        const int label = softmax.label[j] < 0 ? 0 : softmax.label[j];
+        const float p_label = softmax.label_e[j] * softmax.inverse[j];
+        const float others = softmax.others[j] * softmax.inverse[j];
+        const float nll = softmax.log_sum(j) - softmax.label_logit[j];
+        float pull = slope * (1.0f - smoothing) * class_weight[label];
+        pull *= overlap::focal_slope(p_label, others, nll, gamma);
+        const float own = a[label] + (kSquare ? b[label] * p_label : b[label]);
+        common[j] += (pull + smooth_sum) * softmax.pixel_weight[j] - p_label * own;
+        rest[j] = -smooth[label] * softmax.pixel_weight[j];  // which the loop below takes away again
       }
-    }
-    float rest[kPixels] = {};  // the true class gets minus the sum of the others
 #pragma unroll
-    for (int j = 0; j < kPixels; ++j) {
-      const int label = softmax.label[j] < 0 ? 0 : softmax.label[j];
-      const float p_label = softmax.label_e[j] * softmax.inverse[j];
-      const float others = softmax.others[j] * softmax.inverse[j];
-      const float nll = softmax.log_sum(j) - softmax.label_logit[j];
-      float pull = slope * (1.0f - smoothing) * class_weight[label];
-      pull *= overlap::focal_slope(p_label, others, nll, gamma);
-      common[j] += (pull + smooth_sum) * softmax.pixel_weight[j] - p_label * a[label];
-    }
+      for (int c = 0; c < kClasses; ++c) {
+        const float own = fresh(b[c]);
+        const float class_smooth = fresh(smooth[c]);
 #pragma unroll
-    for (int c = 0; c < kClasses; ++c) {
-      const float own = fresh(b[c]);
-      const float class_smooth = fresh(smooth[c]);
+        for (int j = 0; j < kPixels; ++j) {
+          const float g = kSquare ? own * z[j][c] : own;
+          z[j][c] = z[j][c] * (g + common[j]) - class_smooth * softmax.pixel_weight[j];
+          rest[j] -= z[j][c];
+        }
+      }
 #pragma unroll
       for (int j = 0; j < kPixels; ++j) {
-        const float g = square ? own * z[j][c] : own;
-        z[j][c] = z[j][c] * (g + common[j]) - class_smooth * softmax.pixel_weight[j];
-        rest[j] -= c == softmax.label[j] ? 0.0f : z[j][c];
+        const int label = opaque(softmax.label[j]);
+#pragma unroll
+        for (int c = 0; c < kClasses; ++c) z[j][c] = c == label ? rest[j] : z[j][c];
       }
-    }
-#pragma unroll
-    for (int c = 0; c < kClasses; ++c) {
-#pragma unroll
-      for (int j = 0; j < kPixels; ++j) z[j][c] = c == softmax.label[j] ? rest[j] : z[j][c];
+    };
+    if (square) {
+      differentiate(std::true_type{});
+    } else {
+      differentiate(std::false_type{});
     }
     store_gradients<Traits>(in, p.vectors, chunk, pixels, stage, z, p.op.grad_logits);
   }
@@ -501,12 +607,12 @@ cudaError_t launch_labels_as(const Op& op, const OverlapStatsInputs& in, cudaStr
 
 template <bool kBackward, typename T, typename Op>
 cudaError_t launch_labels_of(const Op& op, const OverlapStatsInputs& in, cudaStream_t stream) {
-  if (in.classes <= 4) return launch_labels_as<kBackward, LabelsTraits<T, 4>>(op, in, stream);
-  if (in.classes <= 8) return launch_labels_as<kBackward, LabelsTraits<T, 8>>(op, in, stream);
-  if (in.classes <= 12) return launch_labels_as<kBackward, LabelsTraits<T, 12>>(op, in, stream);
-  if (in.classes <= 16) return launch_labels_as<kBackward, LabelsTraits<T, 16>>(op, in, stream);
-  if (in.classes <= 20) return launch_labels_as<kBackward, LabelsTraits<T, 20>>(op, in, stream);
-  return launch_labels_as<kBackward, LabelsTraits<T, 32>>(op, in, stream);
+  if (in.classes <= 4) return launch_labels_as<kBackward, LabelsTraits<T, 1, 4>>(op, in, stream);
+  if (in.classes <= 8) return launch_labels_as<kBackward, LabelsTraits<T, 5, 8>>(op, in, stream);
+  if (in.classes <= 12) return launch_labels_as<kBackward, LabelsTraits<T, 9, 12>>(op, in, stream);
+  if (in.classes <= 16) return launch_labels_as<kBackward, LabelsTraits<T, 13, 16>>(op, in, stream);
+  if (in.classes <= 20) return launch_labels_as<kBackward, LabelsTraits<T, 17, 20>>(op, in, stream);
+  return launch_labels_as<kBackward, LabelsTraits<T, 21, 32>>(op, in, stream);
 }
 
 template <bool kBackward, typename Op>
