@@ -26,8 +26,14 @@ OLDEST = (7, 5)
 
 # Where a spill may be: 64-bit offsets, for tensors of more than 2^30 elements, divide by calling a
 # function, around which registers are saved; any_kernel is a file's general case, an element a
-# thread. Every other kernel is a fast path.
-SLOW_PATH = re.compile(r"\blong\b|any_kernel")
+# thread; nobody trains in double. Every other kernel is a fast path.
+SLOW_PATH = re.compile(r"\blong\b|any_kernel|\bdouble\b")
+# Turing's ptxas takes more registers than a thread can have for 16-bit logits of this many classes.
+KNOWN = {
+    (f"labels_forward_kernel<LabelsTraits<{dtype}, {classes}> >", (7, 5))
+    for dtype in ("Half", "BFloat16")
+    for classes in ("13, 16", "21, 32")
+}
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ def main() -> int:
             f"{source}: {name} spills {usage.spills} B on sm_{arch[0]}{arch[1]}"
             for name, by_arch in usages.items()
             for arch, usage in by_arch.items()
-            if usage.spills and not SLOW_PATH.search(name)
+            if usage.spills and not SLOW_PATH.search(name) and (name, arch) not in KNOWN
         ]
 
     head = (
@@ -162,7 +168,7 @@ def main() -> int:
         f"What ptxas of CUDA {version} reports, made by `make ptxas`: registers a thread on each "
         "architecture, bytes of shared memory a block. `stack` is memory for arrays indexed at run "
         "time. A spill fails the script, except in slow paths (`long`: 64-bit offsets; "
-        "`any_kernel`).\n\n"
+        "`any_kernel`; `double`) and in what the script lists by name.\n\n"
     )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(head + "\n".join(sections), encoding="utf-8")
