@@ -1,9 +1,10 @@
-"""Predicts each kernel's time on an H200 from its bytes and its instructions, and measures nothing.
+"""Predicts each kernel's time on an H200 from its bytes and instructions; measures nothing.
 
-A kernel that moves its bytes at the speed of a copy, and issues no more instructions than the GPU can
-in that time, is bound by memory; the others are the first to look at when a GPU is at hand.
+A kernel that moves its bytes at the speed of a copy, and issues no more instructions than the GPU
+can in that time, is bound by memory; the others are the first to look at when a GPU is at hand.
+Needs nvcc and cuobjdump.
 
-    python scripts/predict.py          # writes benchmarks/results/predicted.md; needs nvcc and cuobjdump
+    python scripts/predict.py          # writes benchmarks/results/predicted.md
 """
 
 from __future__ import annotations
@@ -225,12 +226,15 @@ def main() -> int:
     head = (
         "# Predicted times on an H200\n\n"
         "**Nothing here was measured**: no GPU has run these kernels. Made by "
-        f"`python scripts/predict.py` from the code that CUDA {version} makes for sm_90, for maps of "
-        f"{list(SIZE)} (losses: logits of as many pixels).\n\n"
+        f"`python scripts/predict.py` from the code that CUDA {version} makes for sm_90, for maps "
+        f"of {list(SIZE)} (losses: logits of as many pixels).\n\n"
         f"- memory: the fewest bytes, at {COPY / 1e12} TB/s, what a copy reaches.\n"
         "- instructions: the longest way through a kernel's code, at four instructions of a warp a "
         "clock in each of 132 multiprocessors (1.75 GHz). A thread takes a shorter way (no border, "
-        "codes rather than indices), so this is an upper bound.\n"
+        "codes rather than indices), so this is an upper bound. It is loose for the losses and the "
+        "confusion matrix, whose longest way holds the loads of any alignment and the focal, smoothed "
+        "and squared branches one after the other: the blocks that a plain NCHW bfloat16 call with 19 "
+        "classes runs, counted by hand, are 6.5 instructions a byte.\n"
         "- bound: memory where instructions take under 70 % of its time; both up to 100 %; else "
         "instructions, and the first to look at on a GPU.\n\n"
     )
