@@ -213,6 +213,7 @@ def test_stopped_run_resumes_to_the_same_result(
     assert_same_run(whole, tmp_path / "run")
 
 
+@pytest.mark.nightly  # the next test says more
 def test_killed_run_resumes_to_the_same_result(data: Path, whole: Path, tmp_path: Path) -> None:
     """kill -9 at whatever the run is doing once it has saved."""
     out = tmp_path / "run"

@@ -52,7 +52,7 @@ class Pictures(Callback):
         self.folder = folder
         self._plan = plan
         self._history = history
-        self._drawn = -float("inf")
+        self._drawn = time.monotonic()  # or soon: what is over at once is drawn at its end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws, unless it has just done so."""
