@@ -390,6 +390,8 @@ class TestErrors:
             (["--option", "wide"], "--option wide: must be name=value"),
             (["--loss", "hinge"], "--loss hinge: name must be one of"),
             (["--class-weights", "some"], "--class-weights must be one of none, median_frequency"),
+            (["--lr", "0"], "--lr must be above 0, got 0"),
+            (["--workers", "-1"], "--workers must be at least 0, got -1"),
             (["--devices", "0"], "--devices must be at least 1, got 0"),
             (["--optimizer", "lamb"], "--optimizer must be one of adamw, sgd, got lamb"),
             (["--backend", "jax"], "--backend must be segfast or torch, got jax"),

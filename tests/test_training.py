@@ -28,6 +28,7 @@ pytest.importorskip("typer")
 from PIL import Image
 from rich.console import Console
 
+from segfast._errors import OptionError
 from segfast._files import atomic_file
 from segfast.data.loading import EpochSampler
 from segfast.data.verify import open_data
@@ -298,6 +299,35 @@ def test_full_disk(
     assert not any(path.suffix == ".part" for path in (tmp_path / "run").iterdir())
     run(data, tmp_path / "run", resume=tmp_path / "run" / "last.ckpt")
     assert_same_run(whole, tmp_path / "run")
+
+
+class TestOptions:
+    def test_of_a_file(self) -> None:
+        """What YAML makes of 1e-3 and of a number of classes."""
+        options = TrainOptions.from_dict(
+            {"data": "d", "lr": "1e-3", "classes": 11, "size": [4, 6], "epochs": None}
+        )
+        assert options == TrainOptions("d", lr=1e-3, classes="11", size=(4, 6))
+        assert TrainOptions.from_dict(options.to_dict()) == options
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("epoch", 3, "unknown option 'epoch'; there are data, model"),
+            ("epochs", "many", "epochs must be a whole number, got 'many'"),
+            ("epochs", 1.5, "epochs must be a whole number, got 1.5"),
+            ("batch_size", True, "batch_size must be a whole number, got True"),
+            ("lr", "fast", "lr must be a number, got 'fast'"),
+            ("binary", "yes", "binary must be true or false, got 'yes'"),
+            ("size", 360, r"size must be height and width, as \[360, 480\], got 360"),
+            ("size", [1, 2, 3], "size must be height and width"),
+            ("model_options", ["a=1"], "model_options must be name: value lines"),
+            ("loss", ["dice"], "loss must be text"),
+        ],
+    )
+    def test_bad_ones(self, name: str, value: object, message: str) -> None:
+        with pytest.raises(OptionError, match=message):
+            TrainOptions.from_dict({"data": "d", name: value})
 
 
 def test_sampler_visits_each_sample_once_and_differs_by_epoch() -> None:

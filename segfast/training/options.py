@@ -65,14 +65,43 @@ class TrainOptions:
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> TrainOptions:
-        """The inverse of :meth:`to_dict`.
+        """The inverse of :meth:`to_dict`; numbers that YAML takes for text, as 1e-3, are numbers.
 
         Raises:
-            OptionError: an unknown option.
+            OptionError: an unknown option, or a value of another kind.
         """
-        known = [option.name for option in fields(cls)]
-        unknown = sorted(state.keys() - set(known))
+        kinds = {option.name: str(option.type).removesuffix(" | None") for option in fields(cls)}
+        unknown = sorted(state.keys() - kinds.keys())
         if unknown:
-            raise OptionError(f"unknown option {unknown[0]!r}; there are {', '.join(known)}")
-        size = state.get("size")
-        return cls(**{**state, "size": (int(size[0]), int(size[1])) if size else None})
+            raise OptionError(f"unknown option {unknown[0]!r}; there are {', '.join(kinds)}")
+        said = {name: value for name, value in state.items() if value is not None}
+        return cls(**{name: _read(name, kinds[name], value) for name, value in said.items()})
+
+
+_KINDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "dict[str, Any]": "name: value lines",
+    "tuple[int, int]": "height and width, as [360, 480]",
+}
+
+
+def _read(name: str, kind: str, value: Any) -> Any:
+    """A value of the kind that an option has."""
+    try:
+        if kind == "float" and not isinstance(value, bool):
+            return float(value)
+        if kind == "str" and isinstance(value, str | int):
+            return str(value)
+        if kind == "tuple[int, int]" and all(isinstance(side, int) for side in value):
+            height, width = value
+            return height, width
+        if kind == "int" and type(value) is int or kind == "bool" and isinstance(value, bool):
+            return value
+        if kind == "dict[str, Any]" and isinstance(value, dict):
+            return value
+    except (TypeError, ValueError):
+        pass
+    raise OptionError(f"{name} must be {_KINDS[kind]}, got {value!r}")

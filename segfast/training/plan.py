@@ -88,14 +88,19 @@ def make_plan(options: TrainOptions, data: DataReport) -> Plan:
         batch_size = max(1, min(16 if cuda else 4, train // max(1, world)))
     if epochs is None:
         epochs = 100 if cuda else 20
-    for name, value in (
-        ("--batch-size", batch_size),
-        ("--epochs", epochs),
-        ("--size", min(size)),
-        ("--devices", devices),
+    workers = _default_workers() if options.workers is None else options.workers
+    for name, value, least in (
+        ("--batch-size", batch_size, 1),
+        ("--epochs", epochs, 1),
+        ("--size", min(size), 1),
+        ("--devices", devices, 1),
+        ("--workers", workers, 0),
+        ("--seed", options.seed, 0),
     ):
-        if value < 1:
-            raise OptionError(f"{name} must be at least 1, got {value}")
+        if value < least:
+            raise OptionError(f"{name} must be at least {least}, got {value}")
+    if not 0 < options.lr < math.inf:
+        raise OptionError(f"--lr must be above 0, got {options.lr:g}")
     if batch_size * world > train:
         raise OptionError(
             f"--batch-size {batch_size} on {world} devices is more than the {train} training images"
@@ -119,7 +124,7 @@ def make_plan(options: TrainOptions, data: DataReport) -> Plan:
         epochs=epochs,
         precision=precision,
         devices=devices,
-        workers=_default_workers() if options.workers is None else options.workers,
+        workers=workers,
     )
     mean, std = data.moments()
     card = Card(
