@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from segfast import compat, functional, losses, models, nn
 from segfast._accelerate import accelerate, restore
 from segfast._export import export
+from segfast._optimize import optimize
 from segfast.models import create_model
 from segfast.predictor import Predictor, predict
 
@@ -25,6 +26,7 @@ __all__ = [
     "metrics",
     "models",
     "nn",
+    "optimize",
     "predict",
     "restore",
 ]
