@@ -437,6 +437,8 @@ class TestErrors:
         assert "holds no last.ckpt" in err
         err = self.fails(segfast, "train", "--resume", trained)
         assert "has run its 4 epochs; go on with more by --epochs" in err
+        err = self.fails(segfast, "train", "--resume", trained / "last.ckpt")
+        assert f"is a file; name the run's folder, {trained}" in err
         err = self.fails(segfast, "train", "--resume", trained, "--lr", "0.5")
         assert "--lr is 0.01 in" in err
 

@@ -360,6 +360,8 @@ def test_scores() -> None:
     scores = Scores(np.array([[3, 1, 0], [2, 4, 0], [0, 0, 0]]))
     np.testing.assert_allclose(scores.iou, [3 / 6, 4 / 7, np.nan])
     np.testing.assert_allclose(scores.dice, [6 / 9, 8 / 11, np.nan])
+    np.testing.assert_allclose(scores.class_accuracy, [3 / 4, 4 / 6, np.nan])
+    assert scores.mean_class_accuracy == pytest.approx((3 / 4 + 4 / 6) / 2)
     assert scores.mean_iou == pytest.approx((3 / 6 + 4 / 7) / 2)
     assert scores.accuracy == pytest.approx(7 / 10)
 

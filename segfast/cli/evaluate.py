@@ -31,7 +31,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder to write to. (default: eval-SPLIT beside it)")
     ] = None,
 ) -> None:
-    """Score a checkpoint: IoU and Dice of each class, and the confusion matrix."""
+    """Score a checkpoint: IoU, Dice and accuracy of each class, and the confusion matrix."""
     from segfast.predictor import Predictor
     from segfast.training.evaluate import draw_worst, evaluate, write_scores
     from segfast.training.report import Page, write_report
@@ -64,7 +64,7 @@ def evaluate(
         folder,
         {
             "report.html": "everything below on one page",
-            "scores.csv": "IoU and Dice of each class",
+            "scores.csv": "IoU, Dice and accuracy of each class",
             "confusion.png": "what was taken for what",
             "confusion.csv": "the same in pixels",
             "worst.png": "the images with the lowest mean IoU",
@@ -77,12 +77,14 @@ def print_scores(scores: Scores, names: Sequence[str], title: str) -> None:
     say(title)
     table = Table(box=None)
     table.add_column("class")
-    for column in ("IoU", "Dice", "pixels %"):
+    for column in ("IoU", "Dice", "accuracy", "pixels %"):
         table.add_column(column, justify="right")
-    for name, *values in zip(names, scores.iou, scores.dice, 100 * scores.share, strict=True):
+    columns = (scores.iou, scores.dice, scores.class_accuracy, 100 * scores.share)
+    for name, *values in zip(names, *columns, strict=True):
         table.add_row(name, *(_number(value) for value in values))
-    table.add_row("mean", _number(scores.mean_iou), _number(scores.mean_dice), "", style="bold")
-    table.add_row("pixel accuracy", _number(scores.accuracy), "", "")
+    means = (scores.mean_iou, scores.mean_dice, scores.mean_class_accuracy)
+    table.add_row("mean", *(_number(value) for value in means), "", style="bold")
+    table.add_row("all pixels", "", "", _number(scores.accuracy), "")
     console.print(table)
 
 

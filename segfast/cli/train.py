@@ -180,6 +180,8 @@ def _resumed(run: Path, given: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """The checkpoint to go on from, and the run's options."""
     from segfast.training.checkpoint import load, read_card
 
+    if run.is_file():
+        raise OptionError(f"--resume {run}: is a file; name the run's folder, {run.parent}")
     path = run / "last.ckpt"
     if run.is_dir() and not path.exists():
         raise OptionError(f"{run}: holds no last.ckpt; that run saved nothing, start it anew")
@@ -276,7 +278,7 @@ def _conclude(plan: Plan, report: DataReport, rows: list[Row], folder: Path) -> 
             "last.ckpt": "the last state",
             "curves.png": "loss, mean IoU and accuracy over the epochs",
             "metrics.csv": "the same as numbers",
-            "scores.csv": "IoU and Dice of each class",
+            "scores.csv": "IoU, Dice and accuracy of each class",
             "confusion.png": "what was taken for what",
             "worst.png": "the validation images with the lowest mean IoU",
         },

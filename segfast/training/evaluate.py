@@ -54,12 +54,12 @@ def write_scores(scores: Scores, classes: ClassTable, folder: Path) -> list[Path
     """Writes scores.csv, confusion.csv and confusion.png; returns their paths."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["class", "iou", "dice", "share"])
-    for name, iou, dice, share in zip(
-        classes.names, scores.iou, scores.dice, scores.share, strict=True
-    ):
-        writer.writerow([name, f"{iou:.6f}", f"{dice:.6f}", f"{share:.6f}"])
-    writer.writerow(["mean", f"{scores.mean_iou:.6f}", f"{scores.mean_dice:.6f}", "1.000000"])
+    writer.writerow(["class", "iou", "dice", "accuracy", "share"])
+    columns = (scores.iou, scores.dice, scores.class_accuracy, scores.share)
+    for name, *values in zip(classes.names, *columns, strict=True):
+        writer.writerow([name, *(f"{value:.6f}" for value in values)])
+    means = (scores.mean_iou, scores.mean_dice, scores.mean_class_accuracy, 1.0)
+    writer.writerow(["mean", *(f"{value:.6f}" for value in means)])
     write_text(folder / "scores.csv", table.getvalue())
 
     matrix = io.StringIO()

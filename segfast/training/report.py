@@ -105,6 +105,7 @@ def _tiles(page: Page) -> str:
             tiles.append((f"{page.scores.mean_iou:.3f}", "mean IoU"))
         tiles.append((f"{page.scores.mean_dice:.3f}", "mean Dice"))
         tiles.append((f"{page.scores.accuracy:.3f}", "pixel accuracy"))
+        tiles.append((f"{page.scores.mean_class_accuracy:.3f}", "mean class accuracy"))
     if page.rows:
         last = page.rows[-1]
         tiles.append((f"{last['train_loss']:.3f}", "training loss"))
@@ -145,20 +146,24 @@ def _svg(figure: Figure) -> str:
     return text[text.index("<svg") :].replace(_INK, "currentColor")
 
 
+_BAR = '<div class="bar" style="width:{:.1f}%"></div>'
+
+
 def _classes(scores: Scores, page: Page) -> str:
     rows = []
-    for name, colour, iou, dice, share in zip(
-        page.classes.names, page.classes.palette, scores.iou, scores.dice, scores.share, strict=True
+    columns = (scores.iou, scores.dice, scores.class_accuracy, 100 * scores.share)
+    for name, colour, *values in zip(
+        page.classes.names, page.classes.palette, *columns, strict=True
     ):
         swatch = f'<i style="background:rgb{colour}"></i>'
-        meter = "" if np.isnan(iou) else f'<div class="bar" style="width:{100 * iou:.1f}%"></div>'
-        cells = "".join(f"<td>{_number(value)}</td>" for value in (iou, dice, 100 * share))
+        meter = "" if np.isnan(values[0]) else _BAR.format(100 * values[0])
+        cells = "".join(f"<td>{_number(value)}</td>" for value in values)
         rows.append(
             f'<tr><th>{swatch}{escape(name)}</th>{cells}<td class="meter">{meter}</td></tr>'
         )
     table = (
-        '<table class="classes"><thead><tr><th>class</th><td>IoU</td><td>Dice</td><td>pixels %</td>'
-        f'<td class="meter">IoU</td></tr></thead>{"".join(rows)}</table>'
+        '<table class="classes"><thead><tr><th>class</th><td>IoU</td><td>Dice</td><td>accuracy</td>'
+        f'<td>pixels %</td><td class="meter">IoU</td></tr></thead>{"".join(rows)}</table>'
     )
     return _section(f"Classes, {page.scored}", f'<div class="wide">{table}</div>')
 

@@ -29,6 +29,11 @@ class Scores:
         return _ratio(2 * self._hits, self._labelled + self._predicted)
 
     @property
+    def class_accuracy(self) -> NDArray[np.float64]:  # [classes]
+        """Share of each class's pixels that are right: TP / (TP + FN)."""
+        return _ratio(self._hits, self._labelled)
+
+    @property
     def mean_iou(self) -> float:
         """Mean of :attr:`iou` over the classes that occur."""
         return _mean(self.iou)
@@ -37,6 +42,11 @@ class Scores:
     def mean_dice(self) -> float:
         """Mean of :attr:`dice` over the classes that occur."""
         return _mean(self.dice)
+
+    @property
+    def mean_class_accuracy(self) -> float:
+        """Mean of :attr:`class_accuracy` over the classes that are labelled."""
+        return _mean(self.class_accuracy)
 
     @property
     def accuracy(self) -> float:
