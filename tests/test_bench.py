@@ -12,6 +12,7 @@ import torch
 from segfast._extension import C
 from segfast.bench import timing
 from segfast.bench.cases import Case, Comparison
+from segfast.bench.libraries import library_cases
 from segfast.bench.losses import loss_cases
 from segfast.bench.ops import op_cases
 from segfast.bench.results import Results
@@ -27,7 +28,9 @@ _spec.loader.exec_module(report)
 
 
 @pytest.mark.parametrize(
-    "case", [*op_cases(), *loss_cases()], ids=lambda case: f"{case.op} {case.direction}"
+    "case",
+    [*op_cases(), *loss_cases(), *library_cases()],
+    ids=lambda case: f"{case.op} {case.direction}",
 )
 def test_both_sides_compute_the_same(device: torch.device, case: Case) -> None:
     for dtype in (torch.float32, torch.bfloat16):

@@ -46,7 +46,7 @@ def _tolerance(dtype: torch.dtype) -> float:
     return 1e-5 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
 
 
-def _both_ways(ours: Loss, theirs: Loss, classes: int) -> Callable[[Tensor], Comparison]:
+def both_ways(ours: Loss, theirs: Loss, classes: int) -> Callable[[Tensor], Comparison]:
     """The gradient of a loss by its logits: the forward and the backward pass."""
 
     def prepare(x: Tensor) -> Comparison:
@@ -100,8 +100,8 @@ def loss_cases() -> Iterator[Case]:
     dice_ce = losses.DiceCELoss(empty="include", smooth=SMOOTH)
     for classes in CLASSES:
         yield Case(f"Dice C={classes}", "forward", _forward(dice, _torch_dice, classes))
-        yield Case(f"Dice C={classes}", "both", _both_ways(dice, _torch_dice, classes))
-        yield Case(f"Dice + CE C={classes}", "both", _both_ways(dice_ce, _torch_dice_ce, classes))
+        yield Case(f"Dice C={classes}", "both", both_ways(dice, _torch_dice, classes))
+        yield Case(f"Dice + CE C={classes}", "both", both_ways(dice_ce, _torch_dice_ce, classes))
         yield Case(
             f"confusion_matrix C={classes}",
             "forward",

@@ -11,6 +11,7 @@ import torch
 
 from segfast._extension import C
 from segfast.bench.cases import SIZES, Call, Case
+from segfast.bench.libraries import library_cases
 from segfast.bench.losses import loss_cases
 from segfast.bench.ops import op_cases
 from segfast.bench.timing import SETTLED, Timing, compare
@@ -96,7 +97,7 @@ class Plan:
         on_gpu = self.device.type == "cuda"
         threads = [None] if on_gpu else list(self.threads) or [torch.get_num_threads()]
         sizes = self.sizes or (GPU_SIZES if on_gpu else CPU_SIZES)
-        for case in (*op_cases(), *loss_cases()):
+        for case in (*op_cases(), *loss_cases(), *library_cases()):
             if self.ops and not any(word in case.op for word in self.ops):
                 continue
             for options in product(sizes, self.dtypes, self.layouts, threads):

@@ -50,6 +50,7 @@ def bench(
 
     from segfast.bench import report
     from segfast.bench.cases import SIZES
+    from segfast.bench.libraries import missing
     from segfast.bench.results import Results
     from segfast.bench.run import DTYPES, LAYOUTS, Plan, measure, quick_plan
 
@@ -88,6 +89,8 @@ def bench(
     console.print(report.table("segfast beside PyTorch", results.rows))
     won = sum(not row.loses for row in results.rows)
     say(f"{won} of {len(results.rows)} rows are at least as fast as PyTorch.")
+    if absent := missing():
+        say(f"No rows beside {', '.join(absent)}: pip install 'segfast[compat]' adds them.")
     results.write(out / "bench.json")
     report.draw_speedup(out / "speedup.png", results.machine, results.rows)
     report.draw_floor(out / "floor.png", results.machine, results.rows)
