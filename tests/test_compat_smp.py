@@ -173,6 +173,14 @@ def test_lovasz(mode: str, dtype: torch.dtype) -> None:
         assert_same(mine, in_float32, logits, target, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_mcc(dtype: torch.dtype) -> None:
+    logits, target = problem("binary", None, dtype)
+    p = logits.sigmoid()
+    assert_same(smp.MCCLoss(), theirs.MCCLoss(), p, target)
+    assert_same(smp.MCCLoss(1.0), theirs.MCCLoss(1.0), p.squeeze(1), target)
+
+
 def test_all_ignored() -> None:
     """0 with gradient 0, where smp's focal loss is NaN and the weighted ones divide by 0."""
     logits = torch.randn(SHAPE, requires_grad=True)

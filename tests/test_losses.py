@@ -605,7 +605,14 @@ def test_bad_arguments(case: tuple[Callable[[], Any], str]) -> None:
         case[0]()
 
 
-def _rank(rank: int, file: str, logits: Tensor, labels: Tensor, out: str) -> None:
+def scores() -> list[Any]:
+    from segfast.metrics import BoundaryF1, MeanIoU
+
+    options: dict[str, Any] = {"ignore_index": IGNORED}
+    return [MeanIoU(C, **options), MeanIoU(C, per_image=True, **options), BoundaryF1(C, **options)]
+
+
+def _rank(rank: int, file: str, logits: Tensor, labels: Tensor, guess: Tensor, out: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
     torch.set_num_threads(1)
     layer = nn.Conv2d(2, C, 1, bias=False, dtype=torch.float64)
@@ -616,7 +623,11 @@ def _rank(rank: int, file: str, logits: Tensor, labels: Tensor, out: str) -> Non
     mine = slice(0, 1) if rank == 0 else slice(1, 3)  # unequal batches
     loss = L.DiceCELoss(ignore_index=IGNORED, reduce="global")(model(logits[mine]), labels[mine])
     loss.backward()
-    torch.save((loss.detach(), layer.weight.grad), f"{out}{rank}")
+    metrics = scores()
+    for metric in metrics:
+        metric.update(guess[mine], labels[mine])
+    values = [metric.compute() for metric in metrics]  # of all ranks
+    torch.save((loss.detach(), layer.weight.grad, values), f"{out}{rank}")
     dist.barrier()
     # Without the teardown: gloo's threads now and then abort a process that ends while DDP still
     # holds its group, and all that this rank has to say is in the file.
@@ -627,9 +638,10 @@ def test_ranks_give_the_gradient_of_the_whole_batch(tmp_path: Any) -> None:
     images = torch.randn(3, 2, 6, 7, dtype=torch.float64)
     _, labels = problem("multiclass")
     labels[2, 3:] = 1
+    guess = torch.randint(C - 1, labels.shape)
     mp.spawn(
         _rank,
-        (str(tmp_path / "store"), images, labels, str(tmp_path / "rank")),
+        (str(tmp_path / "store"), images, labels, guess, str(tmp_path / "rank")),
         nprocs=2,
     )
     layer = nn.Conv2d(2, C, 1, bias=False, dtype=torch.float64)
@@ -638,7 +650,11 @@ def test_ranks_give_the_gradient_of_the_whole_batch(tmp_path: Any) -> None:
         layer.weight[1] = -0.5
     loss = L.DiceCELoss(ignore_index=IGNORED)(layer(images), labels)
     loss.backward()
+    metrics = scores()
+    for metric in metrics:
+        metric.update(guess, labels)
     for rank in (0, 1):
-        value, grad = torch.load(tmp_path / f"rank{rank}")
+        value, grad, values = torch.load(tmp_path / f"rank{rank}")
+        torch.testing.assert_close(values, [metric.compute() for metric in metrics])
         torch.testing.assert_close(value, loss.detach(), **EXACT)
         torch.testing.assert_close(grad, layer.weight.grad, **EXACT)

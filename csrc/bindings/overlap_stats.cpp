@@ -156,15 +156,12 @@ Stats overlap_stats(const at::Tensor& logits, const at::Tensor& target,
   return stats;
 }
 
-at::Tensor overlap_stats_backward(const at::Tensor& logits, const at::Tensor& target,
-                                  const OptionalTensor& class_weight,
-                                  const OptionalTensor& pos_weight,
-                                  const OptionalTensor& pixel_weight,
-                                  const OptionalTensor& grad_intersection,
-                                  const OptionalTensor& grad_probability,
-                                  const OptionalTensor& grad_cross_entropy, bool sigmoid,
-                                  std::optional<int64_t> ignore_index, int64_t exponent,
-                                  double label_smoothing, double gamma, bool minimum) {
+at::Tensor overlap_stats_backward(
+    const at::Tensor& logits, const at::Tensor& target, const OptionalTensor& class_weight,
+    const OptionalTensor& pos_weight, const OptionalTensor& pixel_weight,
+    const OptionalTensor& grad_intersection, const OptionalTensor& grad_probability,
+    const OptionalTensor& grad_cross_entropy, bool sigmoid, std::optional<int64_t> ignore_index,
+    int64_t exponent, double label_smoothing, double gamma, bool minimum) {
   const Inputs inputs(logits, target, class_weight, pos_weight, pixel_weight,
                       {sigmoid, ignore_index, exponent, label_smoothing, gamma, minimum});
   OverlapStatsBackwardParams p;
@@ -182,8 +179,7 @@ at::Tensor overlap_stats_backward(const at::Tensor& logits, const at::Tensor& ta
   const at::Tensor intersection = gradient(grad_intersection, "grad_intersection", true);
   const at::Tensor probability = gradient(grad_probability, "grad_probability", true);
   const at::Tensor cross_entropy = gradient(grad_cross_entropy, "grad_cross_entropy", false);
-  at::Tensor grad_logits =
-      empty(logits.sizes(), inputs.logits.options(), dense_format_of(logits));
+  at::Tensor grad_logits = empty(logits.sizes(), inputs.logits.options(), dense_format_of(logits));
   p.grad_intersection = static_cast<const double*>(pointer(intersection));
   p.grad_probability = static_cast<const double*>(pointer(probability));
   p.grad_cross_entropy = static_cast<const double*>(pointer(cross_entropy));

@@ -245,7 +245,8 @@ struct Problem {
       cross_entropy[n] += w * factor * entropy;
       weight[n] += w;
       gradient[layout(n, k, 0, s)] =
-          dp * (a[n * c.C + k] * meets(p, t) + o.exponent * b[n * c.C + k] * std::pow(p, o.exponent - 1) +
+          dp * (a[n * c.C + k] * meets(p, t) +
+                o.exponent * b[n * c.C + k] * std::pow(p, o.exponent - 1) +
                 e[n] * w * (factor * entropy_slope + factor_slope * entropy));
     }
   }

@@ -7,8 +7,8 @@ Change the import, keep the rest::
     loss = smp.DiceLoss("multiclass", ignore_index=255)
 
 ========== =====================================================================================
-``smp``    JaccardLoss, DiceLoss, TverskyLoss, FocalLoss, LovaszLoss, SoftCrossEntropyLoss,
-           SoftBCEWithLogitsLoss
+``smp``    JaccardLoss, DiceLoss, TverskyLoss, FocalLoss, LovaszLoss, MCCLoss,
+           SoftCrossEntropyLoss, SoftBCEWithLogitsLoss
 ``monai``  DiceLoss, TverskyLoss, GeneralizedDiceLoss, DiceCELoss, DiceFocalLoss
 ``nnunet`` SoftDiceLoss, MemoryEfficientSoftDiceLoss, DC_and_CE_loss, DC_and_BCE_loss
 ``kornia`` DiceLoss, TverskyLoss, dice_loss, tversky_loss

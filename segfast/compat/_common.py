@@ -66,7 +66,7 @@ def is_per_class(weight: Tensor | None, input: Tensor) -> bool:
     return sizes == [1, input.shape[1], *[1] * (input.dim() - 2)]
 
 
-def numbers(values: Sequence[float] | Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def numbers(values: Sequence[float] | float | Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """A copy of the numbers in the type in which the library keeps them."""
     return None if values is None else torch.as_tensor(values, dtype=dtype).detach().clone()
 

@@ -443,7 +443,7 @@ class DiceFocalLoss(nn.Module):
 
 def _weight(weight: Weight) -> Tensor | None:
     """The weight as a float tensor, [C] or [1]."""
-    result = numbers(weight, torch.float32)  # type: ignore[arg-type]
+    result = numbers(weight, torch.float32)
     if result is None:
         return None
     if bool((result < 0).any()):

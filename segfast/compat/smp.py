@@ -52,21 +52,12 @@ def _activation(mode: str) -> str:
     return "softmax" if mode == MULTICLASS_MODE else "sigmoid"
 
 
-class JaccardLoss(nn.Module):
-    """``smp.losses.JaccardLoss``.
+class _OverlapLoss(nn.Module):
+    """What smp's overlap losses share; see :class:`TverskyLoss`."""
 
-    Args:
-        mode: ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
-        classes: those that count; all by default.
-        log_loss: -log of the score rather than 1 - score.
-        from_logits: False where ``y_pred`` holds probabilities (summed in plain PyTorch).
-        smooth: added to numerator and denominator.
-        ignore_index: target value of pixels that do not count.
-        eps: the least denominator, and the least score under the logarithm.
-        class_weights: [C].
-    """
-
-    alpha, beta, gamma = 1.0, 1.0, 1.0
+    alpha: float  # of false positives
+    beta: float  # of false negatives
+    gamma = 1.0  # power of the mean
 
     def __init__(
         self,
@@ -115,17 +106,33 @@ class JaccardLoss(nn.Module):
         return in_type_of(mean, y_pred)
 
 
-class DiceLoss(JaccardLoss):
-    """``smp.losses.DiceLoss``; arguments as for :class:`JaccardLoss`."""
+class JaccardLoss(_OverlapLoss):
+    """``smp.losses.JaccardLoss``; arguments as for :class:`TverskyLoss`."""
+
+    alpha, beta = 1.0, 1.0
+
+
+class DiceLoss(_OverlapLoss):
+    """``smp.losses.DiceLoss``; arguments as for :class:`TverskyLoss`."""
 
     alpha, beta = 0.5, 0.5
 
 
-class TverskyLoss(JaccardLoss):
+class TverskyLoss(_OverlapLoss):
     """``smp.losses.TverskyLoss``: (mean over the classes of 1 - score) to the power ``gamma``.
 
-    ``alpha`` weighs false positives and ``beta`` false negatives; see :class:`JaccardLoss` for the
-    other arguments.
+    Args:
+        mode: ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
+        classes: those that count; all by default.
+        log_loss: -log of the score rather than 1 - score.
+        from_logits: False where ``y_pred`` holds probabilities (summed in plain PyTorch).
+        smooth: added to numerator and denominator.
+        ignore_index: target value of pixels that do not count.
+        eps: the least denominator, and the least score under the logarithm.
+        alpha: weight of false positives.
+        beta: weight of false negatives.
+        gamma: power of the mean.
+        class_weights: [C].
     """
 
     def __init__(
@@ -198,7 +205,7 @@ class FocalLoss(nn.Module):
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         """The loss of ``y_pred`` against ``y_true``, whose shapes are those of
-        :class:`JaccardLoss`."""
+        :class:`TverskyLoss`."""
         input, target = _shaped(self.mode, y_pred, y_true)
         if not self.from_logits:
             p = input.clamp(self.eps, 1 - self.eps)
@@ -360,6 +367,29 @@ class SoftBCEWithLogitsLoss(nn.Module):
         return in_type_of(loss / y_pred.numel() if self.reduction == "mean" else loss, y_pred)
 
 
+class MCCLoss(nn.Module):
+    """``smp.losses.MCCLoss``: 1 - Matthews' correlation coefficient of the batch.
+
+    ``y_pred`` holds probabilities, summed in plain PyTorch, of one class.
+    :class:`segfast.losses.MCCLoss` takes logits.
+
+    Args:
+        eps: added to true and false positives and negatives alike.
+    """
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
+        """The loss of ``y_pred`` [N, 1, ...] or [N, ...] against 0 and 1 of either shape."""
+        stats = sums(*_shaped(BINARY_MODE, y_pred, y_true), None)
+        i, p, t, v = (x.sum() for x in (*stats[:3], stats.pixels))
+        tp, fp, fn, tn = (x + self.eps for x in (i, p - i, t - i, v - p - t + i))
+        root = ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)).sqrt()
+        return in_type_of(1 - (tp * tn - fp * fn) / root, y_pred)
+
+
 class LovaszLoss(nn.Module):
     """``smp.losses.LovaszLoss``: Lovasz softmax over the classes that are there, or in sigmoid
     modes Lovasz hinge of all channels together.
@@ -384,7 +414,7 @@ class LovaszLoss(nn.Module):
         self.loss = build(ignore_index=ignore_index, per_image=per_image)
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
-        """The loss of ``y_pred``; shapes as for :class:`JaccardLoss`."""
+        """The loss of ``y_pred``; shapes as for :class:`TverskyLoss`."""
         form = MULTICLASS_MODE if self.mode == MULTICLASS_MODE else BINARY_MODE
         loss: Tensor = self.loss(*_shaped(form, y_pred, y_true))
         return loss

@@ -37,10 +37,10 @@ struct OverlapStatsInputs {
   bool has_ignore_index;
   int64_t ignore_index;
 
-  int exponent;              // q: 1 or 2
-  bool minimum;              // intersection of min(p, t), not p t
-  double label_smoothing;    // eps, in [0, 1]
-  double gamma;              // of the focal factor; 0: none
+  int exponent;                // q: 1 or 2
+  bool minimum;                // intersection of min(p, t), not p t
+  double label_smoothing;      // eps, in [0, 1]
+  double gamma;                // of the focal factor; 0: none
   const double* class_weight;  // [C] or null
   const double* pos_weight;    // [C] or null; sigmoid only
   const void* pixel_weight;    // [N, S] or null; float, or double if the logits are
@@ -66,8 +66,8 @@ struct OverlapStatsBackwardParams {
   void* grad_logits;                 // in the logits' type and layout
 };
 
-// Partial sums of one chunk: intersection, probability, target, pixels [C] each, then cross_entropy,
-// weight, and the number of bad targets (no class, and not ignored).
+// Partial sums of one chunk: intersection, probability, target, pixels [C] each, then
+// cross_entropy, weight, and the number of bad targets (no class, and not ignored).
 SEGFAST_HOST_DEVICE int64_t overlap_stats_partial_size(int64_t classes) { return 4 * classes + 3; }
 
 // A sample is divided into chunks of pixels by its size alone: small beside the image, so that the

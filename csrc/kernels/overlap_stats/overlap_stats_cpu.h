@@ -1,7 +1,7 @@
 // overlap_stats_cpu.h: the CPU kernels, compiled once for each instruction set by foreach_isa.h.
 //
-// overlap_stats_cpu_labels.h   softmax of label maps, the fast path: load, max, exp and sum, then for
-//                              each class the sums of p and of p where it is the label
+// overlap_stats_cpu_labels.h   softmax of label maps, the fast path: load, max, exp and sum, then
+//                              for each class the sums of p and of p where it is the label
 // overlap_stats_cpu_targets.h  with rows of targets: sigmoid, soft targets, and label smoothing
 //                              together with the focal factor
 // Backward recomputes the same tile. Ignored pixels have label (or target) -1 and factors of zero;
@@ -34,10 +34,10 @@ inline Sums sums_at(double* partial, int64_t classes) {
 // The loss's derivatives of one sample, in R. A null gradient is zero.
 template <typename R>
 struct Slopes {
-  R* intersection;   // A [C]
-  R* probability;    // q B [C]
-  R* smooth;         // e (eps / C) w_c [C], label smoothing's part of every class
-  R cross_entropy;   // e
+  R* intersection;  // A [C]
+  R* probability;   // q B [C]
+  R* smooth;        // e (eps / C) w_c [C], label smoothing's part of every class
+  R cross_entropy;  // e
 };
 
 template <typename R>
@@ -56,8 +56,7 @@ inline void load_pixel_weights(const OverlapStatsInputs& in, const Span& span,
                                const label_t<R>* label, R* __restrict weight) {
   for (int i = 0; i < kTile; ++i) weight[i] = label[i] >= 0 ? R(1) : R(0);
   if (in.pixel_weight == nullptr) return;
-  const R* from =
-      static_cast<const R*>(in.pixel_weight) + span.sample * in.pixels + span.first;
+  const R* from = static_cast<const R*>(in.pixel_weight) + span.sample * in.pixels + span.first;
   for (int i = 0; i < span.count; ++i) weight[i] = label[i] >= 0 ? from[i] : R(0);
 }
 

@@ -59,8 +59,8 @@ inline void softmax_rows(int64_t classes, R* __restrict rows, SoftmaxTile<R>& ti
   }
 }
 
-// For one class, p = e * inverse: *probability += sum p^q, *intersection += sum p where the label is
-// c, *target += how many labels are c.
+// For one class, p = e * inverse: *probability += sum p^q, *intersection += sum p where the label
+// is c, *target += how many labels are c.
 template <typename R, bool kSquare>
 inline void sum_class(const R* e, const R* inverse, const label_t<R>* label, label_t<R> c,
                       double* intersection, double* probability, double* target) {
@@ -138,7 +138,8 @@ inline void labels_forward_tile(const OverlapStatsInputs& in, const Span& span, 
     for (int i = 0; i < kTile; ++i) {
       const R log_sum = loss[i] + tile.label_logit[i];
       const R all = weight_sum * (log_sum + tile.maximum[i] - first[i]) + smooth[i];
-      const R smooth_loss = (R(1) - smoothing) * weight[i] * loss[i] + share * tile.pixel_weight[i] * all;
+      const R smooth_loss =
+          (R(1) - smoothing) * weight[i] * loss[i] + share * tile.pixel_weight[i] * all;
       loss[i] = tile.label[i] >= 0 ? smooth_loss : R(0);
     }
     *sums.cross_entropy += sum_row(loss);
@@ -156,7 +157,6 @@ inline void labels_forward_tile(const OverlapStatsInputs& in, const Span& span, 
         sums.intersection + c, sums.probability + c, sums.target + c);
   }
 }
-
 
 // rows become d loss / d logits.
 template <typename R, bool kSquare>
@@ -210,7 +210,8 @@ inline void labels_backward_rows(const OverlapStatsInputs& in, const Slopes<R>& 
     const label_t<R> this_class = static_cast<label_t<R>>(c);
     for (int i = 0; i < kTile; ++i) {
       const R p = row[i] * tile.inverse[i];
-      const R gradient = p * ((kSquare ? slope * p : slope) + common[i]) - smooth * tile.pixel_weight[i];
+      const R gradient =
+          p * ((kSquare ? slope * p : slope) + common[i]) - smooth * tile.pixel_weight[i];
       row[i] = gradient;
       rest[i] -= label[i] == this_class ? R(0) : gradient;
     }

@@ -1,8 +1,9 @@
-// overlap_stats_cpu_targets.h: with a row of targets for each class: sigmoid, and softmax against soft
-// targets or with label smoothing and the focal factor together. A body file of overlap_stats_cpu.h.
+// overlap_stats_cpu_targets.h: with a row of targets for each class: sigmoid, and softmax against
+// soft targets or with label smoothing and the focal factor together. A body file of
+// overlap_stats_cpu.h.
 namespace segfast::SEGFAST_ISA {
 
-// targets [C, kTile] = the soft targets, or one-hot rows from the labels; -1 where they do not count.
+// targets [C, kTile] = the soft targets, or one-hot rows from the labels; -1 where ignored.
 // label [kTile] = the labels; for soft targets 0, and -1 beyond the span. Returns how many are bad.
 template <typename R>
 inline int load_targets(const OverlapStatsInputs& in, const Span& span, R* __restrict targets,
@@ -11,8 +12,8 @@ inline int load_targets(const OverlapStatsInputs& in, const Span& span, R* __res
   const int64_t* ignore_index = in.has_ignore_index ? &in.ignore_index : nullptr;
   if (!in.dense) {
     const int64_t values = in.sigmoid && classes == 1 ? 2 : classes;
-    const LabelReport report = load_labels<R>(in.target, in.target_type, in.pixels,
-                                              values, ignore_index, span, label);
+    const LabelReport report =
+        load_labels<R>(in.target, in.target_type, in.pixels, values, ignore_index, span, label);
     for (int64_t c = 0; c < classes; ++c) {
       const label_t<R> positive = static_cast<label_t<R>>(values == classes ? c : 1);
       R* __restrict row = targets + c * kTile;
@@ -138,8 +139,8 @@ inline void softmax_forward_tile(const OverlapStatsInputs& in, const Span& span,
   *sums.cross_entropy += sum_product(loss, tile.pixel_weight);
   for (int i = 0; i < kTile; ++i) {
     const bool weighs = tile.label[i] >= 0 && !in.dense;
-    weight[i] = tile.pixel_weight[i] *
-                (weighs ? weight_at<R>(in.class_weight, tile.label[i]) : R(1));
+    weight[i] =
+        tile.pixel_weight[i] * (weighs ? weight_at<R>(in.class_weight, tile.label[i]) : R(1));
   }
   *sums.weight += sum_row(weight);
   *sums.bad += tile.bad;
@@ -252,7 +253,8 @@ inline void sigmoid_backward_tile(const OverlapStatsInputs& in, const Slopes<R>&
       const overlap::SigmoidTerm<R> term = overlap::sigmoid_term(counts ? row[i] : R(0));
       const R meets = overlap::intersection_slope(term.p, t, minimum);
       const R region = term.p * term.q * (a * meets + (square ? b * term.p : b));
-      const R pixel = slopes.cross_entropy * pixel_weight[i] * overlap::sigmoid_slope(term, t, options);
+      const R pixel =
+          slopes.cross_entropy * pixel_weight[i] * overlap::sigmoid_slope(term, t, options);
       row[i] = counts ? region + pixel : R(0);
     }
   }

@@ -2,8 +2,8 @@
 //
 // labels:  softmax of label maps, at most 32 classes: a thread keeps all logits of its pixels in
 //          registers, and a block its partial sums until its chunk of pixels is done.
-// targets: all else (more classes, soft targets, sigmoid, float64): a block goes over its pixels once
-//          for each quantity that all classes share, and once for the results.
+// targets: all else (more classes, soft targets, sigmoid, float64): a block goes over its pixels
+//          once for each quantity that all classes share, and once for the results.
 // finish:  adds the chunks' partial sums up, in order, in double.
 //
 // channels_last logits reach the `labels` kernels through shared memory: neighbouring threads read

@@ -42,8 +42,8 @@ struct Reader {
 // What a softmax's classes share at one pixel.
 template <typename R>
 struct PixelTerms {
-  int label;        // of a label map; 0 with soft targets; -1 where the pixel does not count
-  R weight;         // the pixel's
+  int label;  // of a label map; 0 with soft targets; -1 where the pixel does not count
+  R weight;   // the pixel's
   R maximum, inverse, log_sum;
   R mean, tau_sum;  // backward: sum p g, and e sum tau K
 };
@@ -218,9 +218,9 @@ __global__ void __launch_bounds__(kTargetsThreads, 2)
             const R meets = overlap::intersection_slope(term.p, t, minimum);
             const R g = (square ? b * term.p : b) + a * meets;
             const R tau = term.tau * slope * terms[j].weight;
-            const R pull = tau == R(0) ? R(0)
-                                       : tau * overlap::focal_slope(term.p, term.others, term.nll,
-                                                                    gamma);
+            const R pull = tau == R(0)
+                               ? R(0)
+                               : tau * overlap::focal_slope(term.p, term.others, term.nll, gamma);
             if (pass == 0) {
               terms[j].mean += term.p * g;
               terms[j].tau_sum += pull;

@@ -1,12 +1,13 @@
 // overlap_stats_math.h: the formulas of one pixel, forward and backward, once for host and device.
 //
 // Softmax, p = e / s with e_c = exp(z_c - max z), s = sum e:
-//   l     = sum_c tau_c phi(p_c),  tau_c = w_c ((1 - eps) t_c + eps / C),  phi(p) = -(1 - p)^gamma log p
-//   dl/dz_k = p_k sum_c tau_c K(p_c) - tau_k K(p_k),  K(p) = (1 - p)^gamma - gamma p (1 - p)^(gamma-1) log p
+//   l = sum_c tau_c phi(p_c),  tau_c = w_c ((1 - eps) t_c + eps / C),
+//   phi(p) = -(1 - p)^gamma log p
+//   dl/dz_k = p_k sum_c tau_c K(p_c) - tau_k K(p_k),
+//   K(p) = (1 - p)^gamma - gamma p (1 - p)^(gamma-1) log p
 //   d(sums)/dz_k = p_k (g_k - sum_c p_c g_c),  g_c = A_c i(p_c, t_c) + q B_c p_c^(q-1)
-// where A, B and e are the loss's derivatives by intersection, probability and cross_entropy, and i is
-// the intersection's by p: t, or for min(p, t) 1 below t, 0 above and 1/2 at it (as torch.minimum has
-// it). With hard
+// where A, B and e are the loss's derivatives by intersection, probability and cross_entropy, and
+// i = t, or for min(p, t) 1 where p < t, 0 where p > t, and 1/2 where they are equal. With hard
 // labels the derivative by the true class's logit is taken as minus the sum of all others: p_y - 1
 // would cancel where the network is sure.
 //
@@ -48,10 +49,10 @@ SEGFAST_HOST_DEVICE R focal_slope(R p, R others, R nll, R gamma) {
 
 template <typename R>
 struct SigmoidTerm {
-  R p;       // sigmoid(z)
-  R q;       // 1 - p, without cancellation
-  R plus;    // softplus(z)  = -log(1 - p)
-  R minus;   // softplus(-z) = -log(p)
+  R p;      // sigmoid(z)
+  R q;      // 1 - p, without cancellation
+  R plus;   // softplus(z)  = -log(1 - p)
+  R minus;  // softplus(-z) = -log(p)
 };
 
 template <typename R>
@@ -62,8 +63,8 @@ SEGFAST_HOST_DEVICE SigmoidTerm<R> sigmoid_term(R z) {
   const R small = e * large;
   const R log_term = log1p_unit(e);
   const bool positive = z > R(0);
-  return {positive ? large : small, positive ? small : large,
-          (positive ? z : R(0)) + log_term, (positive ? R(0) : -z) + log_term};
+  return {positive ? large : small, positive ? small : large, (positive ? z : R(0)) + log_term,
+          (positive ? R(0) : -z) + log_term};
 }
 
 // The options of l for one class.
@@ -92,7 +93,8 @@ SEGFAST_HOST_DEVICE R sigmoid_loss(const SigmoidTerm<R>& s, R t, const SigmoidOp
 }
 
 template <typename R>
-SEGFAST_HOST_DEVICE R sigmoid_slope(const SigmoidTerm<R>& s, R t, const SigmoidOptions<R>& options) {
+SEGFAST_HOST_DEVICE R sigmoid_slope(const SigmoidTerm<R>& s, R t,
+                                    const SigmoidOptions<R>& options) {
   const R smooth_t = t + options.smoothing * (R(1) - R(2) * t);
   const R slope = (R(1) - smooth_t) * s.p - options.pos_weight * smooth_t * s.q;
   if (options.gamma == R(0)) return options.weight * slope;
