@@ -174,7 +174,7 @@ class DiceLoss(_OverlapLoss):
         size = 2 * (p + t - i) if self.jaccard else p + t
         loss = 1 - (2 * i + self.smooth_nr) / (size + self.smooth_dr)
         if self.class_weight is not None and loss.shape[-1] > 1:
-            loss = loss * self.class_weight
+            loss = loss * self.class_weight.to(loss)  # wherever it is, as in MONAI
         if self.reduction == "none":
             return loss.reshape(*loss.shape, *[1] * dimensions)
         return reduced(loss, self.reduction)
@@ -329,20 +329,21 @@ class DiceCELoss(nn.Module):
         binary = input.shape[1] == 1
         activation = "sigmoid" if binary else "softmax"
         options: dict[str, Any] = {"label_smoothing": 0.0 if binary else self.label_smoothing}
-        options["pos_weight" if binary else "class_weight"] = self.weight
+        weight = None if self.weight is None else self.weight.to(input.device)
+        options["pos_weight" if binary else "class_weight"] = weight
         stats = self.dice.stats
         if self.dice.activation(input.shape[1]) == activation:
             region = stats(input, target, **options)
-            entropy, weight = region.cross_entropy, region.weight
+            entropy, total = region.cross_entropy, region.weight
         else:
             region = stats(input, target)
             if not binary and target.shape[1] == 1:
                 target = as_labels(input, target)
             pixel = sums(input, target, activation, **options)
-            entropy, weight = pixel.cross_entropy, pixel.weight
+            entropy, total = pixel.cross_entropy, pixel.weight
         loss = entropy.sum()
         if self.reduction == "mean":
-            loss = divided(loss, weight.sum())
+            loss = divided(loss, total.sum())
         dice = self.dice.from_stats(region, input.dim() - 2)
         return in_type_of(self.lambda_dice * dice + self.lambda_ce * loss, input)
 

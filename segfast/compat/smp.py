@@ -97,12 +97,14 @@ class _OverlapLoss(nn.Module):
         score = (i + self.smooth) / size.clamp(min=self.eps)
         loss = -score.clamp(min=self.eps).log() if self.log_loss else 1 - score
         loss = loss * (t > 0)
-        weights = torch.ones_like(loss) if self.class_weights is None else self.class_weights
+        weights = torch.ones_like(loss)
+        if self.class_weights is not None:  # wherever they are, as in smp
+            weights = self.class_weights.to(loss)
         if self.classes is not None:
             loss, weights = loss[self.classes], weights[self.classes]
-        mean = divided((loss * weights).sum(), weights.double().sum())
-        if self.gamma != 1:  # the least mean whose power has a finite slope
-            mean = mean.clamp(min=1e-12) ** self.gamma
+        mean = divided((loss * weights).sum(), weights.sum())
+        if self.gamma != 1:  # the least mean whose power has a finite slope, but for a loss of 0
+            mean = mean.clamp(min=1e-12) ** self.gamma * (mean > 0)
         return in_type_of(mean, y_pred)
 
 
@@ -210,7 +212,7 @@ class FocalLoss(nn.Module):
         if not self.from_logits:
             p = input.clamp(self.eps, 1 - self.eps)
             input = p.log() if self.mode == MULTICLASS_MODE else p.logit()
-        weights = self.class_weights
+        weights = None if self.class_weights is None else self.class_weights.to(input.device)
         if self.plain or self.alpha == 1:  # all weight on positives: no ratio says that
             loss = torch.stack([self._plain(*pair) for pair in self._channels(input, target)])
             if weights is None:

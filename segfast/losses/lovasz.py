@@ -1,8 +1,8 @@
 """Lovasz losses: the convex surrogates of the Jaccard loss (Berman et al., CVPR 2018).
 
 They sort the errors of all pixels, class by class, which is no function of sums: they hold the
-softmax and the order of its errors, about 50 bytes a pixel and class in float32, and take as long as
-sorting takes.
+softmax and the order of its errors, about 50 bytes a pixel and class in float32, and take as long
+as sorting takes.
 """
 
 from __future__ import annotations
