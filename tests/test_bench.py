@@ -137,3 +137,28 @@ def test_report_mends_the_readme_between_its_marks() -> None:
     assert report.mend_readme(mended, results, folder) == mended
     with pytest.raises(ValueError, match="needs the lines"):
         report.mend_readme("no marks", results, folder)
+
+
+def test_whole_models() -> None:
+    from segfast.bench.models import measure_model, peak_bytes, table
+
+    rows = list(measure_model("segnet_basic", torch.device("cpu"), (2, 16, 24), seconds=0))
+    assert [(row.phase, row.layers.split()[0]) for row in rows] == [
+        ("inference", "PyTorch's"),
+        ("inference", "segfast's"),
+        ("inference", "optimize"),
+        ("training", "PyTorch's"),
+        ("training", "segfast's"),
+    ]
+    assert rows[0].speedup == rows[3].speedup == 1
+    assert all(row.images_per_second > 0 for row in rows)
+    assert rows[1].peak_mb < rows[0].peak_mb  # codes in place of int64 indices
+    assert table("segnet_basic", rows).row_count == 5
+
+    def two_of_three() -> None:
+        first = torch.empty(1000)
+        second = torch.empty(1000)
+        del first
+        torch.empty(500), second
+
+    assert peak_bytes(two_of_three, torch.device("cpu")) == 8000

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
+import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from segfast._errors import OptionError
 from segfast.cli.console import bar, console, say, say_files
+
+if TYPE_CHECKING:
+    import torch
 
 
 def bench(
@@ -36,6 +40,10 @@ def bench(
         bool, typer.Option("--compile", help="Also beside torch.compile, which takes minutes.")
     ] = False,
     seconds: Annotated[float | None, typer.Option(help="For each row; 1 by default.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Time this whole model instead: images a second and peak memory."),
+    ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder for bench.json, speedup.png and floor.png.")
     ] = Path("out/bench"),
@@ -59,6 +67,9 @@ def bench(
     where = torch.device(device)
     if where.type == "cuda" and not gpu:
         raise OptionError("--device cuda, but torch sees no GPU here; use --device cpu")
+    if model:
+        _bench_model(model, where, seconds or 10.0)
+        return
     default = quick_plan(where) if quick else Plan(where)
     plan = Plan(
         where,
@@ -102,6 +113,23 @@ def bench(
             "floor.png": "how near to what memory allows",
         },
     )
+
+
+def _bench_model(name: str, device: torch.device, seconds: float) -> None:
+    from segfast.bench.models import SIZES, measure_model, table
+    from segfast.models import list_models
+
+    _choose("--model", [name], list_models())
+    rows = []
+    with bar("timing") as update, warnings.catch_warnings(record=True) as notes:
+        for row in measure_model(name, device, SIZES[device.type], seconds):
+            rows.append(row)
+            update(len(rows), 5)
+    batch, height, width = SIZES[device.type]
+    title = f"{name} on {device}, {batch} of {height}x{width}, in turn"
+    console.print(table(title, rows))
+    for note in notes:
+        say(f"optimize: {note.message}")
 
 
 def _choose(option: str, names: Sequence[str] | None, known: Collection[str]) -> Sequence[str]:

@@ -1,0 +1,140 @@
+"""Whole models: images a second and peak memory, on PyTorch's layers, on ours, and optimised."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from segfast._example import example_input
+from segfast._optimize import optimize
+from segfast.bench.timing import SETTLED, compare, synchronize
+from segfast.models import create_model
+from segfast.models.full_size import full_size
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Calls = dict[str, Callable[[], Any]]
+CLASSES = 11  # CamVid's
+#: Images, height and width: CamVid's on a GPU, half as high and wide elsewhere.
+SIZES = {"cuda": (8, 360, 480), "cpu": (1, 180, 240)}
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One way to run a model; ``speedup`` is over PyTorch's layers, round by round.
+
+    ``peak_mb`` is the memory that a call takes beyond weights and input, in 10^6 bytes.
+    """
+
+    phase: str  # inference or training
+    layers: str
+    images_per_second: float
+    speedup: float
+    settled: bool
+    peak_mb: float
+
+
+def measure_model(
+    name: str, device: torch.device, size: tuple[int, int, int], seconds: float = 10.0
+) -> Iterator[ModelRow]:
+    """Times inference and a training step (forward, loss, backward), each way's calls in turn.
+
+    All ways have the same weights and see the same noise: ``size`` is its batch, height and width.
+    All is in float32 but the row of :func:`segfast.optimize`, which says what it has chosen.
+
+    Raises:
+        ValueError: no model is named so.
+    """
+    ours = create_model(name, CLASSES).to(device).eval()
+    torchs = create_model(name, CLASSES, backend="torch").to(device).eval()
+    torchs.load_state_dict(ours.state_dict())
+    input = example_input(ours, *size)
+    layers: dict[str, nn.Module] = {"PyTorch's layers": torchs, "segfast's layers": ours}
+    fastest = optimize(ours, input)
+    format = "NHWC" if fastest.memory_format == torch.channels_last else "NCHW"
+    chosen = f"optimize ({str(fastest.dtype).removeprefix('torch.')}, {format})"
+    with torch.no_grad():
+        target = full_size(ours, input).argmax(1)
+        calls: Calls = {way: partial(model, input) for way, model in layers.items()}
+        calls[chosen] = partial(fastest, input)
+        yield from _rows("inference", calls, input, seconds)
+
+    def step(model: nn.Module) -> None:
+        nn.functional.cross_entropy(full_size(model, input), target).backward()
+        model.zero_grad()
+
+    calls = {way: partial(step, model.train()) for way, model in layers.items()}
+    yield from _rows("training", calls, input, seconds)
+
+
+def _rows(phase: str, calls: Calls, input: Tensor, seconds: float) -> Iterator[ModelRow]:
+    peaks = [peak_bytes(call, input.device) for call in calls.values()]
+    timing = compare(list(calls.values()), input.device, seconds)
+    for way, seconds_a_call, ratio, spread, peak in zip(
+        calls, timing.seconds, timing.ratios, timing.spreads, peaks, strict=True
+    ):
+        yield ModelRow(
+            phase, way, len(input) / seconds_a_call, 1 / ratio, spread <= SETTLED, peak / 1e6
+        )
+
+
+def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
+    """The most memory of tensors that ``call`` holds at a time, beyond what was held before."""
+    call()  # what the first call allocates for good
+    if device.type == "cuda":
+        synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        synchronize(device)
+        return int(torch.cuda.max_memory_allocated(device) - before)
+    with _quiet(), torch.profiler.profile(profile_memory=True) as profile:
+        call()
+    results: Any = profile.profiler
+    events = results.kineto_results.events()
+    changes: list[tuple[int, int]] = sorted(
+        (e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"
+    )
+    return max(accumulate((size for _, size in changes), initial=0))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing on stderr: the profiler complains there of every GPU that it does not find."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def table(title: str, rows: Sequence[ModelRow]) -> Table:
+    """For the console, within 80 columns; what is slower than PyTorch's layers in red."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    result = Table(title=title, box=SIMPLE_HEAD)
+    result.add_column("")
+    for head in ("images/s", "speed", "peak MB"):
+        result.add_column(head, justify="right")
+    for row in rows:
+        result.add_row(
+            f"{row.phase}, {row.layers}",
+            f"{row.images_per_second:.3g}",
+            f"{'' if row.settled else '~'}{row.speedup:.2f}x",
+            f"{row.peak_mb:.0f}",
+            style="red" if row.speedup < 1 else "",
+        )
+    return result
