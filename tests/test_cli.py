@@ -24,6 +24,7 @@ from PIL import Image
 
 from segfast.cli import main
 from segfast.cli.summary import trace
+from segfast.data.report import DataReport
 from segfast.data.verify import open_data
 from segfast.models import create_model
 
@@ -475,6 +476,23 @@ class TestErrors:
         ):
             err = self.fails(segfast, *command)
             assert "images/08.png: cannot be read" in err
+
+    def test_an_image_that_breaks_while_training(
+        self, segfast: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """After all were read, in a worker process, whose traceback is not shown."""
+        root = make_data(tmp_path / "d")
+
+        def open_and_break(*arguments: object) -> DataReport:
+            report = open_data(*arguments)  # type: ignore[arg-type]
+            (root / "images" / "03.png").write_bytes(b"")
+            return report
+
+        monkeypatch.setattr("segfast.data.verify.open_data", open_and_break)
+        arguments = ["--option", "width=4", "--epochs", 1, "--workers", 1, "--out", tmp_path / "r"]
+        err = self.fails(segfast, "train", "--data", root, *arguments)
+        assert err.startswith(f"error: {root / 'images' / '03.png'}: cannot be read")
+        assert err.count("\n") == 1
 
     def test_checkpoints(self, segfast: Command, data: Path, tmp_path: Path) -> None:
         (tmp_path / "a.ckpt").write_bytes(b"no")

@@ -122,7 +122,8 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_files_of_a_run(whole: Path) -> None:
     names = {path.name for path in whole.iterdir()}
     assert names == {
-        "best.ckpt", "last.ckpt", "metrics.csv", "curves.png", "config.yaml", "report.html",
+        "best.ckpt", "last.ckpt", "config.yaml", "metrics.csv", "scores.csv", "confusion.csv",
+        "curves.png", "confusion.png", "report.html",
     }  # fmt: skip
     table = rows(whole)
     assert [row["step"] for row in table] == [str(step) for step in range(1, STEPS + 1)]

@@ -46,4 +46,7 @@ def _sentence(error: Exception) -> str:
             f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
             f"{cure * (error.errno == errno.ENOSPC)}"
         )
-    return str(error)
+    text = str(error)
+    if text.startswith("Caught "):  # in a worker process: torch hands on its whole traceback
+        text = text.rsplit(f"{type(error).__name__}: ", 1)[-1].strip()
+    return text

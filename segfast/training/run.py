@@ -36,6 +36,7 @@ from segfast.data.transforms import Normalise, TrainingCrop, WholeImage
 from segfast.losses import create_loss, loss_modes
 from segfast.training.callbacks import Bar, Checkpoints, Interrupted, Reporter
 from segfast.training.checkpoint import AtomicCheckpointIO
+from segfast.training.evaluate import write_scores
 from segfast.training.history import History, Row
 from segfast.training.module import SegmentationModule
 from segfast.training.pictures import curves, save
@@ -46,7 +47,7 @@ DRAW_EVERY = 10  # seconds
 
 
 class Pictures(Callback):
-    """Keeps curves.png and report.html up to date."""
+    """Keeps curves.png, the scores' files and report.html up to date."""
 
     def __init__(self, folder: Path, plan: Plan, history: History) -> None:
         self.folder = folder
@@ -79,6 +80,7 @@ class Pictures(Callback):
         save(curves(rows, self._plan.steps_per_epoch), self.folder / "curves.png")
         page = run_page(self._plan, rows, state)
         if pl_module.scores is not None:
+            write_scores(pl_module.scores, self._plan.card.classes, self.folder)
             page = replace(page, scores=pl_module.scores, scored="latest validation")
         write_report(page, self.folder / "report.html")
         self._drawn = time.monotonic()
@@ -133,7 +135,7 @@ class Batches(L.LightningDataModule):
 def fit(
     plan: Plan, data: DataReport, out: Path, console: Console, resume: Path | None
 ) -> list[Row]:
-    """Trains, writing checkpoints, metrics.csv, curves.png, report.html and config.yaml to ``out``.
+    """Trains, writing checkpoints, config.yaml, metrics, scores, pictures and a report to ``out``.
 
     Args:
         plan: what to do.
