@@ -280,6 +280,27 @@ def test_killed_while_saving(data: Path, whole: Path, tmp_path: Path) -> None:
     assert not any(path.suffix == ".part" for path in out.iterdir())
 
 
+def test_interrupted_while_saving(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the middle of a checkpoint: it is finished, then the run stops."""
+    saved = []
+
+    def save(state: dict[str, Any], file: Any, real: Any = torch.save) -> None:
+        saved.append(state["global_step"])
+        if len(saved) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        real(state, file)
+
+    monkeypatch.setattr("segfast.training.checkpoint.torch.save", save)
+    with pytest.raises(Interrupted):
+        run(data, tmp_path / "run")
+    assert load(tmp_path / "run" / "last.ckpt")["global_step"] == saved[2]
+    monkeypatch.undo()
+    run(data, tmp_path / "run", resume=tmp_path / "run" / "last.ckpt")
+    assert_same_run(whole, tmp_path / "run")
+
+
 def test_full_disk(
     data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,6 +321,25 @@ def test_full_disk(
     assert not any(path.suffix == ".part" for path in (tmp_path / "run").iterdir())
     run(data, tmp_path / "run", resume=tmp_path / "run" / "last.ckpt")
     assert_same_run(whole, tmp_path / "run")
+
+
+def test_more_gpus_than_there_are(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(OptionError, match="--devices 2, but torch sees 1 GPU$"):
+        plan_for(data, devices=2)
+
+
+def test_torchrun_says_how_many(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two machines with two processes each: 16 images are 4 steps of one image on each."""
+    for name, value in (
+        ("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "2"),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    plan = plan_for(data, batch_size=1)
+    assert (plan.options.devices, plan.nodes, plan.steps_per_epoch) == (2, 2, 4)
+    with pytest.raises(OptionError, match="--devices 3, but torchrun started 2 processes"):
+        plan_for(data, devices=3)
 
 
 class TestOptions:

@@ -143,7 +143,11 @@ def make_plan(options: TrainOptions, data: DataReport) -> Plan:
 def _processes(devices: int | None) -> tuple[int, int]:
     """Processes of each machine, and machines; torchrun has started them before we are asked."""
     if not torch.distributed.is_torchelastic_launched():
-        return 1 if devices is None else devices, 1
+        devices = 1 if devices is None else devices
+        there = torch.cuda.device_count()
+        if torch.cuda.is_available() and devices > there:
+            raise OptionError(f"--devices {devices}, but torch sees {there} GPU{'s' * (there > 1)}")
+        return devices, 1
     local = int(os.environ["LOCAL_WORLD_SIZE"])
     if devices not in (None, local):
         raise OptionError(
