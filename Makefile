@@ -16,7 +16,7 @@ export TORCH_CUDA_ARCH_LIST ?= 9.0
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: demo test ctest bench ptxas gpu lint build clean
+.PHONY: demo test ctest bench docs ptxas gpu lint build clean
 
 demo: $(BUILD)
 	$(BIN)/segfast bench --quick
@@ -36,6 +36,12 @@ ctest: $(SETUP)
 # Some minutes; `pytest benchmarks` runs every cell.
 bench: $(BUILD)
 	$(BIN)/segfast bench --size large --size middle --threads 1 --threads $$(nproc) --seconds 0.5
+
+# The pages of docs/, with every public name, into out/site.
+docs: $(BUILD)
+	$(PIP) mkdocs-material 'mkdocstrings[python]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "out/site/index.html"
 
 # Registers and spills of every CUDA kernel, for every architecture; needs nvcc, some minutes.
 ptxas:
