@@ -29,18 +29,16 @@ def boundary_of(inside: Tensor, counts: Tensor) -> Tensor:
 def within(pixels: Tensor, distance: float) -> Tensor:
     """Which pixels [N, H, W] have one of ``pixels`` at most that far away, as the crow flies."""
     height, width = pixels.shape[-2:]
-    column = torch.arange(width, dtype=torch.int32, device=pixels.device)
-    far = height + width
-    before = torch.where(pixels, column, -far).cummax(-1).values
-    after = torch.where(pixels, column, 2 * far).flip(-1).cummin(-1).values.flip(-1)
-    gap = torch.minimum(column - before, after - column)  # to the nearest one of the same row
     near = torch.zeros_like(pixels)
-    reach = min(int(distance), height - 1)
-    for rows in range(-reach, reach + 1):
-        columns = int(math.sqrt(distance**2 - rows**2))
-        here = slice(max(0, -rows), height - max(0, rows))
-        there = slice(max(0, rows), height - max(0, -rows))
-        near[:, here] |= gap[:, there] <= columns
+    wide, columns = pixels.clone(), 0  # `wide` reaches that many columns to both sides
+    for rows in range(min(int(distance), height - 1), -1, -1):
+        while columns < min(int(math.sqrt(distance**2 - rows**2)), width - 1):
+            wider = wide.clone()
+            wider[:, :, 1:] |= wide[:, :, :-1]
+            wider[:, :, :-1] |= wide[:, :, 1:]
+            wide, columns = wider, columns + 1
+        near[:, rows:] |= wide[:, : height - rows]
+        near[:, : height - rows] |= wide[:, rows:]
     return near
 
 
