@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from memory import peak_bytes
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
@@ -554,15 +555,8 @@ def test_memory_of_a_loss_is_the_gradient() -> None:
     logits = torch.randn(1, 8, 256, 256, requires_grad=True)
     labels = torch.randint(8, (1, 256, 256))
     loss = L.DiceCELoss(ignore_index=IGNORED)
-    with torch.profiler.profile(profile_memory=True) as profile:
-        loss(logits, labels).backward()
-    peak = now = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            peak = max(peak, now)
-    size = logits.numel() * 4
-    assert size <= peak <= 1.01 * size
+    peak = peak_bytes(lambda: loss(logits, labels).backward())
+    assert logits.nbytes <= peak <= 1.01 * logits.nbytes
 
 
 def test_class_weights_move_with_the_module_and_stay_out_of_its_state() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from cases import FLOATS, LAYOUTS, lay_out
+from memory import peak_bytes
 from op_tester import Arguments, OpTester
 from torch import Tensor
 
@@ -384,16 +385,8 @@ def test_memory_is_the_gradient_and_nothing_else() -> None:
     """Forward and backward allocate the gradient of the logits and small sums."""
     logits = torch.randn(1, 8, 256, 256, requires_grad=True)
     labels = torch.randint(8, (1, 256, 256))
-    with torch.profiler.profile(profile_memory=True) as profile:
-        stats = F.overlap_stats(logits, labels)
-        stats.cross_entropy.sum().backward()
-    peak = now = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            peak = max(peak, now)
-    size = logits.numel() * 4
-    assert size <= peak <= 1.01 * size
+    peak = peak_bytes(lambda: F.overlap_stats(logits, labels).cross_entropy.sum().backward())
+    assert logits.nbytes <= peak <= 1.01 * logits.nbytes
 
 
 def weighted(x: Tensor, target: Tensor, class_weight: Tensor | None, **options: Any) -> Any:
