@@ -107,8 +107,8 @@ def _tiles(page: Page) -> str:
         tiles.append((f"{page.scores.accuracy:.3f}", "pixel accuracy"))
         tiles.append((f"{page.scores.mean_class_accuracy:.3f}", "mean class accuracy"))
     if page.rows:
-        last = page.rows[-1]
-        tiles.append((f"{last['train_loss']:.3f}", "training loss"))
+        recent = [row["train_loss"] for row in page.rows[-20:]]
+        tiles.append((f"{np.mean(recent):.3f}", "training loss"))
         tiles.append((f"{np.median([r['images_per_second'] for r in page.rows]):.1f}", "images/s"))
     return '<div class="tiles">{}</div>'.format(
         "".join(f"<div><b>{value}</b>{escape(name)}</div>" for value, name in tiles)
@@ -244,6 +244,7 @@ th i { display: inline-block; width: .9em; height: .9em; margin-right: .5em; bor
   border: 1px solid var(--line); vertical-align: -.1em; }
 .classes { width: 100%; max-width: 44rem; }
 .meter { width: 40%; min-width: 5rem; text-align: left; }
+@media (max-width: 36rem) { .classes :is(th, td):nth-child(n+5) { display: none; } }
 .bar { height: .7rem; border-radius: 3px; background: var(--accent); }
 .confusion th:first-child { position: sticky; left: 0; background: var(--ground); }
 .confusion th:not(:first-child), .confusion td { text-align: center; padding: .25rem .4rem;

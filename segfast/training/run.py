@@ -43,7 +43,8 @@ from segfast.training.pictures import curves, save
 from segfast.training.plan import Plan, chosen
 from segfast.training.report import run_page, write_report
 
-DRAW_EVERY = 10  # seconds
+DRAW_EVERY = 10  # seconds at least, and
+DRAW_SHARE = 0.05  # of the time at most
 
 
 class Pictures(Callback):
@@ -53,11 +54,11 @@ class Pictures(Callback):
         self.folder = folder
         self._plan = plan
         self._history = history
-        self._drawn = time.monotonic()  # or soon: what is over at once is drawn at its end
+        self._due = time.monotonic() + DRAW_EVERY
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws, unless it has just done so."""
-        if time.monotonic() - self._drawn > DRAW_EVERY:
+        if time.monotonic() > self._due:
             self._draw(trainer, pl_module, "in training")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -76,6 +77,7 @@ class Pictures(Callback):
         assert isinstance(pl_module, SegmentationModule)
         if not trainer.is_global_zero:
             return
+        start = time.monotonic()
         rows = self._history.rows
         save(curves(rows, self._plan.steps_per_epoch), self.folder / "curves.png")
         page = run_page(self._plan, rows, state)
@@ -83,7 +85,8 @@ class Pictures(Callback):
             write_scores(pl_module.scores, self._plan.card.classes, self.folder)
             page = replace(page, scores=pl_module.scores, scored="latest validation")
         write_report(page, self.folder / "report.html")
-        self._drawn = time.monotonic()
+        now = time.monotonic()
+        self._due = now + max(DRAW_EVERY, (now - start) / DRAW_SHARE)
 
 
 class Batches(L.LightningDataModule):
