@@ -156,6 +156,7 @@ def test_dice_focal(reduction: str, dtype: torch.dtype) -> None:
         {"softmax": True, "gamma": 1.5},
         {"softmax": True, "weight": [0.5, 1.0, 2.0, 0.25], "alpha": 0.3, "lambda_focal": 2.0},
         {"sigmoid": True, "weight": [1.0, 2.0, 0.25], "include_background": False},
+        {"sigmoid": True, "alpha": 1.0},
     ]
     for options, onehot in itertools.product(choices, (True, False)):
         logits, target = problem(SHAPES["2-D"], dtype, onehot)

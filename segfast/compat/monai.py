@@ -352,10 +352,10 @@ class DiceFocalLoss(nn.Module):
     """``monai.losses.DiceFocalLoss``: lambda_dice Dice + lambda_focal focal loss, which is that of
     the sigmoid, class by class.
 
-    One pass with ``sigmoid=True``. ``alpha``, in [0, 1), weighs positives and 1 - alpha negatives.
-    Targets are 0 and 1: MONAI's focal factor of soft ones is another. With ``reduction="none"`` the
-    focal loss is [N, C, ...], computed in plain PyTorch. See :class:`DiceLoss` for the other
-    arguments.
+    One pass with ``sigmoid=True``. ``alpha``, in [0, 1], weighs positives and 1 - alpha negatives.
+    Targets are 0 and 1: MONAI's focal factor of soft ones is another. With ``reduction="none"``,
+    when it is [N, C, ...], and with ``alpha=1`` the focal loss is computed in plain PyTorch. See
+    :class:`DiceLoss` for the other arguments.
     """
 
     def __init__(
@@ -379,8 +379,8 @@ class DiceFocalLoss(nn.Module):
     ) -> None:
         super().__init__()
         _check_factors(lambda_dice=lambda_dice, lambda_focal=lambda_focal)
-        if alpha is not None and not 0 <= alpha < 1:
-            raise ValueError(f"alpha must be in [0, 1), got {alpha}")
+        if alpha is not None and not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must be in [0, 1], got {alpha}")
         self.gamma, self.alpha = gamma, alpha
         self.lambda_dice, self.lambda_focal = lambda_dice, lambda_focal
         self.dice = DiceLoss(
@@ -403,30 +403,33 @@ class DiceFocalLoss(nn.Module):
         _check_dimensions(input, target)
         channels = input.shape[1]
         first = 0 if self.dice.include_background or channels == 1 else 1
-        weight = input.new_ones(channels)
+        weight = torch.ones(channels, dtype=torch.float64, device=input.device)
         weight[:first] = 0
         if self.dice.class_weight is not None:
             weight[first:] = self.dice.class_weight
-        dimensions = input.dim() - 2
-        if self.dice.reduction == "none":
-            region = self.dice.from_stats(self.dice.stats(input, target), dimensions)
-            focal = self._map(input, target)[:, first:] * weight[first:].view(-1, *[1] * dimensions)
-            return in_type_of(self.lambda_dice * region + self.lambda_focal * focal, input)
-        options: dict[str, Any] = {"gamma": self.gamma, "class_weight": weight}
-        negative = 1.0 if self.alpha is None else 1 - self.alpha
-        if self.alpha is not None:
-            options["pos_weight"] = input.new_tensor([self.alpha / negative])
-        if self.dice.activation(channels) == "sigmoid":
-            stats = self.dice.stats(input, target, **options)
-            entropy = stats.cross_entropy
-        else:
+        pixels = input.shape[2:].numel()
+        if self.dice.reduction == "none" or self.alpha == 1:  # no ratio weighs positives alone
             stats = self.dice.stats(input, target)
-            labels = self.dice.target(input, target)[0]
-            entropy = sums(input, labels, "sigmoid", **options).cross_entropy
-        focal = negative * entropy.sum() / input[0, 0].numel()
+            scale = weight[first:].view(-1, *[1] * (input.dim() - 2))
+            focal = self._map(input, target)[:, first:] * scale
+            if self.dice.reduction != "none":
+                focal = focal.sum() / pixels
+        else:
+            negative = 1.0 if self.alpha is None else 1 - self.alpha
+            options: dict[str, Any] = {"gamma": self.gamma, "class_weight": weight}
+            if self.alpha is not None:
+                options["pos_weight"] = weight.new_tensor([self.alpha / negative])
+            if self.dice.activation(channels) == "sigmoid":
+                stats = self.dice.stats(input, target, **options)
+                entropy = stats.cross_entropy
+            else:
+                stats = self.dice.stats(input, target)
+                labels = self.dice.target(input, target)[0]
+                entropy = sums(input, labels, "sigmoid", **options).cross_entropy
+            focal = negative * entropy.sum() / pixels
         if self.dice.reduction == "mean":
             focal = focal / (input.shape[0] * (channels - first))
-        dice = self.dice.from_stats(stats, dimensions)
+        dice = self.dice.from_stats(stats, input.dim() - 2)
         return in_type_of(self.lambda_dice * dice + self.lambda_focal * focal, input)
 
     def _map(self, input: Tensor, target: Tensor) -> Tensor:

@@ -219,7 +219,10 @@ class FocalLoss(nn.Module):
                 return loss[0] if self.mode == BINARY_MODE else loss.mean()
             return (loss * weights).sum() / weights.sum()
         negative = 1.0 if self.alpha is None else 1 - self.alpha
-        positive = None if self.alpha is None else input.new_tensor([self.alpha / negative])
+        positive = None
+        if self.alpha is not None:
+            ratio = self.alpha / negative
+            positive = torch.tensor([ratio], dtype=torch.float64, device=input.device)
         stats = sums(
             input,
             target,
