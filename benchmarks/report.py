@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from segfast._files import write_text
+from segfast.bench import models
 from segfast.bench.report import draw_floor, draw_speedup, markdown
 from segfast.bench.results import Results
 from segfast.bench.run import Row
@@ -30,9 +31,10 @@ def slug(device: str) -> str:
 def merge(folder: Path, new: Results) -> Results:
     """The rows of ``folder`` replaced and joined by those of ``new``, in the order of the suite."""
     path = folder / "bench.json"
-    rows = {row.cell: row for row in Results.read(path).rows} if path.exists() else {}
-    rows |= {row.cell: row for row in new.rows}
-    return Results(new.machine, new.command, list(rows.values()), new.failed)
+    old = Results.read(path) if path.exists() else Results({}, "")
+    rows = {row.cell: row for row in (*old.rows, *new.rows)}
+    models = old.models | new.models
+    return Results(new.machine, new.command, list(rows.values()), new.failed, models)
 
 
 def chosen(rows: list[Row]) -> list[Row]:
@@ -65,6 +67,7 @@ def page(results: Results) -> str:
             f"{unsettled} did not settle within 10 % (~). See [how to read them](../../README.md).",
             "",
             markdown(results.rows),
+            *(models.markdown(name, rows) for name, rows in results.models.items()),
             *(f"- FAILED {line}" for line in results.failed),
         ]
     )

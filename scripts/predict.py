@@ -232,9 +232,9 @@ def main() -> int:
         "- instructions: the longest way through a kernel's code, at four instructions of a warp a "
         "clock in each of 132 multiprocessors (1.75 GHz). A thread takes a shorter way (no border, "
         "codes rather than indices), so this is an upper bound. It is loose for the losses and the "
-        "confusion matrix, whose longest way holds the loads of any alignment and the focal, smoothed "
-        "and squared branches one after the other: the blocks that a plain NCHW bfloat16 call with 19 "
-        "classes runs, counted by hand, are 6.5 instructions a byte.\n"
+        "confusion matrix, whose longest way holds the loads of any alignment and the focal, "
+        "smoothed and squared branches one after the other: the blocks that a plain NCHW bfloat16 "
+        "call with 19 classes runs, counted by hand, are 6.5 instructions a byte.\n"
         "- bound: memory where instructions take under 70 % of its time; both up to 100 %; else "
         "instructions, and the first to look at on a GPU.\n\n"
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from segfast.bench.cases import PROVIDERS
+from segfast.bench.models import SIZES, measure_model
 from segfast.bench.results import Results
 from segfast.bench.run import CPU_SIZES, DTYPES, GPU_SIZES, LAYOUTS, Plan, measure
 
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--layout", nargs="*", default=tuple(LAYOUTS), choices=LAYOUTS)
     parser.add_argument("--threads", nargs="*", type=int, default=(), help="CPU threads")
     parser.add_argument("--beside", nargs="*", default=("eager", "floor"), choices=PROVIDERS)
+    parser.add_argument("--model", nargs="*", default=(), help="whole models instead of ops")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each row")
     parser.add_argument("--json", type=Path, required=True, help="the file to write")
     arguments = parser.parse_args()
@@ -39,7 +41,13 @@ def main() -> int:
         arguments.seconds,
     )
     results = Results.begin(plan.device)
-    for cell in plan.cells():
+    for name in arguments.model:
+        results.models[name] = []
+        for model_row in measure_model(name, plan.device, SIZES[plan.device.type], plan.seconds):
+            results.models[name].append(model_row)
+            print(f"{name}, {model_row}", flush=True)
+            results.write(arguments.json)
+    for cell in () if arguments.model else plan.cells():
         try:
             row, _ = measure(plan, cell)
         except (AssertionError, RuntimeError) as error:  # the other rows still count

@@ -49,7 +49,9 @@ def measure_model(
     """Times inference and a training step (forward, loss, backward), each way's calls in turn.
 
     All ways have the same weights and see the same noise: ``size`` is its batch, height and width.
-    All is in float32 but the row of :func:`segfast.optimize`, which says what it has chosen.
+    On a GPU training is as people train: bfloat16 under autocast and channels_last, eager and
+    compiled. All else is in float32 but the row of :func:`segfast.optimize`, which says what it
+    has chosen.
 
     Raises:
         ValueError: no model is named so.
@@ -68,8 +70,19 @@ def measure_model(
         calls[chosen] = partial(fastest, input)
         yield from _rows("inference", calls, input, seconds)
 
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        input = input.to(memory_format=torch.channels_last)
+        for model in layers.values():
+            model.to(memory_format=torch.channels_last)
+        for way, model in list(layers.items()):
+            compiled: Any = torch.compile(model, dynamic=False)
+            layers[f"{way}, compiled"] = compiled
+
     def step(model: nn.Module) -> None:
-        nn.functional.cross_entropy(full_size(model, input), target).backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+            loss = nn.functional.cross_entropy(full_size(model, input), target)
+        loss.backward()
         model.zero_grad()
 
     calls = {way: partial(step, model.train()) for way, model in layers.items()}
@@ -118,6 +131,18 @@ def _quiet() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def markdown(name: str, rows: Sequence[ModelRow]) -> str:
+    """The same table in Markdown; what is slower than PyTorch's layers in bold."""
+    lines = [f"| {name} | images/s | speed | peak MB |", "|---|--:|--:|--:|"]
+    for row in rows:
+        speed = f"{'' if row.settled else '~'}{row.speedup:.2f}x"
+        lines.append(
+            f"| {row.phase}, {row.layers} | {row.images_per_second:.3g} "
+            f"| {f'**{speed}**' if row.speedup < 1 else speed} | {row.peak_mb:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def table(title: str, rows: Sequence[ModelRow]) -> Table:

@@ -16,6 +16,7 @@ import torch
 import segfast
 from segfast._extension import C
 from segfast._files import write_text
+from segfast.bench.models import ModelRow
 from segfast.bench.run import Row, as_dict
 from segfast.bench.timing import copy_bandwidth
 
@@ -28,6 +29,7 @@ class Results:
     command: str
     rows: list[Row] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    models: dict[str, list[ModelRow]] = field(default_factory=dict)  # by name
 
     @classmethod
     def begin(cls, device: torch.device, command: str | None = None) -> Results:
@@ -46,7 +48,10 @@ class Results:
         try:
             report = json.loads(path.read_text(encoding="utf-8"))
             rows = [Row(**row) for row in report["rows"]]
-            return cls(report["machine"], report["command"], rows, report["failed"])
+            models = {
+                name: [ModelRow(**row) for row in of] for name, of in report["models"].items()
+            }
+            return cls(report["machine"], report["command"], rows, report["failed"], models)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no results of segfast's benchmark: {error}") from error
 
@@ -57,6 +62,7 @@ class Results:
             "command": self.command,
             "failed": self.failed,
             "rows": [as_dict(row) for row in self.rows],
+            "models": {name: [as_dict(row) for row in of] for name, of in self.models.items()},
         }
         write_text(path, json.dumps(report, indent=1) + "\n")
 

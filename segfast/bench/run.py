@@ -173,8 +173,8 @@ def _peaks(calls: dict[str, Call], device: torch.device) -> dict[str, float]:
     return peaks
 
 
-def as_dict(row: Row) -> dict[str, Any]:
-    """For JSON: times and rates with four significant digits."""
+def as_dict(row: Any) -> dict[str, Any]:
+    """A row for JSON: times and rates with four significant digits."""
     return {key: _rounded(value) for key, value in asdict(row).items()}
 
 
