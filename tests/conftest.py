@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -27,6 +29,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def device(request: pytest.FixtureRequest) -> torch.device:
     """The CPU, and a GPU where there is one."""
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="module")
+def one_core() -> Iterator[None]:
+    """For tests that train: one thread of the CPU, whatever the machine has.
+
+    There a run is the same to the bit whenever it is repeated, and for pictures this small waiting
+    for a second thread takes longer than the work.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(torch.cuda, "device_count", lambda: 0)
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

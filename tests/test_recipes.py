@@ -24,6 +24,9 @@ RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 SHARED = ROOT.parent / "shared" / "data"
 
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
+
 def few(source: Path, root: Path) -> Path:
     """Two training images and a validation image of a data set, by links."""
     listed = (source / "train.txt").is_file()

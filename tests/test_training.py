@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +44,7 @@ from segfast.training.scores import Scores
 EPOCHS, STEPS = 3, 24
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """For pictures this small, waiting for a second thread takes longer than the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +214,7 @@ def test_killed_run_resumes_to_the_same_result(data: Path, whole: Path, tmp_path
     out = tmp_path / "run"
     command = [sys.executable, "-m", "segfast", "train", "--data", str(data), "--out", str(out)]
     command += ["--option", "width=4", "--batch-size", "2", "--epochs", str(EPOCHS)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     deadline = time.monotonic() + 120
     while not (out / "last.ckpt").exists() and time.monotonic() < deadline:
@@ -266,7 +259,7 @@ def test_killed_while_saving(data: Path, whole: Path, tmp_path: Path) -> None:
     options = ["train", "--data", data, "--out", out, "--option", "width=4", "--batch-size", 2]
     done = subprocess.run(
         [sys.executable, "-c", DIE_WHILE_SAVING, *map(str, [*options, "--epochs", EPOCHS])],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.DEVNULL,
         timeout=120,
     )

@@ -205,7 +205,7 @@ def build_module(plan: Plan, data: DataReport) -> SegmentationModule:
 def build_trainer(plan: Plan, callbacks: list[Callback], **options: Any) -> Trainer:
     """Lightning's trainer, with nothing on that prints or writes by itself."""
     return Trainer(
-        accelerator="auto",
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",
         precision=plan.options.precision,  # type: ignore[arg-type]  # checked by make_plan
         callbacks=callbacks,
         num_sanity_val_steps=0,
