@@ -30,7 +30,12 @@ half-precision logits   sums overflow beyond 65504:    float32 arithmetic, and a
 labels that are no      fail in a scatter or one-hot,  IndexError that names them
 class, nor ignored      or count as no class (fastai,
                         mmseg)
-softmax of one channel  a constant with gradient 0     ValueError
+softmax of one channel  a constant with gradient 0     ValueError (MONAI skips it, and so does
+                                                       ``monai``)
+sums                    float32 for any input, in      float64 sums of float32 terms (of float64
+                        nnU-Net, MONAI's focal loss    ones for float64 logits)
+                        and generalised Dice's
+                        weights
 targets outside [0, 1]  a number                       IndexError
 smp.FocalLoss           NaN of an all-ignored batch    0
                         fails with ignore_index in     the mean over the terms that count
