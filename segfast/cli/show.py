@@ -55,4 +55,6 @@ def show(
     )
     save(figure, out)
     say(in_a_line(report))
-    say_files(out.parent, {out.name: f"{len(pairs)} images of {split} and their masks"})
+    height, width = card.size
+    what = f"{len(pairs)} images of {split} and their masks, {height}x{width} (height x width)"
+    say_files(out.parent, {out.name: what})

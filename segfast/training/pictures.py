@@ -23,6 +23,7 @@ from segfast.training.scores import Scores
 TRAIN, VAL, ACCURACY = "#4c72b0", "#dd8452", "#55a868"
 IGNORED = (230, 230, 230)
 MOST_LEGEND = 40  # classes
+LONGEST_TITLE = 40  # characters over a picture
 PANEL = 900  # pixels: the longest side of one picture in a page
 
 
@@ -214,7 +215,9 @@ def _legend(present: Sequence[int], classes: ClassTable) -> list[Patch]:
 
 def _panel(axes: Axes, array: NDArray[np.uint8], title: str) -> None:
     axes.imshow(array, interpolation="nearest")
-    axes.set_title(title, fontsize=9)
+    half = LONGEST_TITLE // 2
+    axes.set_title(title if len(title) <= LONGEST_TITLE else f"{title[:half]}...{title[-half:]}")
+    axes.title.set_fontsize(9)
     axes.axis("off")
 
 
