@@ -114,7 +114,7 @@ def find_sanitizer() -> str | None:
 def benchmark(out: Path, name: str, seconds: float, *options: str) -> dict[str, Any]:
     report = out / f"{name}.json"
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "segfast.bench", "--device", "cuda", "--seconds", "0.25"]
+    command = [sys.executable, "-m", "segfast.bench", "--device", "cuda", "--seconds", "0.1"]
     step = run([*command, *options, "--json", str(report)], seconds)
     if report.exists():
         step |= json.loads(report.read_text())
