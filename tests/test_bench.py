@@ -139,6 +139,7 @@ def test_report_mends_the_readme_between_its_marks() -> None:
         report.mend_readme("no marks", results, folder)
 
 
+@pytest.mark.filterwarnings("ignore:.*left out")  # a reduced type, on noise
 def test_whole_models() -> None:
     from segfast.bench.models import measure_model, peak_bytes, table
 

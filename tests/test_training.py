@@ -146,6 +146,18 @@ def test_checkpoint_holds_plain_values_and_says_what_it_is(data: Path, whole: Pa
     assert model(torch.zeros(1, 3, 25, 31)).shape == (1, 2, 25, 31)  # odd sizes
 
 
+def test_a_checkpoint_does_not_look_for_its_encoders_first_weights(
+    whole: Path, tmp_path: Path
+) -> None:
+    checkpoint = load(whole / "best.ckpt")
+    checkpoint["segfast"]["model_options"]["encoder_weights"] = str(tmp_path / "long gone.pth")
+    torch.save(checkpoint, tmp_path / "trained.ckpt")
+    model, _ = load_model(tmp_path / "trained.ckpt")
+    expected, _ = load_model(whole / "best.ckpt")
+    image = torch.rand(1, 3, 8, 8)
+    assert torch.equal(model(image), expected(image))
+
+
 def test_torch_layers_give_the_same_run(data: Path, tmp_path: Path) -> None:
     """Pooling copies values, so our layers and torch's agree to the bit.
 

@@ -69,7 +69,7 @@ class Card:
                 backend=backend,  # type: ignore[arg-type]  # checked above
                 **self.model_options,
             )
-        except (TypeError, ValueError) as error:
+        except (ImportError, TypeError, ValueError) as error:
             raise OptionError(f"model {self.model}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,10 +88,12 @@ class Card:
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Card:
-        """The inverse of :meth:`to_dict`."""
+        """The inverse of :meth:`to_dict`, but for what the model's encoder started from: that would
+        be downloaded or looked for, and the checkpoint's own weights come after it."""
+        model_options = {k: v for k, v in state["model_options"].items() if k != "encoder_weights"}
         return cls(
             model=state["model"],
-            model_options=state["model_options"],
+            model_options=model_options,
             in_channels=state["in_channels"],
             classes=ClassTable.from_dict(state["classes"]),
             mean=tuple(state["mean"]),
