@@ -126,13 +126,32 @@ def test_timm_encoders(encoder: str, name: str, tmp_path: Path) -> None:
     model = create_model(
         name, 2, 3, encoder=encoder, encoder_weights=tmp_path / "trained.pth"
     ).eval()
-    input = torch.randn(1, 3, 75, 101)
-    assert torch.equal(model.encoder(input)[-1], model.encoder.network(input)[-1])
+    input = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         deepest = trained.eval().forward_intermediates(input, intermediates_only=True)[-1]
         assert torch.equal(model.encoder(input)[-1], deepest)
-        assert model(input).shape == (1, 2, 75, 101)
+        for size in ((75, 101), (1, 1)):
+            input = torch.randn(1, 3, *size)
+            assert model(input).shape == (1, 2, *size)
         assert torch.equal(segfast.restore(model)(input), model(input))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "name"),
+    [
+        ("mambaout_femto", "unet"),  # maps with the channels last
+        ("vit_tiny_patch16_224", "unet"),  # made for one size; three maps at a sixteenth
+        ("hrnet_w18_small", "dynamic_unet"),  # adds maps whose sizes must divide
+        ("densenet121", "pspnet"),  # cannot be dilated
+        ("efficientnet_b0", "deeplabv3plus"),  # can
+    ],
+)
+def test_awkward_timm_encoders(encoder: str, name: str) -> None:
+    pytest.importorskip("timm")
+    model = create_model(name, 2, 3, encoder=encoder).eval()
+    for size in ((33, 47), (1, 1)):
+        with torch.no_grad():
+            assert model(torch.randn(1, 3, *size)).shape == (1, 2, *size)
 
 
 def test_unknown_encoders() -> None:

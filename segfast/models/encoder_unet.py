@@ -51,7 +51,7 @@ class EncoderUNet(nn.Module):
         encoder: a name for :func:`~segfast.models.encoders.create_encoder` or an
             :class:`~segfast.models.encoders.Encoder`.
         decoder_channels: of the blocks from the coarsest to the full size, as many as the encoder
-            halves the image.
+            halves the image; by default 256 and half as many each time.
         upsampling: ``"nearest"`` or ``"subpixel"``, :class:`segfast.nn.SubpixelUpsample`.
 
     Shape:
@@ -65,7 +65,7 @@ class EncoderUNet(nn.Module):
         classes: int,
         in_channels: int = 3,
         encoder: str | Encoder = "resnet34",
-        decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+        decoder_channels: Sequence[int] | None = None,
         upsampling: Literal["nearest", "subpixel"] = "nearest",
     ) -> None:
         super().__init__()
@@ -74,6 +74,8 @@ class EncoderUNet(nn.Module):
         self.encoder = create_encoder(encoder, in_channels)
         *finer, deepest = self.encoder.reductions
         halvings = deepest.bit_length() - 1
+        if decoder_channels is None:
+            decoder_channels = [256 >> step for step in range(halvings)]
         if len(decoder_channels) != halvings:
             raise ValueError(
                 f"decoder_channels must have one entry for each of the encoder's {halvings} "

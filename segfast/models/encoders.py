@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from segfast._accelerate import accelerate
+from segfast.models._layers import crop_corner, pad_to_multiple
 from segfast.models.vgg import vgg16_features
 from segfast.nn import MaxPool2d
 
@@ -114,25 +116,47 @@ class ResNetEncoder(Encoder):
 
 
 class TimmEncoder(Encoder):
-    """Any timm network that offers ``features_only``; layers have timm's names."""
+    """Any timm network that offers ``features_only``; layers have timm's names.
+
+    The input is padded with zeros to a multiple of the deepest map's reduction, which some networks
+    insist on, and the maps are cropped. Transformers made for one size are asked to take any. What
+    timm cannot dilate keeps its own reductions whatever ``output_stride`` is.
+    """
 
     def __init__(self, name: str, in_channels: int = 3, output_stride: int = 32) -> None:
         super().__init__()
-        options = {} if output_stride == 32 else {"output_stride": output_stride}
         self.name = name
-        self.network = accelerate(
-            _timm().create_model(name, features_only=True, in_chans=in_channels, **options)
-        )
+        self.network = accelerate(_timm_network(name, in_channels, output_stride))
         self.channels = tuple(self.network.feature_info.channels())
         self.reductions = tuple(self.network.feature_info.reduction())
 
     def forward(self, input: Tensor) -> list[Tensor]:
-        return list(self.network(input))
+        height, width = input.shape[-2:]
+        maps = self.network(pad_to_multiple(input, max(self.reductions)))
+        if str(getattr(self.network, "output_fmt", "NCHW")).endswith("NHWC"):
+            maps = [map.permute(0, 3, 1, 2).contiguous() for map in maps]
+        return [
+            crop_corner(map, -(-height // reduction), -(-width // reduction))
+            for map, reduction in zip(maps, self.reductions, strict=True)
+        ]
 
     def pretrained_weights(self, file: Path | None = None) -> Mapping[str, Tensor]:
         source = {} if file is None else {"pretrained_cfg_overlay": {"file": str(file)}}
         network = _timm().create_model(self.name, features_only=True, pretrained=True, **source)
         return {f"network.{name}": value for name, value in network.state_dict().items()}
+
+
+def _timm_network(name: str, in_channels: int, output_stride: int) -> Any:
+    """timm's network with as many of our wishes as its family knows."""
+    dilated = {} if output_stride == 32 else {"output_stride": output_stride}
+    any_size: list[dict[str, Any]] = [{"dynamic_img_size": True}, {"strict_img_size": False}, {}]
+    refusal: Exception | None = None
+    for wishes in [*({**dilated, **size} for size in any_size), *any_size]:
+        try:
+            return _timm().create_model(name, features_only=True, in_chans=in_channels, **wishes)
+        except (AssertionError, TypeError) as error:  # how timm's families refuse an argument
+            refusal = error
+    raise ValueError(f"timm's {name} cannot be an encoder: {refusal}") from refusal
 
 
 def create_encoder(
@@ -143,7 +167,8 @@ def create_encoder(
     Args:
         encoder: the name; an :class:`Encoder` is returned as it is.
         in_channels: channels of the input.
-        output_stride: reduction of the deepest map, 32, 16 or 8.
+        output_stride: reduction of the deepest map, 32, 16 or 8; networks that timm cannot dilate
+            keep their own.
 
     Raises:
         ValueError: nobody has a network of that name.
