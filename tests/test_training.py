@@ -35,6 +35,7 @@ from segfast.training.callbacks import Checkpoints, Interrupted
 from segfast.training.checkpoint import CheckpointError, load, load_model
 from segfast.training.history import TrainingError
 from segfast.training.lr_range import RangeTest
+from segfast.training.module import predict_whole
 from segfast.training.options import TrainOptions
 from segfast.training.plan import Plan, make_plan
 from segfast.training.run import fit
@@ -345,6 +346,19 @@ def test_torchrun_says_how_many(data: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (plan.options.devices, plan.nodes, plan.steps_per_epoch) == (2, 2, 4)
     with pytest.raises(OptionError, match="--devices 3, but torchrun started 2 processes"):
         plan_for(data, devices=3)
+
+
+@pytest.mark.parametrize("sizes", [[(8, 6)] * 3, [(8, 6), (6, 8), (8, 6)]])
+def test_whole_images_are_scored_one_by_one(sizes: list[tuple[int, int]]) -> None:
+    """Of one size or of several, with masks twice as large: as though each were alone."""
+    model = torch.nn.Conv2d(3, 2, 3, padding=1)
+    batch = [
+        (torch.randn(3, *size), torch.randint(2, (2 * size[0], 2 * size[1]))) for size in sizes
+    ]
+    for (logits, labels), (image, mask) in zip(predict_whole(model, batch), batch, strict=True):
+        alone = torch.nn.functional.interpolate(model(image[None]), mask.shape, mode="bilinear")
+        torch.testing.assert_close(logits, alone)  # convolutions of several may add otherwise
+        assert torch.equal(labels[0], mask)
 
 
 class TestOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import lightning as L
@@ -107,18 +108,17 @@ class SegmentationModule(L.LightningModule):
         checkpoint["total_steps"] = self.total_steps
 
 
-def predict_whole(model: nn.Module, batch: WholeBatch) -> list[tuple[Tensor, Tensor]]:
-    """Logits at the masks' own size, with the masks: one pair where all sizes agree.
+def predict_whole(model: nn.Module, batch: WholeBatch) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits at each mask's own size, with the mask, one by one.
 
-    Images of one size go through the model together.
+    Images of one size go through the model together. Masks may be far larger than what goes through
+    the model, so that the logits of all of them at once might not fit into memory.
+    [1, classes, H, W], [1, H, W]
     """
-    images = [image for image, _ in batch]
-    masks = [labels for _, labels in batch]
-    if len({(i.shape, m.shape) for i, m in batch}) == 1:
-        images, masks = [torch.stack(images)], [torch.stack(masks)]
+    logits: Iterable[Tensor]
+    if len({image.shape for image, _ in batch}) == 1:
+        logits = full_size(model, torch.stack([image for image, _ in batch])).split(1)
     else:
-        images, masks = [i[None] for i in images], [m[None] for m in masks]
-    return [
-        (resize_logits(full_size(model, image), labels.shape[-2:]), labels)
-        for image, labels in zip(images, masks, strict=True)
-    ]
+        logits = (full_size(model, image[None]) for image, _ in batch)
+    for out, (_, labels) in zip(logits, batch, strict=True):
+        yield resize_logits(out, labels.shape), labels[None]
