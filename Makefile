@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SETUP := $(VENV)/.segfast
+ORIGINALS := $(VENV)/.originals
 BUILD := segfast/_build_info.json
 
 # Without a GPU in sight, one architecture is enough to prove that the CUDA code compiles.
@@ -23,7 +24,7 @@ demo: $(BUILD)
 	$(BIN)/segfast train --data synthetic --model segnet_basic --option width=16 \
 	  --epochs 6 --out out/demo
 
-test: ctest $(BUILD)
+test: ctest $(ORIGINALS)
 	$(BIN)/python -m pytest
 
 # The kernels without torch, those for CUDA run on the CPU; then the same under the sanitizers.
@@ -67,6 +68,14 @@ $(SETUP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "Installing torch and what development needs into $(VENV) (some minutes the first time)"
 	@$(PIP) torch torchvision setuptools ninja cmake
+	@touch $@
+
+# What tests compare with, and users of the rest do not need. The last three by themselves: see the
+# extra in pyproject.toml.
+$(ORIGINALS): $(BUILD)
+	@echo "Installing the libraries whose numbers the tests compare with"
+	@$(PIP) --no-build-isolation --editable '.[compat,export,timm]'
+	@$(PIP) --no-deps fastai fastcore nnunetv2
 	@touch $@
 
 # The switches of a build: a change of any of them builds again.

@@ -79,7 +79,7 @@ def build() -> dict[str, Any]:
 def test(out: Path) -> dict[str, Any]:
     report = out / "tests.xml"
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda and not nightly"]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda"]
     step = run([*command, f"--junitxml={report}"], TEST_SECONDS)
     if not report.exists():
         return step
