@@ -262,6 +262,20 @@ def test_a_file_that_computes_something_else_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@needs_onnx
+def test_a_file_that_is_wrong_at_another_size_is_not_written(tmp_path: Path) -> None:
+    class Ceil(nn.Conv2d):
+        """Python rounds down, ONNX towards zero: the same at the example's even sizes alone."""
+
+        def forward(self, input: Tensor) -> Tensor:
+            size = [-(-extent // 2) for extent in input.shape[-2:]]
+            return nn.functional.interpolate(super().forward(input), size)
+
+    with pytest.raises(ExportError, match=r"logits of shape .* for an input \[2, 3, 75, 109\]"):
+        segfast.export(Ceil(3, 3, 1), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_example_input() -> None:
     assert example_input(build("unet_paper", {"width": 2}), batch=2).shape == (2, 3, 188, 188)
     assert example_input(nn.Conv2d(4, 1, 1).half(), height=8).shape == (1, 4, 8, 96)

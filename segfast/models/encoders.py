@@ -136,7 +136,8 @@ class TimmEncoder(Encoder):
         if str(getattr(self.network, "output_fmt", "NCHW")).endswith("NHWC"):
             maps = [map.permute(0, 3, 1, 2).contiguous() for map in maps]
         return [
-            crop_corner(map, -(-height // reduction), -(-width // reduction))
+            # Rounded up without a negative number, which ONNX divides towards zero.
+            crop_corner(map, (height - 1) // reduction + 1, (width - 1) // reduction + 1)
             for map, reduction in zip(maps, self.reductions, strict=True)
         ]
 
