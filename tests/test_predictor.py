@@ -237,6 +237,13 @@ def test_models_of_every_kind() -> None:
     assert many.dtype == np.int32
 
 
+def test_optimised_models() -> None:
+    model = segfast.create_model("unet_paper", 2, 3, width=2)  # gives the middle only
+    fast = segfast.optimize(model, dtype=torch.float32)
+    expected = Predictor(model).logits(photo())
+    torch.testing.assert_close(Predictor(fast).logits(photo()), expected, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -19,15 +19,25 @@ def full_size(model: nn.Module, images: Tensor) -> Tensor:
     entry ``out``, as torchvision's models name them. [N, C, H, W] -> [N, classes, H, W]
     """
     height, width = images.shape[-2:]
-    if isinstance(model, UNet) and model.padding == "valid":
+    core = _core(model)
+    if isinstance(core, UNet) and core.padding == "valid":
         # What the convolutions eat, and at most a pixel at each pooling.
-        margin = (model.minimum_size + (1 << model.depth)) // 2
+        margin = (core.minimum_size + (1 << core.depth)) // 2
         mode = "reflect" if margin < min(height, width) else "replicate"
         padded = nn.functional.pad(images, [margin] * 4, mode=mode)
         return crop_centre(model(padded), height, width)
     out: Any = model(images)
     logits: Tensor = out["out"] if isinstance(out, Mapping) else out
     return logits if logits.shape[-2:] == (height, width) else resize_logits(logits, images.shape)
+
+
+def _core(model: nn.Module) -> nn.Module:
+    """What torch.compile and :func:`segfast.optimize` have wrapped."""
+    for name in ("_orig_mod", "model"):
+        inner = getattr(model, name, None)
+        if isinstance(inner, nn.Module):
+            return _core(inner)
+    return model
 
 
 def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
