@@ -2,7 +2,7 @@
 // from and stored to any element type, side by side or interleaved by two or four.
 //
 // A body file: a kernel's <op>_cpu.h includes it first, once for each instruction set. Before that,
-// the .cpp includes <cstring>, <utility>, common/types.h and, on x86-64, <immintrin.h>.
+// the .cpp includes <algorithm>, <cstring>, <utility>, common/types.h and, on x86-64, <immintrin.h>.
 namespace segfast {
 namespace SEGFAST_ISA {
 namespace {
@@ -238,12 +238,38 @@ SEGFAST_LANES bits_t<T> exact_words(lanes_t<T> values) {
 template <typename T>
 constexpr bool kNarrow = sizeof(T) == 2;
 
+// ---- 16-bit elements of N 32-bit lanes (GCC 12 converts vectors in halves)
+
+#if defined(SEGFAST_ISA_AVX512)
+SEGFAST_LANES LaneTypes<float>::Bits widen16(Lanes16 x) {
+  return (LaneTypes<float>::Bits)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)x);
+}
+SEGFAST_LANES Lanes16 narrow16(LaneTypes<float>::Bits x) {
+  return (Lanes16)_mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)x);
+}
+#elif defined(SEGFAST_ISA_AVX2)
+SEGFAST_LANES LaneTypes<float>::Bits widen16(Lanes16 x) {
+  return (LaneTypes<float>::Bits)_mm256_cvtepu16_epi32((__m128i)x);
+}
+SEGFAST_LANES Lanes16 narrow16(LaneTypes<float>::Bits x) {
+  const __m256i packed = _mm256_packus_epi32((__m256i)x, (__m256i)x);
+  return (Lanes16)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, _MM_SHUFFLE(2, 0, 2, 0)));
+}
+#else
+SEGFAST_LANES LaneTypes<float>::Bits widen16(Lanes16 x) {
+  return __builtin_convertvector(x, LaneTypes<float>::Bits);
+}
+SEGFAST_LANES Lanes16 narrow16(LaneTypes<float>::Bits x) {
+  return __builtin_convertvector(x, Lanes16);
+}
+#endif
+
 // ---- N elements as words: 16-bit ones as above, others as their own bits
 
 template <typename T>
 SEGFAST_LANES bits_t<T> load_words(const T* address) {
   if constexpr (kNarrow<T>) {
-    return __builtin_convertvector(load_vector<Lanes16>(address), bits_t<T>);
+    return widen16(load_vector<Lanes16>(address));
   } else {
     return load_vector<bits_t<T>>(address);
   }
@@ -252,7 +278,7 @@ SEGFAST_LANES bits_t<T> load_words(const T* address) {
 template <typename T>
 SEGFAST_LANES void store_words(T* address, bits_t<T> words) {
   if constexpr (kNarrow<T>) {
-    store_vector(address, __builtin_convertvector(words, Lanes16));
+    store_vector(address, narrow16(words));
   } else {
     store_vector(address, words);
   }
@@ -330,6 +356,83 @@ SEGFAST_LANES void store_exact(T* address, lanes_t<T> values) {
     store_words(address, exact_words<T>(values));
   }
 }
+
+// ---- bytes, one for each lane of V (GCC 12 converts vectors of them one by one)
+
+#if defined(__x86_64__)
+template <typename V>
+SEGFAST_LANES V widen_bytes(const uint8_t* address) {
+  constexpr int kBytes = sizeof(V) / sizeof(std::declval<V>()[0]), kSize = sizeof(V) / kBytes;
+#if defined(SEGFAST_ISA_AVX512)
+  if constexpr (kSize == 2) {
+    __m256i all;
+    std::memcpy(&all, address, kBytes);
+    return (V)_mm512_maskz_cvtepu8_epi16(0xffffffff, all);
+  }
+#endif
+  __m128i x = _mm_setzero_si128();
+  std::memcpy(&x, address, std::min<size_t>(kBytes, sizeof x));
+#if defined(SEGFAST_ISA_AVX512)
+  if constexpr (kSize == 8) return (V)_mm512_maskz_cvtepu8_epi64(0xff, x);
+  return (V)_mm512_maskz_cvtepu8_epi32(0xffff, x);
+#elif defined(SEGFAST_ISA_AVX2)
+  if constexpr (kSize == 8) return (V)_mm256_cvtepu8_epi64(x);
+  if constexpr (kSize == 4) return (V)_mm256_cvtepu8_epi32(x);
+  return (V)_mm256_cvtepu8_epi16(x);
+#else
+  const __m128i zero = _mm_setzero_si128();
+  x = _mm_unpacklo_epi8(x, zero);
+  if constexpr (kSize >= 4) x = _mm_unpacklo_epi16(x, zero);
+  if constexpr (kSize == 8) x = _mm_unpacklo_epi32(x, zero);
+  return (V)x;
+#endif
+}
+
+// The low byte of each 32- or 64-bit lane.
+template <typename V>
+SEGFAST_LANES void narrow_to_bytes(uint8_t* address, V lanes) {
+  constexpr int kBytes = sizeof(V) / sizeof(lanes[0]), kSize = sizeof(V) / kBytes;
+  __m128i x;
+#if defined(SEGFAST_ISA_AVX512)
+  if constexpr (kSize == 8) {
+    x = _mm512_maskz_cvtepi64_epi8(0xff, (__m512i)lanes);
+  } else {
+    x = _mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)lanes);
+  }
+#else
+  const V low = lanes & 0xff;
+#if defined(SEGFAST_ISA_AVX2)
+  if constexpr (kSize == 8) {
+    x = _mm256_castsi256_si128(
+        _mm256_permutevar8x32_epi32((__m256i)low, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6)));
+    x = _mm_packs_epi32(x, x);
+  } else {
+    x = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)low),
+                        _mm256_extracti128_si256((__m256i)low, 1));
+  }
+#else
+  x = (__m128i)low;
+  if constexpr (kSize == 8) x = _mm_shuffle_epi32(x, _MM_SHUFFLE(2, 0, 2, 0));
+  x = _mm_packs_epi32(x, x);
+#endif
+  x = _mm_packus_epi16(x, x);
+#endif
+  std::memcpy(address, &x, kBytes);
+}
+#else
+template <typename V>
+SEGFAST_LANES V widen_bytes(const uint8_t* address) {
+  V lanes;
+  for (unsigned k = 0; k < sizeof(V) / sizeof(lanes[0]); ++k) lanes[k] = address[k];
+  return lanes;
+}
+template <typename V>
+SEGFAST_LANES void narrow_to_bytes(uint8_t* address, V lanes) {
+  for (unsigned k = 0; k < sizeof(V) / sizeof(lanes[0]); ++k) {
+    address[k] = static_cast<uint8_t>(lanes[k]);
+  }
+}
+#endif
 
 template <typename T>
 struct Pair {

@@ -37,25 +37,30 @@ __attribute__((noinline)) void copy_existing(const Elements<T>& x, int64_t first
   }
 }
 
+// kExist: the caller knows that all of them exist. It matters where a loop keeps vectors in registers,
+// which the call would cost it.
+template <bool kExist, typename T>
+SEGFAST_LANES lanes_t<T> load_lanes_if(const Elements<T>& x, int64_t first) {
+  if (kExist || x.holds(first, kLanes<T>)) return load_lanes(x.data + first);
+  T existing[kLanes<T>];
+  copy_existing(x, first, kLanes<T>, existing);
+  return load_lanes(existing);
+}
+
+template <bool kExist, typename T>
+SEGFAST_LANES Pair<T> load_pairs_if(const Elements<T>& x, int64_t first) {
+  if (kExist || x.holds(first, 2 * kLanes<T>)) return load_pairs(x.data + first);
+  T existing[2 * kLanes<T>];
+  copy_existing(x, first, 2 * kLanes<T>, existing);
+  return load_pairs(existing);
+}
+
 template <typename T>
 SEGFAST_LANES bits_t<T> load_words_at(const Elements<T>& x, int64_t first) {
   if (x.holds(first, kLanes<T>)) return load_words(x.data + first);
   T existing[kLanes<T>];
   copy_existing(x, first, kLanes<T>, existing);
   return load_words(existing);
-}
-
-template <typename T>
-SEGFAST_LANES lanes_t<T> load_lanes_at(const Elements<T>& x, int64_t first) {
-  return values_of<T>(load_words_at(x, first));
-}
-
-template <typename T>
-SEGFAST_LANES Pair<T> load_pairs_at(const Elements<T>& x, int64_t first) {
-  if (x.holds(first, 2 * kLanes<T>)) return load_pairs(x.data + first);
-  T existing[2 * kLanes<T>];
-  copy_existing(x, first, 2 * kLanes<T>, existing);
-  return load_pairs(existing);
 }
 
 // The first n lanes.
@@ -81,25 +86,24 @@ SEGFAST_LANES bits_t<T> lane_positions(int64_t first, int64_t step) {
 
 // ---- tiles of taps, a byte or a word each
 
-template <typename T, typename Tap>
-SEGFAST_LANES void store_taps(Tap* taps, bits_t<T> numbers) {
-  typedef Tap Taps __attribute__((vector_size(kLanes<T> * sizeof(Tap))));
-  const Taps values = __builtin_convertvector(numbers, Taps);
-  std::memcpy(taps, &values, sizeof values);
+template <typename T>
+SEGFAST_LANES void store_taps(uint8_t* taps, bits_t<T> numbers) {
+  narrow_to_bytes(taps, numbers);
+}
+template <typename T>
+SEGFAST_LANES void store_taps(uint32_t* taps, bits_t<T> numbers) {
+  for (int k = 0; k < kLanes<T>; ++k) taps[k] = static_cast<uint32_t>(numbers[k]);
 }
 
-template <typename T, typename Tap>
-SEGFAST_LANES bits_t<T> load_taps(const Tap* taps) {
-  typedef Tap Taps __attribute__((vector_size(kLanes<T> * sizeof(Tap))));
-  Taps values;
-  std::memcpy(&values, taps, sizeof values);
-  return __builtin_convertvector(values, bits_t<T>);
+template <typename T>
+SEGFAST_LANES bits_t<T> load_taps(const uint8_t* taps) {
+  return widen_bytes<bits_t<T>>(taps);
 }
 
 // Four codes are the bytes of one 32-bit lane (of a little-endian machine, as all we run on are).
 constexpr int kCodeVector = kLaneBytes;  // codes in a vector of such lanes
+constexpr int kCodeBytes = kCodeVector / kCodesPerByte;
 using CodeWords = LaneTypes<float>::Bits;
-typedef uint8_t CodeBytes __attribute__((vector_size(kLaneBytes / 4)));
 
 // n <= 16 bytes, without a call.
 inline void copy_few(uint8_t* __restrict to, const uint8_t* __restrict from, int n) {
@@ -122,14 +126,13 @@ inline void pack_codes2(uint8_t* taps, int n, uint8_t* codes) {
   for (int i = n; i % kCodesPerByte != 0; ++i) taps[i] = 0;
   for (int first = 0; first < n; first += kCodeVector) {
     const auto x = load_vector<CodeWords>(taps + first);
-    const auto bytes =
-        __builtin_convertvector((x | x >> 6 | x >> 12 | x >> 18) & 0xffu, CodeBytes);
+    const CodeWords packed = x | x >> 6 | x >> 12 | x >> 18;  // in the low byte
     const int count = ceil_div(std::min(n - first, kCodeVector), kCodesPerByte);
-    if (count == kCodeVector / kCodesPerByte) {
-      store_vector(codes + first / kCodesPerByte, bytes);
+    if (count == kCodeBytes) {
+      narrow_to_bytes(codes + first / kCodesPerByte, packed);
     } else {
-      uint8_t all[kCodeVector / kCodesPerByte];
-      store_vector(all, bytes);
+      uint8_t all[kCodeBytes];
+      narrow_to_bytes(all, packed);
       copy_few(codes + first / kCodesPerByte, all, count);
     }
   }
@@ -140,16 +143,56 @@ inline void pack_codes2(uint8_t* taps, int n, uint8_t* codes) {
 inline void unpack_codes2(const Elements<uint8_t>& codes, int64_t byte, int n, uint8_t* taps) {
   for (int first = 0; first < n; first += kCodeVector) {
     const int64_t at = byte + first / kCodesPerByte;
-    CodeBytes bytes;
-    if (codes.holds(at, sizeof bytes)) {
-      std::memcpy(&bytes, codes.data + at, sizeof bytes);
+    CodeWords x;
+    if (codes.holds(at, kCodeBytes)) {
+      x = widen_bytes<CodeWords>(codes.data + at);
     } else {
-      uint8_t existing[sizeof bytes];
-      copy_existing(codes, at, sizeof bytes, existing);
-      std::memcpy(&bytes, existing, sizeof bytes);
+      uint8_t existing[kCodeBytes];
+      copy_existing(codes, at, kCodeBytes, existing);
+      x = widen_bytes<CodeWords>(existing);
     }
-    const auto x = __builtin_convertvector(bytes, CodeWords);
     store_vector(taps + first, (x | x << 6 | x << 12 | x << 18) & 0x03030303u);
+  }
+}
+
+// ---- lanes as wide as their elements, for what is moved without pairing neighbours
+
+template <typename T>
+constexpr int kOwnLanes = kLaneBytes / static_cast<int>(sizeof(T));
+
+template <size_t kSize>
+struct OwnLanes;
+template <>
+struct OwnLanes<2> {
+  typedef uint16_t Bits __attribute__((vector_size(kLaneBytes)));
+};
+template <>
+struct OwnLanes<4> : LaneTypes<float> {};
+template <>
+struct OwnLanes<8> : LaneTypes<double> {};
+template <typename T>
+using own_t = typename OwnLanes<sizeof(T)>::Bits;
+
+template <typename T>
+SEGFAST_LANES own_t<T> load_own_at(const Elements<T>& x, int64_t first) {
+  if (x.holds(first, kOwnLanes<T>)) return load_vector<own_t<T>>(x.data + first);
+  T existing[kOwnLanes<T>];
+  copy_existing(x, first, kOwnLanes<T>, existing);
+  return load_vector<own_t<T>>(existing);
+}
+
+template <typename T>
+SEGFAST_LANES own_t<T> load_own_taps(const uint8_t* taps) {
+  return widen_bytes<own_t<T>>(taps);
+}
+
+// The first n lanes.
+template <typename T>
+SEGFAST_LANES void store_some_own(T* address, own_t<T> lanes, int n) {
+  if (n >= kOwnLanes<T>) {
+    store_vector(address, lanes);
+  } else {
+    std::memcpy(address, &lanes, static_cast<size_t>(n) * sizeof(T));
   }
 }
 
@@ -160,12 +203,6 @@ struct Run {
   int64_t oh, ow;   // of its first window
   bool along_row;
 };
-
-// codes2 of a whole tensor.
-inline Elements<uint8_t> all_codes2(const void* codes, const PoolShape& s) {
-  const int64_t runs = s.outer * s.pooled_height * (s.inner == 1 ? 1 : s.pooled_width);
-  return {static_cast<const uint8_t*>(codes), runs * s.run_bytes()};
-}
 
 inline Run row_run(const PoolShape& s, int64_t o, int64_t oh) {
   return {o * s.pooled_height + oh, s.pooled_width, oh, 0, true};
