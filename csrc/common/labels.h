@@ -54,4 +54,51 @@ SEGFAST_HOST_DEVICE R read_soft_target(const void* target, TargetType type, int6
   }
 }
 
+// Several at once: labels[j] from base + at[j], by loads that do not wait for each other.
+template <int N>
+SEGFAST_HOST_DEVICE void read_labels(const void* labels, TargetType type, int64_t base,
+                                     const int64_t (&at)[N], int64_t (&out)[N]) {
+  const auto read = [&](auto* typed) {
+    for (int j = 0; j < N; ++j) out[j] = static_cast<int64_t>(typed[base + at[j]]);
+  };
+  switch (type) {
+    case TargetType::uint8:
+      return read(static_cast<const uint8_t*>(labels));
+    case TargetType::int8:
+      return read(static_cast<const int8_t*>(labels));
+    case TargetType::int16:
+      return read(static_cast<const int16_t*>(labels));
+    case TargetType::uint16:
+      return read(static_cast<const uint16_t*>(labels));
+    case TargetType::int32:
+      return read(static_cast<const int32_t*>(labels));
+    default:
+      return read(static_cast<const int64_t*>(labels));
+  }
+}
+
+// The same for soft targets.
+template <int N, typename R>
+SEGFAST_HOST_DEVICE void read_soft_targets(const void* target, TargetType type, int64_t base,
+                                           const int64_t (&at)[N], R (&out)[N]) {
+  const auto read = [&](auto* typed) {
+    for (int j = 0; j < N; ++j) out[j] = static_cast<R>(to_float(typed[base + at[j]]));
+  };
+  switch (type) {
+    case TargetType::float32:
+      return read(static_cast<const float*>(target));
+    case TargetType::float64:
+      return read(static_cast<const double*>(target));
+    case TargetType::float16:
+      return read(static_cast<const Half*>(target));
+    case TargetType::bfloat16:
+      return read(static_cast<const BFloat16*>(target));
+    default: {
+      int64_t labels[N];
+      read_labels(target, type, base, at, labels);
+      for (int j = 0; j < N; ++j) out[j] = static_cast<R>(labels[j]);
+    }
+  }
+}
+
 }  // namespace segfast

@@ -2,13 +2,15 @@
 //
 // labels:  softmax of label maps, at most 32 classes: a thread keeps all logits of its pixels in
 //          registers, and a block its partial sums until its chunk of pixels is done.
-// targets: all else (more classes, soft targets, sigmoid, float64): a block goes over its pixels
-//          once for each quantity that all classes share, and once for the results.
+// sigmoid: of contiguous logits: a block goes over its pixels once a class.
+// targets: all else (more classes, soft targets, float64): a block goes over its pixels once for each
+//          quantity that all classes share, and once for the results.
 // finish:  adds the chunks' partial sums up, in order, in double.
 //
 // channels_last logits reach the `labels` kernels through shared memory: neighbouring threads read
 // neighbouring addresses, whatever the number of classes.
 #include "kernels/overlap_stats/overlap_stats_cuda_labels.cuh"
+#include "kernels/overlap_stats/overlap_stats_cuda_sigmoid.cuh"
 #include "kernels/overlap_stats/overlap_stats_cuda_targets.cuh"
 
 namespace segfast {
@@ -61,6 +63,8 @@ __global__ void __launch_bounds__(kWarpSize* kFinishSlices) finish_kernel(const 
 cudaError_t overlap_stats_cuda(const OverlapStatsParams& params, cudaStream_t stream) {
   const cudaError_t error = has_labels_kernel(params.in)
                                 ? launch_labels<false>(params, params.in, stream)
+                            : has_sigmoid_kernel(params.in)
+                                ? launch_sigmoid<false>(params, params.in, stream)
                                 : launch_targets<false>(params, params.in, stream);
   if (error != cudaSuccess) return error;
   FinishParams finish;
@@ -74,8 +78,9 @@ cudaError_t overlap_stats_cuda(const OverlapStatsParams& params, cudaStream_t st
 
 cudaError_t overlap_stats_backward_cuda(const OverlapStatsBackwardParams& params,
                                         cudaStream_t stream) {
-  return has_labels_kernel(params.in) ? launch_labels<true>(params, params.in, stream)
-                                      : launch_targets<true>(params, params.in, stream);
+  return has_labels_kernel(params.in)    ? launch_labels<true>(params, params.in, stream)
+         : has_sigmoid_kernel(params.in) ? launch_sigmoid<true>(params, params.in, stream)
+                                         : launch_targets<true>(params, params.in, stream);
 }
 
 }  // namespace segfast

@@ -66,5 +66,39 @@ __device__ __forceinline__ int label_at(const OverlapStatsInputs& in, int64_t pi
   return is_class ? static_cast<int>(label) : -1;
 }
 
+template <typename R>
+__device__ __forceinline__ overlap::SigmoidOptions<R> sigmoid_options(const OverlapStatsInputs& in,
+                                                                      int64_t c) {
+  return {weight_at<R>(in.class_weight, c), weight_at<R>(in.pos_weight, c),
+          static_cast<R>(in.label_smoothing), static_cast<R>(in.gamma)};
+}
+
+// What the gradient of a sigmoid's logits is made of, for one class of one sample.
+template <typename R>
+struct SigmoidSlopes {
+  overlap::SigmoidOptions<R> options;
+  R a;      // A
+  R b;      // q B
+  R slope;  // e
+  bool square, minimum;
+
+  __device__ __forceinline__ SigmoidSlopes(const OverlapStatsBackwardParams& op, int64_t sample,
+                                           int64_t c)
+      : options(sigmoid_options<R>(op.in, c)),
+        a(gradient_at<R>(op.grad_intersection, sample * op.in.classes + c)),
+        b(static_cast<R>(op.in.exponent) *
+          gradient_at<R>(op.grad_probability, sample * op.in.classes + c)),
+        slope(gradient_at<R>(op.grad_cross_entropy, sample)),
+        square(op.in.exponent == 2),
+        minimum(op.in.minimum) {}
+
+  __device__ __forceinline__ R gradient(R logit, R t, R weight) const {
+    const overlap::SigmoidTerm<R> term = overlap::sigmoid_term(logit);
+    const R meets = overlap::intersection_slope(term.p, t, minimum);
+    const R region = term.p * term.q * (a * meets + (square ? b * term.p : b));
+    return region + slope * weight * overlap::sigmoid_slope(term, t, options);
+  }
+};
+
 }  // namespace
 }  // namespace segfast

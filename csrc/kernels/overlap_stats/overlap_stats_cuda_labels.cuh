@@ -1,6 +1,7 @@
 // overlap_stats_cuda_labels.cuh: softmax of label maps with at most 32 classes.
 #pragma once
 
+#include <cstring>
 #include <type_traits>
 
 #include "kernels/overlap_stats/overlap_stats_cuda_common.cuh"
@@ -125,17 +126,21 @@ struct StageVector {
     return reinterpret_cast<Word*>(stage) + Traits::staged(element) / Traits::kWord;
   }
   __device__ __forceinline__ static void load(const T* from, T* stage, int element) {
-    const auto vector = Vec<Word, kWords>::load(reinterpret_cast<const Word*>(from));
+    const auto vector = Vec<T, kElements>::load(from);
+    uint32_t values[kWords];
+    memcpy(values, &vector, sizeof(values));
     Word* to = words(stage, element);
 #pragma unroll
-    for (int k = 0; k < kWords; ++k) to[k] = vector.at[k];
+    for (int k = 0; k < kWords; ++k) to[k] = values[k];
   }
   __device__ __forceinline__ static void store(T* stage, int element, T* to) {
     const Word* from = words(stage, element);
-    Vec<Word, kWords> vector;
+    uint32_t values[kWords];
 #pragma unroll
-    for (int k = 0; k < kWords; ++k) vector.at[k] = from[k];
-    vector.store(reinterpret_cast<Word*>(to));
+    for (int k = 0; k < kWords; ++k) values[k] = from[k];
+    Vec<T, kElements> vector;
+    memcpy(&vector, values, sizeof(values));
+    vector.store(to);
   }
 };
 
@@ -395,7 +400,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kForwardBlocks)
     load_logits<Traits>(in, p.vectors, chunk, pixels, stage, z);
     Softmax<Traits> softmax;
     softmax.read_labels(in, chunk, pixels, z);
-    float smooth[kPixels] = {}, first_logit[kPixels];
+    float smooth[kPixels] = {}, first_logit[kPixels] = {};
     if (smoothing > 0.0f) {
       // sum w (z_0 - z): differences keep their digits where logits are large.
 #pragma unroll

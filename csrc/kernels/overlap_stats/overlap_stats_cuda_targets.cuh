@@ -1,4 +1,4 @@
-// overlap_stats_cuda_targets.cuh: any number of classes, sigmoid, soft targets, float64.
+// overlap_stats_cuda_targets.cuh: any number of classes, soft targets, channels_last sigmoid, float64.
 #pragma once
 
 #include "kernels/overlap_stats/overlap_stats_cuda_common.cuh"
@@ -102,13 +102,6 @@ __device__ __forceinline__ ClassTerm<R> class_term(const Reader<T>& reader,
   return {p, R(1) - p, terms.log_sum - logit, tau};
 }
 
-template <typename R>
-__device__ __forceinline__ overlap::SigmoidOptions<R> sigmoid_options(const OverlapStatsInputs& in,
-                                                                      int64_t c) {
-  return {weight_at<R>(in.class_weight, c), weight_at<R>(in.pos_weight, c),
-          static_cast<R>(in.label_smoothing), static_cast<R>(in.gamma)};
-}
-
 // A block keeps its tiles' pixels in registers only while it goes over the classes, so it adds the
 // partial sums of each tile to its own row of partials, which no other block touches.
 template <typename T>
@@ -198,9 +191,8 @@ __global__ void __launch_bounds__(kTargetsThreads, 2)
     // With softmax, first the sums that the classes share, then the gradients.
     for (int pass = in.sigmoid ? 1 : 0; pass < 2; ++pass) {
       for (int64_t c = 0; c < in.classes; ++c) {
-        const R a = gradient_at<R>(p.op.grad_intersection, chunk.sample * in.classes + c);
-        const R b = static_cast<R>(in.exponent) *
-                    gradient_at<R>(p.op.grad_probability, chunk.sample * in.classes + c);
+        const SigmoidSlopes<R> slopes(p.op, chunk.sample, c);
+        const R a = slopes.a, b = slopes.b;
 #pragma unroll
         for (int j = 0; j < kOwn; ++j) {
           const int64_t pixel = first + j * kTargetsThreads + threadIdx.x;
@@ -208,11 +200,7 @@ __global__ void __launch_bounds__(kTargetsThreads, 2)
           const R t = terms[j].label < 0 ? R(-1) : reader.target(pixel, c, terms[j].label);
           R gradient = R(0);
           if (t >= R(0) && in.sigmoid) {
-            const overlap::SigmoidTerm<R> term = overlap::sigmoid_term(reader.logit(pixel, c));
-            const R meets = overlap::intersection_slope(term.p, t, minimum);
-            const R region = term.p * term.q * (a * meets + (square ? b * term.p : b));
-            gradient = region + slope * terms[j].weight *
-                                    overlap::sigmoid_slope(term, t, sigmoid_options<R>(in, c));
+            gradient = slopes.gradient(reader.logit(pixel, c), t, terms[j].weight);
           } else if (t >= R(0)) {
             const ClassTerm<R> term = class_term(reader, terms[j], pixel, c, t);
             const R meets = overlap::intersection_slope(term.p, t, minimum);
