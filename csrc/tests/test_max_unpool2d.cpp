@@ -71,9 +71,8 @@ void test_case(Backend backend, const Pooling& pooling, Source source, int64_t o
   const bool cuda_indices = backend == Backend::cuda && kind == Record::indices;
   const bool gathers = pooling.window.is_2x2();
   const bool flags = kind == Record::indices && gathers;
-  MaxUnpool2dParams p{input.data(),  record.data(), output.data(),
-                      nullptr,       kind,          dtype_of<T>(),
-                      pooling.shape, pooling.window};
+  MaxUnpool2dParams p{input.data(), record.data(), output.data(), nullptr,
+                      kind,         dtype_of<T>(), pooling.shape, pooling.window};
   if (refused) {
     CHECK(refuses(backend, p), "a window without input was unpooled");
     return;

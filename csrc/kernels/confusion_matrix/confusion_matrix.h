@@ -1,9 +1,9 @@
 // confusion_matrix: counts of (label, prediction) pairs, with the argmax of logits fused in.
 //
-// matrix[n, y, k] = number of pixels of sample n (of the whole batch if there is one matrix) with label
-// y that are predicted as k. A prediction is the first largest logit (NaN is larger than all, as in
-// torch.argmax); with one channel, whether the logit is larger than `threshold`; or a given label.
-// Counts are integers, so the order in which they are added does not matter.
+// matrix[n, y, k] = number of pixels of sample n (of the whole batch if there is one matrix) with
+// label y that are predicted as k. A prediction is the first largest logit (NaN is larger than all,
+// as in torch.argmax); with one channel, whether the logit is larger than `threshold`; or a given
+// label. Counts are integers, so the order in which they are added does not matter.
 #pragma once
 
 #include <cstdint>

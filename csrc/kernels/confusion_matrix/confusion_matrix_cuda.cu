@@ -1,7 +1,9 @@
-// confusion_matrix_cuda.cu: one read of the logits, one of the labels; the argmax stays in registers.
+// confusion_matrix_cuda.cu: one read of the logits, one of the labels; the argmax stays in
+// registers.
 //
 // planes: contiguous logits: a thread takes 16 bytes of pixels and runs over the classes' planes.
-// pixels: channels_last logits (a tile goes through shared memory, so that neighbouring threads read
+// pixels: channels_last logits (a tile goes through shared memory, so that neighbouring threads
+// read
 //         neighbouring addresses), and predicted labels.
 //
 // A block counts in shared memory while the matrix fits there, and adds its counts to the result at
@@ -15,7 +17,7 @@ namespace segfast {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kChunk = 4096;   // pixels of a block
+constexpr int64_t kChunk = 4096;     // pixels of a block
 constexpr int kSharedCounts = 4096;  // 64 x 64 classes
 constexpr int kStageBytes = 16384;
 

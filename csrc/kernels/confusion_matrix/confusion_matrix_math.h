@@ -5,7 +5,8 @@
 
 namespace segfast {
 
-// Whether `value`, of a later class, beats `best`: it is larger, or the first NaN. torch.argmax's rule.
+// Whether `value`, of a later class, beats `best`: it is larger, or the first NaN. torch.argmax's
+// rule.
 template <typename R>
 SEGFAST_HOST_DEVICE bool beats(R value, R best) {
   return !(value <= best) && best == best;

@@ -1,6 +1,7 @@
 // max_pool2d_cuda.cu: pooling and its backward, bound by memory.
 //
-// rows:     2x2 windows of contiguous maps: a thread takes two rows of eight elements, four windows,
+// rows:     2x2 windows of contiguous maps: a thread takes two rows of eight elements, four
+// windows,
 //           and writes their values in one access and their codes in one byte.
 // channels: channels_last maps: a thread takes 16 bytes of channels of one window.
 // any:      the rest, a window a thread.
@@ -37,7 +38,7 @@ struct Best {
 template <typename I>
 struct PoolParams {
   MaxPool2dParams op;
-  Divider<I> groups;         // of windows in a row (rows) or of channels in a window (channels)
+  Divider<I> groups;  // of windows in a row (rows) or of channels in a window (channels)
   Divider<I> pooled_width;
   Divider<I> pooled_height;
   int64_t items;
@@ -123,11 +124,11 @@ __global__ void __launch_bounds__(kPoolThreads) pool_window_kernel(const PoolPar
   Best<T> best[kLanes];
 #pragma unroll
   for (int c = 0; c < kLanes; ++c) best[c].start();
-#pragma unroll kKernel > 0 ? kKernel : 1
+#pragma unroll kKernel> 0 ? kKernel : 1
   for (int kh = 0; kh < kernel_h; ++kh) {
     const I y = y0 + kh * w.dilation_h;
     if (y < 0 || y >= height) continue;
-#pragma unroll kKernel > 0 ? kKernel : 1
+#pragma unroll kKernel> 0 ? kKernel : 1
     for (int kw = 0; kw < kernel_w; ++kw) {
       const I x = x0 + kw * w.dilation_w;
       if (x < 0 || x >= width) continue;
@@ -210,8 +211,7 @@ template <typename T, typename I>
 cudaError_t pool(const MaxPool2dParams& op, cudaStream_t stream) {
   const PoolShape& s = op.shape;
   const int64_t windows = s.outer * s.pooled_height * s.pooled_width;
-  PoolParams<I> p{op, Divider<I>(1), Divider<I>(s.pooled_width),
-                  Divider<I>(s.pooled_height), 0};
+  PoolParams<I> p{op, Divider<I>(1), Divider<I>(s.pooled_width), Divider<I>(s.pooled_height), 0};
   const auto start = [&](auto kernel, int64_t rows, int64_t groups) {
     p.groups = Divider<I>(groups);
     p.items = rows * groups;

@@ -1,12 +1,14 @@
 // max_unpool2d_cuda.cu: unpooling and its backward.
 //
-// From codes, and from indices of 2x2 windows, the map is written in gather form (pool_scatter.cuh):
-// every element once, no zero-fill. Indices may lie outside their window, though; the gather then
-// raises a flag, and `ordered` scatters all values again, in order, so that of equal indices the last
-// one's value stays. Where windows are not 2x2, `ordered` scatters over zeros alone.
+// From codes, and from indices of 2x2 windows, the map is written in gather form
+// (pool_scatter.cuh): every element once, no zero-fill. Indices may lie outside their window,
+// though; the gather then raises a flag, and `ordered` scatters all values again, in order, so that
+// of equal indices the last one's value stays. Where windows are not 2x2, `ordered` scatters over
+// zeros alone.
 //
-// The backward pass brings each window the element that its record names; for 2-bit codes by reading
-// the whole map in 16-byte accesses, which touches the same memory as picking one element in four.
+// The backward pass brings each window the element that its record names; for 2-bit codes by
+// reading the whole map in 16-byte accesses, which touches the same memory as picking one element
+// in four.
 #include "common/dispatch.h"
 #include "common/divider.h"
 #include "common/vec.h"
@@ -24,8 +26,8 @@ __device__ __forceinline__ void check_index(int64_t index, int64_t plane) {
   SEGFAST_DEVICE_CHECK(index >= 0 && index < plane, "Found an invalid max index");
 }
 
-// Contiguous maps: a warp a plane, 32 windows at a time. Of the lanes with one index the highest, which
-// is the last in order, writes.
+// Contiguous maps: a warp a plane, 32 windows at a time. Of the lanes with one index the highest,
+// which is the last in order, writes.
 template <typename T>
 __global__ void __launch_bounds__(kOrderedThreads) ordered_rows_kernel(const MaxUnpool2dParams p) {
   if (p.foreign != nullptr && *p.foreign == 0) return;
@@ -74,8 +76,7 @@ __global__ void __launch_bounds__(kOrderedThreads)
 template <typename T>
 cudaError_t unpool(const MaxUnpool2dParams& p, cudaStream_t stream) {
   if (p.record_kind != Record::indices || p.window.is_2x2()) {
-    const PoolScatter op{p.input,       p.record, p.output, p.foreign,
-                         p.record_kind, p.shape,  p.window};
+    const PoolScatter op{p.input, p.record, p.output, p.foreign, p.record_kind, p.shape, p.window};
     const cudaError_t error = scatter<T, Combine::last>(op, stream);
     if (error != cudaSuccess || p.record_kind != Record::indices) return error;
   }
@@ -158,8 +159,7 @@ __global__ void __launch_bounds__(kPoolThreads) gather_channels_kernel(const Gat
   Vec<T, kLanes> pixels[4];
 #pragma unroll
   for (int tap = 0; tap < 4; ++tap) {
-    pixels[tap] =
-        Vec<T, kLanes>::load(first + (tap & 1 ? right : 0) + (tap & 2 ? lower : 0));
+    pixels[tap] = Vec<T, kLanes>::load(first + (tap & 1 ? right : 0) + (tap & 2 ? lower : 0));
   }
   const I run_bytes = static_cast<I>(s.run_bytes());
   const auto bytes = Vec<uint8_t, kLanes / kCodesPerByte>::load(

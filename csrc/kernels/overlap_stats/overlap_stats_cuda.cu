@@ -3,7 +3,8 @@
 // labels:  softmax of label maps, at most 32 classes: a thread keeps all logits of its pixels in
 //          registers, and a block its partial sums until its chunk of pixels is done.
 // sigmoid: of contiguous logits: a block goes over its pixels once a class.
-// targets: all else (more classes, soft targets, float64): a block goes over its pixels once for each
+// targets: all else (more classes, soft targets, float64): a block goes over its pixels once for
+// each
 //          quantity that all classes share, and once for the results.
 // finish:  adds the chunks' partial sums up, in order, in double.
 //
@@ -61,11 +62,10 @@ __global__ void __launch_bounds__(kWarpSize* kFinishSlices) finish_kernel(const 
 }  // namespace
 
 cudaError_t overlap_stats_cuda(const OverlapStatsParams& params, cudaStream_t stream) {
-  const cudaError_t error = has_labels_kernel(params.in)
-                                ? launch_labels<false>(params, params.in, stream)
-                            : has_sigmoid_kernel(params.in)
-                                ? launch_sigmoid<false>(params, params.in, stream)
-                                : launch_targets<false>(params, params.in, stream);
+  const cudaError_t error =
+      has_labels_kernel(params.in)    ? launch_labels<false>(params, params.in, stream)
+      : has_sigmoid_kernel(params.in) ? launch_sigmoid<false>(params, params.in, stream)
+                                      : launch_targets<false>(params, params.in, stream);
   if (error != cudaSuccess) return error;
   FinishParams finish;
   finish.op = params;

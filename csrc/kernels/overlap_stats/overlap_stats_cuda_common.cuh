@@ -32,7 +32,8 @@ struct Geometry {
 
 inline Geometry geometry_of(const OverlapStatsInputs& in) {
   const int64_t chunks = overlap_stats_chunks(in.pixels, true);
-  return {static_cast<uint32_t>(chunks), ceil_div(ceil_div(in.pixels, chunks), kChunkStep) * kChunkStep};
+  return {static_cast<uint32_t>(chunks),
+          ceil_div(ceil_div(in.pixels, chunks), kChunkStep) * kChunkStep};
 }
 
 template <typename Op>

@@ -48,14 +48,15 @@ struct LabelsTraits {
   __device__ static constexpr bool has(int c, int classes) { return c < kLeast || c < classes; }
 };
 
-// A read of shared memory where it stands: a compiler that remembers what a loop over the classes read
-// for the next loop runs out of registers.
+// A read of shared memory where it stands: a compiler that remembers what a loop over the classes
+// read for the next loop runs out of registers.
 __device__ __forceinline__ float fresh(const float& shared) {
   return *static_cast<const volatile float*>(&shared);
 }
 
-// The same value, which the compiler does not know to be the same: else it keeps what it has computed
-// from it, the address of each class or whether each is the label, in more registers than there are.
+// The same value, which the compiler does not know to be the same: else it keeps what it has
+// computed from it, the address of each class or whether each is the label, in more registers than
+// there are.
 __device__ __forceinline__ int64_t opaque(int64_t value) {
 #if defined(__CUDA_ARCH__)
   asm volatile("" : "+l"(value));
@@ -78,7 +79,8 @@ struct LabelsParams {
 };
 
 // exp(z - maximum), and the exponent in the unit that it is computed in. 16-bit logits are known to
-// three digits; for them the hardware's power of 2, which has six, takes two instructions for eight.
+// three digits; for them the hardware's power of 2, which has six, takes two instructions for
+// eight.
 template <typename T>
 struct Exponential {
   static constexpr bool kFast = sizeof(T) == 2;
@@ -144,9 +146,9 @@ struct StageVector {
   }
 };
 
-// z [kPixels][kClasses] = the logits of a thread's pixels; -inf for classes that there are not. Pixels
-// beyond the chunk get those of others: they do not count. All loads come before the first use, and
-// none depends on a condition, so that all are under way at once.
+// z [kPixels][kClasses] = the logits of a thread's pixels; -inf for classes that there are not.
+// Pixels beyond the chunk get those of others: they do not count. All loads come before the first
+// use, and none depends on a condition, so that all are under way at once.
 template <typename Traits>
 __device__ __forceinline__ void load_logits(const OverlapStatsInputs& in, bool vectors,
                                             const Chunk& chunk, const Pixels<Traits>& pixels,
@@ -300,8 +302,8 @@ struct Softmax {
 
   int label[kPixels];           // -1 where the pixel does not count; its logits are then zeros
   float pixel_weight[kPixels];  // 0 where the pixel does not count
-  float maximum[kPixels];      // max z
-  float label_logit[kPixels];  // z_y - max z
+  float maximum[kPixels];       // max z
+  float label_logit[kPixels];   // z_y - max z
   float label_e[kPixels];
   float others[kPixels];   // sum of e but for the label's
   float inverse[kPixels];  // 1 / sum of e; 0 where the pixel does not count
@@ -557,7 +559,8 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
         pull *= overlap::focal_slope(p_label, others, nll, gamma);
         const float own = a[label] + (kSquare ? b[label] * p_label : b[label]);
         common[j] += (pull + smooth_sum) * softmax.pixel_weight[j] - p_label * own;
-        rest[j] = -smooth[label] * softmax.pixel_weight[j];  // which the loop below takes away again
+        rest[j] =
+            -smooth[label] * softmax.pixel_weight[j];  // which the loop below takes away again
       }
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
@@ -598,8 +601,8 @@ cudaError_t launch_labels_as(const Op& op, const OverlapStatsInputs& in, cudaStr
   p.op = op;
   p.geometry = geometry_of(in);
   const int64_t bytes = in.channels_last ? 16 : Traits::kPixels * static_cast<int64_t>(sizeof(T));
-  const int64_t row = (in.channels_last ? in.classes * in.pixels : in.pixels) *
-                      static_cast<int64_t>(sizeof(T));
+  const int64_t row =
+      (in.channels_last ? in.classes * in.pixels : in.pixels) * static_cast<int64_t>(sizeof(T));
   p.vectors = row % bytes == 0 && is_aligned(in.logits, bytes);
   const int64_t grid = in.samples * p.geometry.chunks;
   if constexpr (kBackward) {

@@ -8,16 +8,16 @@ namespace {
 
 constexpr int kSigmoidThreads = 256;
 
-// A thread's pixels of one class, kThreads apart. All loads come before the first use, and none depends
-// on a condition, so that all are under way at once; pixels beyond the chunk read the chunk's first
-// one, and do not count.
+// A thread's pixels of one class, kThreads apart. All loads come before the first use, and none
+// depends on a condition, so that all are under way at once; pixels beyond the chunk read the
+// chunk's first one, and do not count.
 template <typename T>
 struct SigmoidPixels {
   using R = accumulate_t<T>;
   static constexpr int kPixels = sizeof(R) == 8 ? 2 : 4;
   static constexpr int kTile = kSigmoidThreads * kPixels;
 
-  int64_t plane;       // where the class's logits begin
+  int64_t plane;        // where the class's logits begin
   int64_t at[kPixels];  // in the sample
   bool inside[kPixels];
   R logit[kPixels];
@@ -51,7 +51,8 @@ struct SigmoidPixels {
   }
 
  private:
-  __device__ __forceinline__ void load_labels(const OverlapStatsInputs& in, int64_t map, int64_t c) {
+  __device__ __forceinline__ void load_labels(const OverlapStatsInputs& in, int64_t map,
+                                              int64_t c) {
     int64_t label[kPixels];
     read_labels(in.target, in.target_type, map, at, label);
     const int64_t classes = in.classes == 1 ? 2 : in.classes;
@@ -142,8 +143,7 @@ __global__ void __launch_bounds__(kSigmoidThreads)
 #pragma unroll
       for (int j = 0; j < Pixels::kPixels; ++j) {
         const R t = pixels.target[j];
-        const R gradient =
-            t < R(0) ? R(0) : slopes.gradient(pixels.logit[j], t, pixels.weight[j]);
+        const R gradient = t < R(0) ? R(0) : slopes.gradient(pixels.logit[j], t, pixels.weight[j]);
         if (pixels.inside[j]) {
           static_cast<T*>(p.op.grad_logits)[pixels.plane + pixels.at[j]] = from_float<T>(gradient);
         }

@@ -1,4 +1,5 @@
-// overlap_stats_cuda_targets.cuh: any number of classes, soft targets, channels_last sigmoid, float64.
+// overlap_stats_cuda_targets.cuh: any number of classes, soft targets, channels_last sigmoid,
+// float64.
 #pragma once
 
 #include "kernels/overlap_stats/overlap_stats_cuda_common.cuh"
