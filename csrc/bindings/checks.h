@@ -43,8 +43,8 @@ inline DType floating_dtype(const at::Tensor& tensor, const char* name) {
 
 inline void check_device(const at::Tensor& tensor) {
 #if defined(SEGFAST_WITH_CUDA)
-  TORCH_CHECK(tensor.is_cpu() || tensor.is_cuda(), "input must be on the CPU or a CUDA device, got ",
-              tensor.device());
+  TORCH_CHECK(tensor.is_cpu() || tensor.is_cuda(),
+              "input must be on the CPU or a CUDA device, got ", tensor.device());
 #else
   TORCH_CHECK(tensor.is_cpu(), "input must be on the CPU (segfast was built without CUDA), got ",
               tensor.device());
@@ -67,8 +67,8 @@ inline at::Tensor resolved(const at::Tensor& tensor) {
   return tensor.is_conj() || tensor.is_neg() ? tensor.resolve_conj().resolve_neg() : tensor;
 }
 
-// Fresh memory costs a page fault for every 4 KB that a kernel first touches, which takes longer than
-// the kernel. Linux gives 2 MB at a fault where it is asked to.
+// Fresh memory costs a page fault for every 4 KB that a kernel first touches, which takes longer
+// than the kernel. Linux gives 2 MB at a fault where it is asked to.
 inline void ask_for_huge_pages(void* memory, size_t bytes) {
 #if defined(__linux__)
   constexpr size_t kHugePage = size_t{1} << 21;
@@ -89,7 +89,8 @@ inline at::Tensor empty(at::IntArrayRef sizes, const at::TensorOptions& options,
   return tensor;
 }
 
-// Runs kernel(params, begin, end) over items on torch's threads, at least `grain_bytes` of work each.
+// Runs kernel(params, begin, end) over items on torch's threads, at least `grain_bytes` of work
+// each.
 template <typename Params>
 void run_cpu(void (*kernel)(const Params&, int64_t, int64_t), const Params& params, int64_t items,
              int64_t bytes) {
@@ -114,13 +115,13 @@ void run_cuda(cudaError_t (*kernel)(const Params&, cudaStream_t), const Params& 
 
 // Runs <name>_cpu or <name>_cuda, as the tensor's device says.
 #if defined(SEGFAST_WITH_CUDA)
-#define SEGFAST_RUN(name, params, tensor, bytes)                                  \
-  do {                                                                            \
-    if ((tensor).is_cuda()) {                                                     \
-      ::segfast::run_cuda(name##_cuda, params, tensor);                           \
-    } else {                                                                      \
-      ::segfast::run_cpu(name##_cpu, params, name##_items(params), bytes);        \
-    }                                                                             \
+#define SEGFAST_RUN(name, params, tensor, bytes)                           \
+  do {                                                                     \
+    if ((tensor).is_cuda()) {                                              \
+      ::segfast::run_cuda(name##_cuda, params, tensor);                    \
+    } else {                                                               \
+      ::segfast::run_cpu(name##_cpu, params, name##_items(params), bytes); \
+    }                                                                      \
   } while (0)
 #else
 #define SEGFAST_RUN(name, params, tensor, bytes) \

@@ -61,9 +61,8 @@ at::Tensor confusion_matrix(const at::Tensor& prediction_any, const at::Tensor& 
   p.pixels = c10::multiply_integers(at::IntArrayRef(map_sizes).slice(1));
 
   const at::TensorOptions options = target.options().dtype(at::kLong);
-  const at::Tensor matrix =
-      per_image ? at::zeros({p.samples, num_classes, num_classes}, options)
-                : at::zeros({num_classes, num_classes}, options);
+  const at::Tensor matrix = per_image ? at::zeros({p.samples, num_classes, num_classes}, options)
+                                      : at::zeros({num_classes, num_classes}, options);
   int64_t bad[2] = {0, 0};
   p.matrix = matrix.mutable_data_ptr<int64_t>();
   p.bad = bad;

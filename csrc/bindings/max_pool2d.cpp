@@ -81,8 +81,7 @@ at::Tensor max_pool2d_backward(const at::Tensor& grad_output, const at::Tensor& 
   TORCH_CHECK(input_size[0] >= 1 && input_size[1] >= 1, "input_size must be positive, got ",
               at::IntArrayRef(input_size.data(), 2));
   const at::MemoryFormat format = format_of(grad_output);
-  const RecordView view =
-      view_record(record, grad_output.sizes(), p.window, format, "record");
+  const RecordView view = view_record(record, grad_output.sizes(), p.window, format, "record");
   const at::Tensor grad = grad_output.contiguous(view.format);
   at::Tensor grad_input =
       empty(with_spatial(grad, input_size[0], input_size[1]), grad.options(), view.format);
@@ -90,8 +89,8 @@ at::Tensor max_pool2d_backward(const at::Tensor& grad_output, const at::Tensor& 
   p.record = view.tensor.const_data_ptr();
   p.record_kind = view.kind;
   p.grad_input = grad_input.mutable_data_ptr();
-  p.shape = make_shape(grad, view.format, input_size[0], input_size[1], grad.size(-2),
-                       grad.size(-1));
+  p.shape =
+      make_shape(grad, view.format, input_size[0], input_size[1], grad.size(-2), grad.size(-1));
   if (grad_input.numel() > 0) SEGFAST_RUN(max_pool2d_backward, p, grad, grad_input.nbytes());
   return in_format(grad_input, view.format, format);
 }
@@ -100,9 +99,12 @@ at::Tensor max_pool2d_backward(const at::Tensor& grad_output, const at::Tensor& 
 
 void bind_max_pool2d(pybind11::module_& m) {
   m.def("max_pool2d", &max_pool2d, pybind11::call_guard<pybind11::gil_scoped_release>());
-  m.def("max_pool2d_with_indices", &max_pool2d_with_indices, pybind11::call_guard<pybind11::gil_scoped_release>());
-  m.def("max_pool2d_with_codes", &max_pool2d_with_codes, pybind11::call_guard<pybind11::gil_scoped_release>());
-  m.def("max_pool2d_backward", &max_pool2d_backward, pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def("max_pool2d_with_indices", &max_pool2d_with_indices,
+        pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def("max_pool2d_with_codes", &max_pool2d_with_codes,
+        pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def("max_pool2d_backward", &max_pool2d_backward,
+        pybind11::call_guard<pybind11::gil_scoped_release>());
 }
 
 }  // namespace segfast

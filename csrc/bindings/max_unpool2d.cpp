@@ -80,8 +80,7 @@ at::Tensor max_unpool2d_backward(const at::Tensor& grad_output_any, const at::Te
   TORCH_CHECK(pooled_size[0] >= 1 && pooled_size[1] >= 1, "pooled_size must be positive, got ",
               at::IntArrayRef(pooled_size.data(), 2));
   const at::MemoryFormat format = format_of(grad_output_any);
-  const std::vector<int64_t> pooled =
-      with_spatial(grad_output_any, pooled_size[0], pooled_size[1]);
+  const std::vector<int64_t> pooled = with_spatial(grad_output_any, pooled_size[0], pooled_size[1]);
   const RecordView view = view_record(record, pooled, p.window, format, "record");
   const at::Tensor grad_output = grad_output_any.contiguous(view.format);
   at::Tensor grad_input = empty(pooled, grad_output.options(), view.format);
@@ -101,8 +100,10 @@ at::Tensor max_unpool2d_backward(const at::Tensor& grad_output_any, const at::Te
 
 void bind_max_unpool2d(pybind11::module_& m) {
   m.def("max_unpool2d", &max_unpool2d, pybind11::call_guard<pybind11::gil_scoped_release>());
-  m.def("max_unpool2d_with_codes", &max_unpool2d_with_codes, pybind11::call_guard<pybind11::gil_scoped_release>());
-  m.def("max_unpool2d_backward", &max_unpool2d_backward, pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def("max_unpool2d_with_codes", &max_unpool2d_with_codes,
+        pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def("max_unpool2d_backward", &max_unpool2d_backward,
+        pybind11::call_guard<pybind11::gil_scoped_release>());
 }
 
 }  // namespace segfast

@@ -66,18 +66,21 @@ at::Tensor indices_to_codes(const at::Tensor& indices_any, const WindowArgument&
   p.indices = static_cast<int64_t*>(indices.data_ptr());
   p.bad = bad.mutable_data_ptr<int32_t>();
   SEGFAST_RUN(indices_to_codes, p, indices, indices.nbytes());
-  TORCH_CHECK_VALUE(bad.item<int32_t>() == 0,
-                    "indices hold a position that its own window does not cover: codes can only say "
-                    "which element of a window it was, over a map of ",
-                    map_size[0], " x ", map_size[1]);
+  TORCH_CHECK_VALUE(
+      bad.item<int32_t>() == 0,
+      "indices hold a position that its own window does not cover: codes can only say "
+      "which element of a window it was, over a map of ",
+      map_size[0], " x ", map_size[1]);
   return codes;
 }
 
 }  // namespace
 
 void bind_pool_codes(pybind11::module_& m) {
-  m.def("codes_to_indices", &codes_to_indices, pybind11::call_guard<pybind11::gil_scoped_release>());
-  m.def("indices_to_codes", &indices_to_codes, pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def("codes_to_indices", &codes_to_indices,
+        pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def("indices_to_codes", &indices_to_codes,
+        pybind11::call_guard<pybind11::gil_scoped_release>());
 }
 
 }  // namespace segfast

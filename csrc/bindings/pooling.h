@@ -15,10 +15,11 @@ inline constexpr int64_t kLargestWindow = int64_t{1} << 28;
 inline Window2d make_window(const WindowArgument& a) {
   for (int i = 0; i < 8; ++i) {
     const int64_t least = i == 4 || i == 5 ? 0 : 1;
-    TORCH_CHECK(a[i] >= least && a[i] <= kLargestWindow,
-                "window must be (kernel, stride, padding, dilation) of height and width, with padding "
-                "at least 0 and the rest at least 1, got ",
-                at::IntArrayRef(a.data(), a.size()));
+    TORCH_CHECK(
+        a[i] >= least && a[i] <= kLargestWindow,
+        "window must be (kernel, stride, padding, dilation) of height and width, with padding "
+        "at least 0 and the rest at least 1, got ",
+        at::IntArrayRef(a.data(), a.size()));
   }
   TORCH_CHECK(a[0] * a[1] <= kLargestWindow, "kernel_size must have at most ", kLargestWindow,
               " taps, got ", a[0], " x ", a[1]);
@@ -29,8 +30,8 @@ inline Window2d make_window(const WindowArgument& a) {
 inline void check_maps(const at::Tensor& tensor, const char* name) {
   bool good = tensor.dim() == 3 || tensor.dim() == 4;
   for (int64_t d = tensor.dim() - 3; good && d < tensor.dim(); ++d) good = tensor.size(d) > 0;
-  TORCH_CHECK(good, "Expected 3D or 4D (batch mode) tensor with optional 0 dim batch size for ", name,
-              ", but got: ", tensor.sizes());
+  TORCH_CHECK(good, "Expected 3D or 4D (batch mode) tensor with optional 0 dim batch size for ",
+              name, ", but got: ", tensor.sizes());
 }
 
 // The sizes of `maps` with another height and width.

@@ -1,11 +1,11 @@
-// foreach_isa.h: compiles the file named by SEGFAST_ISA_FILE once for each instruction set, each time
-// inside another namespace SEGFAST_ISA. No include guard: this header is meant to be included once
-// in each <op>_cpu.cpp.
+// foreach_isa.h: compiles the file named by SEGFAST_ISA_FILE once for each instruction set, each
+// time inside another namespace SEGFAST_ISA. No include guard: this header is meant to be included
+// once in each <op>_cpu.cpp.
 //
 // Rules for such a file: it includes nothing but files of its own kind (the .cpp includes all other
-// headers first, so that nothing shared is compiled for a newer machine than the one at hand), has no
-// include guard and no lambda (GCC does not give a lambda the pragma's target), and stands wholly
-// inside `namespace segfast::SEGFAST_ISA`.
+// headers first, so that nothing shared is compiled for a newer machine than the one at hand), has
+// no include guard and no lambda (GCC does not give a lambda the pragma's target), and stands
+// wholly inside `namespace segfast::SEGFAST_ISA`.
 #include "common/isa.h"
 
 #define SEGFAST_ISA isa_default
@@ -31,7 +31,7 @@
 #endif
 
 #if defined(__clang__)
-#pragma clang attribute push(                                                                  \
+#pragma clang attribute push(                                                             \
     __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2"))), \
     apply_to = function)
 #else

@@ -1,8 +1,8 @@
 // isa.h: which instruction set the CPU kernels run with, decided once, at the first call.
 //
 // foreach_isa.h compiles a kernel body for each set in one translation unit; SEGFAST_CALL_ISA then
-// calls the best one this machine has. SEGFAST_CPU_ISA=default|avx2|avx512 forces one (an unknown or
-// unsupported name is an error at the first call), which is how each variant is tested.
+// calls the best one this machine has. SEGFAST_CPU_ISA=default|avx2|avx512 forces one (an unknown
+// or unsupported name is an error at the first call), which is how each variant is tested.
 #pragma once
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -24,17 +24,17 @@ const char* cpu_isa_name();
 }  // namespace segfast
 
 #if SEGFAST_X86_VARIANTS
-#define SEGFAST_CALL_ISA(function, ...)            \
-  switch (::segfast::cpu_isa()) {                  \
-    case ::segfast::Isa::avx512:                   \
-      return isa_avx512::function(__VA_ARGS__);    \
-    case ::segfast::Isa::avx2:                     \
-      return isa_avx2::function(__VA_ARGS__);      \
-    default:                                       \
-      return isa_default::function(__VA_ARGS__);   \
+#define SEGFAST_CALL_ISA(function, ...)          \
+  switch (::segfast::cpu_isa()) {                \
+    case ::segfast::Isa::avx512:                 \
+      return isa_avx512::function(__VA_ARGS__);  \
+    case ::segfast::Isa::avx2:                   \
+      return isa_avx2::function(__VA_ARGS__);    \
+    default:                                     \
+      return isa_default::function(__VA_ARGS__); \
   }
 #else
-#define SEGFAST_CALL_ISA(function, ...) \
+#define SEGFAST_CALL_ISA(function, ...)                              \
   ::segfast::cpu_isa(); /* reports a bad SEGFAST_CPU_ISA here too */ \
   return isa_default::function(__VA_ARGS__)
 #endif

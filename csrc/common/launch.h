@@ -1,8 +1,8 @@
-// launch.h: the one way a kernel is started, on a GPU or, for the tests of a machine without one, on
-// the CPU thread by thread (SEGFAST_HOST_RUN, see host_run.h).
+// launch.h: the one way a kernel is started, on a GPU or, for the tests of a machine without one,
+// on the CPU thread by thread (SEGFAST_HOST_RUN, see host_run.h).
 //
-// A kernel takes one params struct by value. launch() returns the launch's error, and every launcher
-// passes it on; the binding turns it into an exception.
+// A kernel takes one params struct by value. launch() returns the launch's error, and every
+// launcher passes it on; the binding turns it into an exception.
 #pragma once
 
 #include <cstdint>
@@ -42,13 +42,13 @@ inline cudaError_t launch(void (*kernel)(Params), int64_t grid, int block, cudaS
 #if defined(__CUDACC__)
 
 // Shared memory of a block: SEGFAST_SHARED(float[8], sums) declares a reference named `sums`.
-#define SEGFAST_SHARED(Type, name)                                              \
-  __shared__ __align__(16) unsigned char name##_storage[sizeof(Type)];          \
+#define SEGFAST_SHARED(Type, name)                                     \
+  __shared__ __align__(16) unsigned char name##_storage[sizeof(Type)]; \
   auto& name = *reinterpret_cast<std::add_pointer_t<Type>>(name##_storage)
 
 // Stops the grid; the host sees an error, with this text on stderr, at its next synchronising call.
-#define SEGFAST_DEVICE_CHECK(condition, message)                             \
-  do {                                                                       \
+#define SEGFAST_DEVICE_CHECK(condition, message)                            \
+  do {                                                                      \
     if (!(condition)) __assert_fail(message, __FILE__, __LINE__, __func__); \
   } while (0)
 

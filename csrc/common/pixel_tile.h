@@ -1,6 +1,6 @@
-// pixel_tile.h: a tile of kTile pixels of all classes in scratch, as [C, kTile] in float (double for
-// double) whatever its element type and memory format, so that loops run along the pixels of a class
-// and a vector's lanes are pixels.
+// pixel_tile.h: a tile of kTile pixels of all classes in scratch, as [C, kTile] in float (double
+// for double) whatever its element type and memory format, so that loops run along the pixels of a
+// class and a vector's lanes are pixels.
 //
 // A body file: a kernel's <op>_cpu.h includes it first, once for each instruction set. Before that,
 // the .cpp includes <cstring>, <type_traits> and common/labels.h.
@@ -118,8 +118,7 @@ inline void load_rows(const Layout& layout, const T* source, const Span& span, R
 template <typename R>
 inline void load_soft_rows(const Layout& layout, const void* source, TargetType type,
                            const Span& span, R* rows) {
-#define SEGFAST_LOAD_ROWS(T) \
-  return load_rows(layout, static_cast<const T*>(source), span, rows)
+#define SEGFAST_LOAD_ROWS(T) return load_rows(layout, static_cast<const T*>(source), span, rows)
   switch (type) {
     case TargetType::uint8:
       SEGFAST_LOAD_ROWS(uint8_t);
@@ -152,7 +151,8 @@ inline void store_rows(const Layout& layout, const R* __restrict rows, const Spa
   if (layout.channels_last) {
     T* to = target + (span.sample * layout.pixels + span.first) * classes;
     for (int i = 0; i < span.count; ++i) {
-      for (int64_t c = 0; c < classes; ++c) to[i * classes + c] = from_float<T>(rows[c * kTile + i]);
+      for (int64_t c = 0; c < classes; ++c)
+        to[i * classes + c] = from_float<T>(rows[c * kTile + i]);
     }
   } else {
     T* to = target + span.sample * classes * layout.pixels + span.first;
@@ -198,8 +198,9 @@ inline LabelReport load_labels_as(const Y* source, int64_t pixels, int64_t class
 template <typename R>
 inline LabelReport load_labels(const void* source, TargetType type, int64_t pixels, int64_t classes,
                                const int64_t* ignore_index, const Span& span, label_t<R>* label) {
-#define SEGFAST_LOAD_LABELS(Y) \
-  return load_labels_as<R>(static_cast<const Y*>(source), pixels, classes, ignore_index, span, label)
+#define SEGFAST_LOAD_LABELS(Y)                                                                 \
+  return load_labels_as<R>(static_cast<const Y*>(source), pixels, classes, ignore_index, span, \
+                           label)
   switch (type) {
     case TargetType::uint8:
       SEGFAST_LOAD_LABELS(uint8_t);

@@ -1,5 +1,5 @@
-// reduce.h: sums over the threads of a block, each in one fixed order, for kernels whose result must
-// not depend on how they are scheduled. Device code only.
+// reduce.h: sums over the threads of a block, each in one fixed order, for kernels whose result
+// must not depend on how they are scheduled. Device code only.
 #pragma once
 
 #include "common/launch.h"
@@ -10,9 +10,9 @@ constexpr int kWarpSize = 32;
 constexpr unsigned kFullWarp = 0xffffffffu;
 
 // Sums kCount values (a power of 2, at most 32) over the warp at once: lane l gets the sum of
-// values[l / (32 / kCount)], in kCount + log2(32 / kCount) - 1 shuffles. In each step a lane gives away
-// the half of its values that its partner keeps. All lanes take part. (A recursion, because a loop
-// that the compiler does not unroll would move the values from registers to memory.)
+// values[l / (32 / kCount)], in kCount + log2(32 / kCount) - 1 shuffles. In each step a lane gives
+// away the half of its values that its partner keeps. All lanes take part. (A recursion, because a
+// loop that the compiler does not unroll would move the values from registers to memory.)
 template <int kCount, int kWidth = kWarpSize / 2, typename R, int kSize>
 __device__ __forceinline__ R warp_sum_each(R (&values)[kSize]) {
   static_assert(kCount >= 1 && kCount <= kSize && kCount <= 2 * kWidth);

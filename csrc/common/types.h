@@ -123,7 +123,8 @@ SEGFAST_HOST_DEVICE double from_float<double>(double value) {
 template <>
 SEGFAST_HOST_DEVICE BFloat16 from_float<BFloat16>(float value) {
 #if defined(__CUDA_ARCH__)
-  return BFloat16{__bfloat16_as_ushort(__float2bfloat16_rn(value))};  // one instruction from sm_80 on
+  return BFloat16{
+      __bfloat16_as_ushort(__float2bfloat16_rn(value))};  // one instruction from sm_80 on
 #else
   const uint32_t bits = detail::float_to_bits(value);
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;

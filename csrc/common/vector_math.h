@@ -1,8 +1,8 @@
 // vector_math.h: exp and log for inner loops.
 //
-// On the host, float versions are branch-free polynomials (2 ulp at most over the stated ranges, see
-// csrc/tests), which the compiler can vectorize inside a loop where a call to libm it cannot. On the
-// device, and for double, they are the standard functions.
+// On the host, float versions are branch-free polynomials (2 ulp at most over the stated ranges,
+// see csrc/tests), which the compiler can vectorize inside a loop where a call to libm it cannot.
+// On the device, and for double, they are the standard functions.
 #pragma once
 
 #include <cmath>

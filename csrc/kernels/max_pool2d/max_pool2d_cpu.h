@@ -4,8 +4,8 @@
 // What it gained, as PyTorch's time over ours for 2x2 windows of [4, 256, 90, 120] (one thread of a
 // Zen 4, AVX-512), against loops that the compiler vectorized:
 //   contiguous fp32 6.7 -> 21; bf16 1.8 -> 32; channels_last bf16 1.8 -> 2.2
-//   3x3, stride 2: contiguous fp32 6.5 -> 15, bf16 3.8 -> 17; channels_last fp32 1.1 -> 1.8 (with the
-//   prefetch to the second-level cache; 1.0 without it)
+//   3x3, stride 2: contiguous fp32 6.5 -> 15, bf16 3.8 -> 17; channels_last fp32 1.1 -> 1.8 (with
+//   the prefetch to the second-level cache; 1.0 without it)
 #include "common/lanes.h"
 #include "kernels/pool_codes/pool_lanes.h"
 #include "kernels/pool_codes/pool_scatter.h"
@@ -61,8 +61,7 @@ struct PoolPlan {
       }
       return;
     }
-    first_column.assign(static_cast<size_t>(p.shape.pooled_width + kLanes<T>),
-                        kNoTap<word_t<T>>);
+    first_column.assign(static_cast<size_t>(p.shape.pooled_width + kLanes<T>), kNoTap<word_t<T>>);
     for (int64_t ow = 0; ow < p.shape.pooled_width; ++ow) {
       for (int kw = w.kernel_w - 1; kw >= 0; --kw) {
         const int64_t x = ow * w.stride_w - w.pad_w + int64_t{kw} * w.dilation_w;
@@ -100,9 +99,9 @@ struct PoolRow {
   std::vector<SeenTap> clipped = {};
   alignas(64) Tap taps[kTile + kLaneBytes] = {};
 
-  // Windows [ow, ow + kLanes) of row oh of a plane that starts at `origin`. Not all of them kInside:
-  // what lies beyond the row's ends competes as -inf, which replaces nothing. kExist: what is read
-  // there lies in the tensor.
+  // Windows [ow, ow + kLanes) of row oh of a plane that starts at `origin`. Not all of them
+  // kInside: what lies beyond the row's ends competes as -inf, which replaces nothing. kExist: what
+  // is read there lies in the tensor.
   template <bool kInside, bool kExist>
   SEGFAST_LANES Best<T> pool_windows(int64_t origin, int64_t oh, int64_t ow) const {
     const PoolShape& s = p.shape;
@@ -169,9 +168,9 @@ struct PoolRow {
     return load_lanes(seen);
   }
 
-  // kVectors * kLanes channels of a window, from element `at` on, which its taps see at `seen`: several
-  // vectors of one tap before the next, so that memory is read in longer pieces. kExist: all of them
-  // lie inside the map.
+  // kVectors * kLanes channels of a window, from element `at` on, which its taps see at `seen`:
+  // several vectors of one tap before the next, so that memory is read in longer pieces. kExist:
+  // all of them lie inside the map.
   template <int kVectors, bool kExist>
   SEGFAST_LANES static void pool_channels(const Elements<T>& map, int64_t at, const SeenTap* seen,
                                           int count, T* output, Tap* numbers, int n) {
@@ -185,14 +184,16 @@ struct PoolRow {
     }
     for (int k = 0; kExist && k < count; ++k) {
       if (seen[k].next == 0) continue;
-      // To the second-level cache: in the first, rows a multiple of 4 KB apart drive each other out.
+      // To the second-level cache: in the first, rows a multiple of 4 KB apart drive each other
+      // out.
       for (int v = 0; v < kVectors; ++v) {
         __builtin_prefetch(map.data + at + seen[k].next + v * kLanes<T>, 0, 2);
       }
     }
     for (int k = 1; k < count; ++k) {
       for (int v = 0; v < kVectors; ++v) {
-        best[v].meet(load_lanes_if<kExist>(map, at + seen[k].offset + v * kLanes<T>), seen[k].number);
+        best[v].meet(load_lanes_if<kExist>(map, at + seen[k].offset + v * kLanes<T>),
+                     seen[k].number);
       }
     }
     for (int v = 0; v < kVectors; ++v) {
@@ -205,7 +206,7 @@ struct PoolRow {
     }
   }
 
-    void record_tile(const Run& run, int64_t first, int n) {
+  void record_tile(const Run& run, int64_t first, int n) {
     const PoolShape& s = p.shape;
     const Window2d& w = p.window;
     if (p.record == nullptr) return;
@@ -223,8 +224,7 @@ struct PoolRow {
       const Tap* __restrict numbers = taps;
       const int64_t ow = run.ow + (run.along_row ? first : 0);
       const int64_t step = run.along_row ? w.stride_w : 0;
-      const int64_t origin =
-          (run.oh * w.stride_h - w.pad_h) * s.width + ow * w.stride_w - w.pad_w;
+      const int64_t origin = (run.oh * w.stride_h - w.pad_h) * s.width + ow * w.stride_w - w.pad_w;
       if constexpr (k2x2) {
         using Bits = bits_t<double>;  // 64-bit lanes
         const Bits below = Bits{} + static_cast<uint64_t>(s.width), none{};
@@ -263,10 +263,9 @@ struct PoolRow {
     const Window2d& w = p.window;
     const int64_t last_row =
         std::min(oh * w.stride_h - w.pad_h + int64_t{w.kernel_h - 1} * w.dilation_h, s.height - 1);
-    const int64_t reach = (run.length + kLanes<T>) * w.stride_w +
-                          int64_t{w.kernel_w} * w.dilation_w + 2 * kLanes<T>;
-    const bool exist =
-        origin >= w.pad_w && origin + last_row * s.width + reach <= plan.map.count;
+    const int64_t reach =
+        (run.length + kLanes<T>)*w.stride_w + int64_t{w.kernel_w} * w.dilation_w + 2 * kLanes<T>;
+    const bool exist = origin >= w.pad_w && origin + last_row * s.width + reach <= plan.map.count;
     output += run.number * run.length;
     for (int64_t first = 0; first < run.length; first += kTile) {
       const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
@@ -292,9 +291,9 @@ struct PoolRow {
     const PoolShape& s = p.shape;
     const Window2d& w = p.window;
     const Run run = channel_run(s, o, oh, ow);
-    const int64_t origin = ((o * s.height + oh * w.stride_h - w.pad_h) * s.width +
-                            ow * w.stride_w - w.pad_w) *
-                           s.inner;
+    const int64_t origin =
+        ((o * s.height + oh * w.stride_h - w.pad_h) * s.width + ow * w.stride_w - w.pad_w) *
+        s.inner;
     const bool inside = plan.rows.holds(oh) && plan.columns.holds(ow);
     if (!inside) plan.list_taps(oh, ow, false, clipped);
     output += run.number * run.length;
@@ -324,7 +323,8 @@ struct PoolRow {
     if (n < kLanes<T>) {
       return pool_channels<1, false>(map, origin, seen, count, output, numbers, n);
     }
-    constexpr int kBlock = 4;  // as many as AVX2 has registers for  // as many as the registers hold
+    constexpr int kBlock =
+        4;  // as many as AVX2 has registers for  // as many as the registers hold
     int at = 0;
     for (; at + kBlock * kLanes<T> <= n; at += kBlock * kLanes<T>) {
       pool_channels<kBlock, true>(map, origin + at, seen, count, output + at, numbers + at, n);
@@ -378,9 +378,8 @@ void max_pool2d(const MaxPool2dParams& p, int64_t begin, int64_t end) {
 }
 
 void max_pool2d_backward(const MaxPool2dBackwardParams& p, int64_t begin, int64_t end) {
-  const ScatterArguments arguments{p.grad_output, p.record, p.grad_input,
-                                   p.record_kind, p.dtype,  p.shape,
-                                   p.window};
+  const ScatterArguments arguments{p.grad_output, p.record, p.grad_input, p.record_kind,
+                                   p.dtype,       p.shape,  p.window};
   scatter_rows<Combine::sum>(arguments, begin, end);
 }
 

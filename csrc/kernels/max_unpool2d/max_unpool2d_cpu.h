@@ -1,8 +1,9 @@
-// max_unpool2d_cpu.h: gather form a row of windows at a time (pool_scatter.h), from codes and from the
-// indices of 2x2 windows; from other indices, which may name any position of the plane, zero and
-// scatter in order, so that of equal indices the last one's value stays.
+// max_unpool2d_cpu.h: gather form a row of windows at a time (pool_scatter.h), from codes and from
+// the indices of 2x2 windows; from other indices, which may name any position of the plane, zero
+// and scatter in order, so that of equal indices the last one's value stays.
 //
-// What it gained, as PyTorch's time over ours on [4, 256, 90, 120] (one thread of a Zen 4, AVX-512):
+// What it gained, as PyTorch's time over ours on [4, 256, 90, 120] (one thread of a Zen 4,
+// AVX-512):
 //   from codes: contiguous bf16 0.6 -> 5.1, fp32 1.8 -> 4.7; channels_last bf16 1.7 -> 2.7
 //   from indices, gathered: channels_last fp32 0.3 -> 3.5, bf16 0.2 -> 1.4
 //   backward: contiguous codes bf16 0.6 -> 3.1, indices fp32 0.6 -> 1.2, bf16 0.6 -> 1.4
@@ -45,8 +46,8 @@ inline void check_codes_row(const MaxUnpool2dParams& p, int64_t o, int64_t oh) {
   }
 }
 
-// The rows of windows [begin, end) that an item answers for: its own, and the last item of a map all
-// that remain.
+// The rows of windows [begin, end) that an item answers for: its own, and the last item of a map
+// all that remain.
 struct WindowRows {
   int64_t begin, end;
   WindowRows(const MaxUnpool2dParams& p, int64_t row)
@@ -132,8 +133,7 @@ void scatter_planes(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
     const int64_t first = item % groups * kUnpoolChannels;
     const int64_t n = std::min(kUnpoolChannels, s.inner - first);
     const Bits* input = static_cast<const Bits*>(p.input) + o * windows * s.inner + first;
-    const int64_t* indices =
-        static_cast<const int64_t*>(p.record) + o * windows * s.inner + first;
+    const int64_t* indices = static_cast<const int64_t*>(p.record) + o * windows * s.inner + first;
     Bits* output = static_cast<Bits*>(p.output) + o * plane * s.inner + first;
     if (n == s.inner) {
       std::memset(output, 0, static_cast<size_t>(plane * n) * sizeof(Bits));
@@ -152,8 +152,8 @@ void scatter_planes(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   }
 }
 
-// A row of windows at a time: the elements of the map that their records name. T stands for all types
-// of its size.
+// A row of windows at a time: the elements of the map that their records name. T stands for all
+// types of its size.
 template <typename T>
 struct GatherRow {
   const MaxUnpool2dBackwardParams& p;
@@ -220,12 +220,12 @@ struct GatherRow {
           // out.
           __builtin_prefetch(elements.data + pixel + next + i, 0, 2);
         }
-        store_some_own(out + i,
-                       pick(load_own_taps<T>(taps + at), load_own_at(elements, upper + i),
-                            load_own_at(elements, upper + right + i),
-                            load_own_at(elements, lower + i),
-                            load_own_at(elements, lower + right + i)),
-                       n - at);
+        store_some_own(
+            out + i,
+            pick(load_own_taps<T>(taps + at), load_own_at(elements, upper + i),
+                 load_own_at(elements, upper + right + i), load_own_at(elements, lower + i),
+                 load_own_at(elements, lower + right + i)),
+            n - at);
       }
     }
   }

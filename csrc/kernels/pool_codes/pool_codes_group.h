@@ -7,10 +7,10 @@ namespace segfast {
 
 // Where a group of windows stands: the first of them, and how many there are.
 struct CodeGroup {
-  int64_t byte;          // its byte in codes2
-  int64_t first;         // its first window in the order of codes8 and indices
-  int64_t oh, ow;        // of the first window
-  int64_t ow_step;       // 1 where the run goes along a row, 0 where it goes along channels
+  int64_t byte;     // its byte in codes2
+  int64_t first;    // its first window in the order of codes8 and indices
+  int64_t oh, ow;   // of the first window
+  int64_t ow_step;  // 1 where the run goes along a row, 0 where it goes along channels
   int count;
 };
 
@@ -21,8 +21,8 @@ SEGFAST_HOST_DEVICE CodeGroup code_group(const PoolShape& s, int64_t item) {
   CodeGroup group;
   group.byte = item;
   group.first = run * run_length + start;
-  group.count = static_cast<int>(run_length - start < kCodesPerByte ? run_length - start
-                                                                     : kCodesPerByte);
+  group.count =
+      static_cast<int>(run_length - start < kCodesPerByte ? run_length - start : kCodesPerByte);
   if (s.inner == 1) {
     group.oh = run % s.pooled_height;
     group.ow = start;
@@ -46,13 +46,13 @@ SEGFAST_HOST_DEVICE void mark_bad(int32_t* bad) {
 SEGFAST_HOST_DEVICE void codes_to_indices_group(const PoolCodesParams& p, int64_t item) {
   const CodeGroup group = code_group(p.shape, item);
   for (int k = 0; k < group.count; ++k) {
-    const uint8_t code = p.window.is_2x2() ? (p.codes[group.byte] >> (2 * k)) & 3
-                                           : p.codes[group.first + k];
+    const uint8_t code =
+        p.window.is_2x2() ? (p.codes[group.byte] >> (2 * k)) & 3 : p.codes[group.first + k];
     int64_t index = kEmptyIndex;
     if (code != kEmptyCode || p.window.is_2x2()) {
-      index = code < p.window.taps() ? tap_position(p.window, p.shape, group.oh,
-                                                    group.ow + k * group.ow_step, code)
-                                     : -1;
+      index = code < p.window.taps()
+                  ? tap_position(p.window, p.shape, group.oh, group.ow + k * group.ow_step, code)
+                  : -1;
       if (index < 0) mark_bad(p.bad);
     }
     p.indices[group.first + k] = index;
@@ -64,8 +64,7 @@ SEGFAST_HOST_DEVICE void indices_to_codes_group(const PoolCodesParams& p, int64_
   uint8_t packed = 0;
   for (int k = 0; k < group.count; ++k) {
     const int64_t index = p.indices[group.first + k];
-    const int tap =
-        position_tap(p.window, p.shape, group.oh, group.ow + k * group.ow_step, index);
+    const int tap = position_tap(p.window, p.shape, group.oh, group.ow + k * group.ow_step, index);
     const bool empty = index == kEmptyIndex && !p.window.is_2x2();
     if (tap < 0 && !empty) mark_bad(p.bad);
     if (p.window.is_2x2()) {

@@ -1,12 +1,13 @@
 // pool_codes_math.h: the geometry of 2-D pooling and the three ways to record where a maximum was.
 //
-// Every tensor of the pooling ops is seen as [outer, height, width, inner]: a contiguous [N, C, H, W]
-// has outer = N * C and inner = 1; channels_last has outer = N and inner = C.
+// Every tensor of the pooling ops is seen as [outer, height, width, inner]: a contiguous [N, C, H,
+// W] has outer = N * C and inner = 1; channels_last has outer = N and inner = C.
 //
 // A window's taps are numbered row by row, tap = kh * kernel_w + kw. A record is one of
 //   indices  int64, y * width + x within the plane: torch's. -1 where the window held no input.
 //   codes8   uint8, the tap; 255 where the window held no input. For windows of up to 255 taps.
-//   codes2   2 bits a window, for 2x2 windows with stride 2, no padding and no dilation. Four taps to
+//   codes2   2 bits a window, for 2x2 windows with stride 2, no padding and no dilation. Four taps
+//   to
 //            a byte, the first in the lowest bits, along the innermost run: a row of windows where
 //            inner = 1, the channels of a window otherwise. Each run starts a new byte, so that two
 //            rows never share one, and the unused bits of its last byte are 0.
@@ -41,7 +42,7 @@ struct Window2d {
 
 struct PoolShape {
   int64_t outer, inner;
-  int64_t height, width;                 // of the map that is pooled, or unpooled to
+  int64_t height, width;  // of the map that is pooled, or unpooled to
   int64_t pooled_height, pooled_width;
 
   SEGFAST_HOST_DEVICE int64_t map_numel() const { return outer * height * width * inner; }
@@ -58,8 +59,8 @@ struct PoolShape {
   }
 };
 
-// Work items of a map that is written from its windows, on the CPU: its rows, two together where one
-// row of 2x2 windows gives both.
+// Work items of a map that is written from its windows, on the CPU: its rows, two together where
+// one row of 2x2 windows gives both.
 inline int64_t scatter_rows_per_map(const PoolShape& shape, const Window2d& window) {
   return window.is_2x2() ? ceil_div<int64_t>(shape.height, 2) : shape.height;
 }
@@ -101,10 +102,10 @@ SEGFAST_HOST_DEVICE int tap_along(I x, I o, int stride, int pad, int dilation) {
 // Position y * width + x of a tap of window (oh, ow), or -1 if it lies outside the map.
 SEGFAST_HOST_DEVICE int64_t tap_position(const Window2d& window, const PoolShape& shape, int64_t oh,
                                          int64_t ow, int tap) {
-  const int64_t y = oh * window.stride_h - window.pad_h +
-                    int64_t{tap / window.kernel_w} * window.dilation_h;
-  const int64_t x = ow * window.stride_w - window.pad_w +
-                    int64_t{tap % window.kernel_w} * window.dilation_w;
+  const int64_t y =
+      oh * window.stride_h - window.pad_h + int64_t{tap / window.kernel_w} * window.dilation_h;
+  const int64_t x =
+      ow * window.stride_w - window.pad_w + int64_t{tap % window.kernel_w} * window.dilation_w;
   const bool inside = y >= 0 && y < shape.height && x >= 0 && x < shape.width;
   return inside ? y * shape.width + x : -1;
 }

@@ -14,8 +14,8 @@ constexpr int kTile = 256;
 template <typename Number>
 constexpr Number kNoTap = static_cast<Number>(-1);
 
-// ---- loads that may reach beyond a tensor's ends: a row's neighbours in memory are read along with
-// it and masked off later, but what lies outside the tensor must not be touched
+// ---- loads that may reach beyond a tensor's ends: a row's neighbours in memory are read along
+// with it and masked off later, but what lies outside the tensor must not be touched
 
 template <typename T>
 struct Elements {
@@ -37,8 +37,8 @@ __attribute__((noinline)) void copy_existing(const Elements<T>& x, int64_t first
   }
 }
 
-// kExist: the caller knows that all of them exist. It matters where a loop keeps vectors in registers,
-// which the call would cost it.
+// kExist: the caller knows that all of them exist. It matters where a loop keeps vectors in
+// registers, which the call would cost it.
 template <bool kExist, typename T>
 SEGFAST_LANES lanes_t<T> load_lanes_if(const Elements<T>& x, int64_t first) {
   if (kExist || x.holds(first, kLanes<T>)) return load_lanes(x.data + first);
@@ -200,7 +200,7 @@ SEGFAST_LANES void store_some_own(T* address, own_t<T> lanes, int n) {
 struct Run {
   int64_t number;  // in memory order
   int64_t length;
-  int64_t oh, ow;   // of its first window
+  int64_t oh, ow;  // of its first window
   bool along_row;
 };
 

@@ -1,6 +1,7 @@
 // pool_scatter.cuh: windows' values sent to the positions that their records name, in gather form:
-// each element of the map is written once, by the thread that looks for it. No zero-fill, no atomics,
-// one order. Pool backward adds up where windows overlap; unpooling lets the last window stay.
+// each element of the map is written once, by the thread that looks for it. No zero-fill, no
+// atomics, one order. Pool backward adds up where windows overlap; unpooling lets the last window
+// stay.
 //
 // rows:     2x2 windows of contiguous maps: four windows a thread, two rows of eight elements.
 // channels: 2x2 windows of channels_last maps: 16 bytes of channels of one window, four pixels.
@@ -31,12 +32,13 @@ namespace scatter_detail {
 template <typename I>
 struct ScatterParams {
   PoolScatter op;
-  Divider<I> groups;  // of columns (rows) or of channels
+  Divider<I> groups;            // of columns (rows) or of channels
   Divider<I> cells_w, cells_h;  // 2x2 cells (rows, channels) or elements (any) of a plane
   int64_t items;
 };
 
-// Which of a 2x2 window's positions an index names, by its distance from the first one; -1 for none.
+// Which of a 2x2 window's positions an index names, by its distance from the first one; -1 for
+// none.
 template <typename I>
 __device__ __forceinline__ int tap_2x2(int64_t distance, I width, bool has_right, bool has_lower) {
   if (distance == 0) return 0;
@@ -155,8 +157,7 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_channels_kernel(const Sc
         check_code_2x2<kCombine>(taps[c], has_right, has_lower);
       }
     } else {
-      const int64_t* indices =
-          static_cast<const int64_t*>(p.op.record) + window * inner + channel;
+      const int64_t* indices = static_cast<const int64_t*>(p.op.record) + window * inner + channel;
       const int64_t origin = int64_t{2 * oh} * width + 2 * ow;
       bool foreign = false;
 #pragma unroll
@@ -168,8 +169,8 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_channels_kernel(const Sc
     }
   }
 
-  T* first = static_cast<T*>(p.op.map) +
-             ((outer * height + 2 * oh) * width + 2 * ow) * inner + channel;
+  T* first =
+      static_cast<T*>(p.op.map) + ((outer * height + 2 * oh) * width + 2 * ow) * inner + channel;
 #pragma unroll
   for (int tap = 0; tap < 4; ++tap) {
     if ((tap & 1 && !has_right) || (tap & 2 && !has_lower)) continue;
@@ -194,7 +195,8 @@ struct Held<T, Combine::last> {
   __device__ __forceinline__ T result() const { return value; }
 };
 
-// Codes that name no position of the map would never be looked for; unpooling must not overlook them.
+// Codes that name no position of the map would never be looked for; unpooling must not overlook
+// them.
 template <typename I>
 __device__ void check_codes(const ScatterParams<I>& p, int64_t item) {
   const PoolShape& s = p.op.shape;
@@ -291,8 +293,8 @@ cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
     return start(kernel, pairs_h, pairs_w, s.inner / (aligned ? kLanes : 1),
                  s.outer * pairs_h * pairs_w);
   }
-  const auto kernel = aligned ? scatter_any_kernel<T, I, kCombine, kLanes>
-                              : scatter_any_kernel<T, I, kCombine, 1>;
+  const auto kernel =
+      aligned ? scatter_any_kernel<T, I, kCombine, kLanes> : scatter_any_kernel<T, I, kCombine, 1>;
   return start(kernel, s.height, s.width, s.inner / (aligned ? kLanes : 1),
                s.outer * s.height * s.width);
 }

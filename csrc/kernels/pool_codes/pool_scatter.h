@@ -2,13 +2,13 @@
 // zero-fill, no two writers, one order. Pool backward adds up where windows overlap; unpooling lets
 // the last window stay. Compiled once an instruction set, after pool_lanes.h.
 //
-// What it gained, as PyTorch's time over ours in pool backward of [4, 256, 90, 120] (one thread of a
-// Zen 4, AVX-512), against a pass over each row for every tap:
+// What it gained, as PyTorch's time over ours in pool backward of [4, 256, 90, 120] (one thread of
+// a Zen 4, AVX-512), against a pass over each row for every tap:
 //   2x2, two rows of the map at once: contiguous bf16 0.5 -> 3.0; channels_last bf16 2.1 -> 3.7
-//   3x3, stride 2, sums in registers: contiguous fp32 1.0 -> 2.6, bf16 0.2 -> 1.3; channels_last bf16
-//   0.7 -> 2.8 (of this, bytes widened by an instruction rather than by GCC 12: contiguous bf16 2.2
-//   times, channels_last bf16 3.6 times)
-//   5x5, stride 5, placed over zeros: contiguous bf16 0.2 -> 2.9
+//   3x3, stride 2, sums in registers: contiguous fp32 1.0 -> 2.6, bf16 0.2 -> 1.3; channels_last
+//   bf16 0.7 -> 2.8 (of this, bytes widened by an instruction rather than by GCC 12: contiguous
+//   bf16 2.2 times, channels_last bf16 3.6 times) 5x5, stride 5, placed over zeros: contiguous bf16
+//   0.2 -> 2.9
 
 namespace segfast {
 namespace SEGFAST_ISA {
@@ -19,7 +19,7 @@ enum class Combine { sum, last };
 struct ScatterArguments {
   const void* values;  // [outer, pooled_height, pooled_width, inner]
   const void* record;
-  void* map;           // [outer, height, width, inner]
+  void* map;  // [outer, height, width, inner]
   Record record_kind;
   DType dtype;
   const PoolShape& shape;
@@ -71,20 +71,18 @@ struct TapTile {
     const Elements<int64_t> all = indices;
     const uint32_t width = static_cast<uint32_t>(s.width);
     for (int i = 0; i < n; i += kLanes<float>) {
-      const Bits offset = load_indices_at<float>(all, start + i) -
-                          lane_positions<float>(position + i * step, step);
+      const Bits offset =
+          load_indices_at<float>(all, start + i) - lane_positions<float>(position + i * step, step);
       const Bits below = offset - width;
       const Bits upper = offset == 0 ? Bits{} : Bits{} + 1u;
       // The second row first: in a map one column wide its left is at 1 as well.
-      store_taps<float>(taps + i, below == 0   ? Bits{} + 2u
-                                  : below == 1 ? Bits{} + 3u
-                                               : upper);
+      store_taps<float>(taps + i, below == 0 ? Bits{} + 2u : below == 1 ? Bits{} + 3u : upper);
     }
   }
 };
 
-// 2x2 windows with stride 2: a row of windows gives two rows of the map, and every value is moved to
-// one of four places. T stands for all types of its size.
+// 2x2 windows with stride 2: a row of windows gives two rows of the map, and every value is moved
+// to one of four places. T stands for all types of its size.
 template <typename T>
 struct ScatterRows2x2 {
   const ScatterArguments& a;
@@ -206,15 +204,15 @@ struct ScatterRowAny {
   Elements<uint8_t> codes{static_cast<const uint8_t*>(a.record), s.pooled_numel()};
   Elements<int64_t> indices{static_cast<const int64_t*>(a.record), s.pooled_numel()};
   std::vector<SeenRow> rows;
-  std::vector<SeenColumn> columns;        // of all columns of the map, one after another; inner > 1
-  std::vector<size_t> columns_end;        // of each column
-  // Of a pixel (inner > 1); or for strides 1 and 2, of each row of the map, what its first columns of
-  // either parity see: those that follow see what follows. Then where each such list ends, and how far
-  // windows lie before and behind column 0's.
+  std::vector<SeenColumn> columns;  // of all columns of the map, one after another; inner > 1
+  std::vector<size_t> columns_end;  // of each column
+  // Of a pixel (inner > 1); or for strides 1 and 2, of each row of the map, what its first columns
+  // of either parity see: those that follow see what follows. Then where each such list ends, and
+  // how far windows lie before and behind column 0's.
   std::vector<SeenWindow> windows;
   std::vector<size_t> windows_end;
   int64_t low = 0, high = 0;
-  std::vector<accumulate_t<T>> sums;      // of a row; inner = 1 and a stride above 2
+  std::vector<accumulate_t<T>> sums;  // of a row; inner = 1 and a stride above 2
 
   explicit ScatterRowAny(const ScatterArguments& arguments) : a(arguments) {
     if (s.inner == 1) {
@@ -282,11 +280,10 @@ struct ScatterRowAny {
     }
   }
 
-  // kVectors * kLanes elements: each lane meets the windows `at` behind those listed, in the plane that
-  // starts at `base`; several vectors,
-  // so that their sums do not wait for each other. `position`: what indices hold where they won the
-  // first element, and every `step` from there. kExist: all of those windows lie in the tensor. kInRow:
-  // and in their rows.
+  // kVectors * kLanes elements: each lane meets the windows `at` behind those listed, in the plane
+  // that starts at `base`; several vectors, so that their sums do not wait for each other.
+  // `position`: what indices hold where they won the first element, and every `step` from there.
+  // kExist: all of those windows lie in the tensor. kInRow: and in their rows.
   template <int kVectors, bool kExist, bool kInRow>
   SEGFAST_LANES void gather(const SeenWindow* first, const SeenWindow* last, int64_t base,
                             int64_t at, int64_t position, int64_t step,
@@ -302,8 +299,8 @@ struct ScatterRowAny {
                                      : lane_positions<T>(position + v * kLanes<T> * step, step);
         bits_t<T> seen = records_at<kExist>(record, base + window->first + behind);
         if (!kInRow) {
-          const auto exists = lane_positions<T>(window->column + behind, 1) <
-                              static_cast<word_t<T>>(pooled_width);
+          const auto exists =
+              lane_positions<T>(window->column + behind, 1) < static_cast<word_t<T>>(pooled_width);
           seen = exists ? seen : ~won;
         }
         combine(held[v], load_lanes_if<kExist>(given, base + window->first + behind), seen, won);
@@ -352,7 +349,8 @@ struct ScatterRowAny {
     }
     constexpr int kSpan = kStride * kLanes<T>;
     for (int64_t start = 0; start < s.width;) {
-      // The last vector may overlap the one before it. `at`: of lane 0, or of column x + 1 one more.
+      // The last vector may overlap the one before it. `at`: of lane 0, or of column x + 1 one
+      // more.
       const int64_t x = s.width < kSpan ? 0 : std::min(start, s.width - kSpan), at = x / kStride;
       if (x == start && x + 2 * kSpan <= s.width && exist && at + low >= 0 &&
           at + 1 + high + 2 * kLanes<T> <= s.pooled_width) {
@@ -387,15 +385,16 @@ struct ScatterRowAny {
     }
   }
 
-  // Larger strides: each window sends its value to its column, or, where it won in another row, beyond
-  // the row's end.
+  // Larger strides: each window sends its value to its column, or, where it won in another row,
+  // beyond the row's end.
   void send_row(int64_t y, T* out) {
     std::fill(sums.begin(), sums.end(), accumulate_t<T>{0});
     for (const SeenRow& row : rows) {
       for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
         uint64_t x;
         if constexpr (kCodes) {
-          const uint64_t kw = static_cast<uint64_t>(codes.data[row.first + ow] - row.kh * w.kernel_w);
+          const uint64_t kw =
+              static_cast<uint64_t>(codes.data[row.first + ow] - row.kh * w.kernel_w);
           x = static_cast<uint64_t>(ow * w.stride_w - w.pad_w) + kw * w.dilation_w;
           x = kw < static_cast<uint64_t>(w.kernel_w) ? x : ~uint64_t{0};
         } else {
@@ -455,8 +454,8 @@ struct ScatterRowAny {
   }
 };
 
-// Windows that do not overlap, inner = 1: their values placed over zeros. T stands for all types of its
-// size.
+// Windows that do not overlap, inner = 1: their values placed over zeros. T stands for all types of
+// its size.
 template <typename T, bool kCodes>
 void place_rows(const ScatterArguments& a, int64_t begin, int64_t end) {
   const PoolShape& s = a.shape;
