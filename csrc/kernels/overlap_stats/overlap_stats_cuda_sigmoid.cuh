@@ -82,7 +82,7 @@ struct SigmoidPixels {
 
 // A block goes over its chunk once for each class, and keeps the sums in registers meanwhile.
 template <typename T>
-__global__ void __launch_bounds__(kSigmoidThreads)
+__global__ void __launch_bounds__(kSigmoidThreads, 2)
     sigmoid_forward_kernel(const LaunchParams<OverlapStatsParams> p) {
   using R = accumulate_t<T>;
   using Pixels = SigmoidPixels<T>;
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(kSigmoidThreads)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kSigmoidThreads)
+__global__ void __launch_bounds__(kSigmoidThreads, 2)
     sigmoid_backward_kernel(const LaunchParams<OverlapStatsBackwardParams> p) {
   using R = accumulate_t<T>;
   using Pixels = SigmoidPixels<T>;
