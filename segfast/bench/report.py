@@ -64,7 +64,7 @@ def table(title: str, rows: Sequence[Row]) -> Table:
     table.padding, table.pad_edge = (0, 1), False
     columns = _columns(rows)
     for i, (head, _) in enumerate(columns):
-        table.add_column(head, justify="left" if i < 2 else "right", no_wrap=True)
+        table.add_column(head, justify="left" if i < 2 else "right", no_wrap=i > 0)
     for row, *cells in zip(rows, *(cells for _, cells in columns), strict=True):
         table.add_row(*cells, style="red" if row.loses else None)
     return table

@@ -60,8 +60,8 @@ class Row:
 
     @property
     def loses(self) -> bool:
-        """Whether eager PyTorch is faster."""
-        return self.ratio["eager"] < 1
+        """Whether PyTorch is faster, eager or compiled."""
+        return any(value < 1 for value in self.ratio.values())
 
 
 @dataclass(frozen=True)
