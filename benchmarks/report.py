@@ -68,8 +68,8 @@ def page(results: Results) -> str:
             "",
             "![per cent of the floor](floor.png)",
             "",
-            f"{len(results.rows)} rows, of which {lost} lose against PyTorch, eager or compiled (in "
-            f"bold), and {unsettled} did not settle within 10 % (~). See [how to read "
+            f"{len(results.rows)} rows, of which {lost} lose against PyTorch, eager or compiled "
+            f"(in bold), and {unsettled} did not settle within 10 % (~). See [how to read "
             "them](../../README.md).",
             "",
             markdown(results.rows),
