@@ -123,7 +123,7 @@ def draw_speedup(path: Path, machine: dict[str, Any], rows: Sequence[Row]) -> No
         [row.ratio["eager"] for row in rows],
         [LOSS if row.loses else WIN for row in rows],
         "x",
-        "times as fast as eager PyTorch (red: slower)",
+        "times as fast as eager PyTorch (red: slower than it, or than torch.compile)",
         1,
     )
 
