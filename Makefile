@@ -52,7 +52,7 @@ ptxas:
 gpu:
 	$(PYTHON) scripts/gpu.py --out $(OUT)
 
-lint: $(SETUP)
+lint: $(ORIGINALS)
 	$(PIP) clang-format mypy ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
