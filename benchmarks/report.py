@@ -34,7 +34,9 @@ def merge(folder: Path, new: Results) -> Results:
     old = Results.read(path) if path.exists() else Results({}, "")
     rows = {row.cell: row for row in (*old.rows, *new.rows)}
     models = old.models | new.models
-    return Results(new.machine, new.command, list(rows.values()), new.failed, models)
+    commands = [*filter(None, old.command.split("; ")), *new.command.split("; ")]
+    command = "; ".join(dict.fromkeys(commands))
+    return Results(new.machine, command, list(rows.values()), new.failed, models)
 
 
 #: Rows that the README and the pictures leave out: more of the same.
