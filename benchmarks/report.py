@@ -33,10 +33,9 @@ def merge(folder: Path, new: Results) -> Results:
     path = folder / "bench.json"
     old = Results.read(path) if path.exists() else Results({}, "")
     rows = {row.cell: row for row in (*old.rows, *new.rows)}
-    models = old.models | new.models
     commands = [*filter(None, old.command.split("; ")), *new.command.split("; ")]
     command = "; ".join(dict.fromkeys(commands))
-    return Results(new.machine, command, list(rows.values()), new.failed, models)
+    return Results(new.machine, command, list(rows.values()), new.failed, old.models | new.models)
 
 
 #: Rows that the README and the pictures leave out: more of the same.

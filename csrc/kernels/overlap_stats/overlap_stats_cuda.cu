@@ -62,10 +62,10 @@ __global__ void __launch_bounds__(kWarpSize* kFinishSlices) finish_kernel(const 
 }  // namespace
 
 cudaError_t overlap_stats_cuda(const OverlapStatsParams& params, cudaStream_t stream) {
-  const cudaError_t error =
-      has_labels_kernel(params.in)    ? launch_labels<false>(params, params.in, stream)
-      : has_sigmoid_kernel(params.in) ? launch_sigmoid<false>(params, params.in, stream)
-                                      : launch_targets<false>(params, params.in, stream);
+  const cudaError_t error = has_labels_kernel(params.in)
+                                ? launch_labels<false>(params, params.in, stream)
+                            : has_sigmoid_kernel(params.in) ? launch_sigmoid<false>(params, stream)
+                                                            : launch_targets<false>(params, stream);
   if (error != cudaSuccess) return error;
   FinishParams finish;
   finish.op = params;
@@ -79,8 +79,8 @@ cudaError_t overlap_stats_cuda(const OverlapStatsParams& params, cudaStream_t st
 cudaError_t overlap_stats_backward_cuda(const OverlapStatsBackwardParams& params,
                                         cudaStream_t stream) {
   return has_labels_kernel(params.in)    ? launch_labels<true>(params, params.in, stream)
-         : has_sigmoid_kernel(params.in) ? launch_sigmoid<true>(params, params.in, stream)
-                                         : launch_targets<true>(params, params.in, stream);
+         : has_sigmoid_kernel(params.in) ? launch_sigmoid<true>(params, stream)
+                                         : launch_targets<true>(params, stream);
 }
 
 }  // namespace segfast

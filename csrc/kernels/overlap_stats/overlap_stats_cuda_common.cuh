@@ -42,6 +42,15 @@ struct LaunchParams {
   Geometry geometry;
 };
 
+// Launches kernel_of(tag), for a tag of the logits' type, with a block for each chunk.
+template <typename Op, typename KernelOf>
+cudaError_t launch_chunks(const Op& op, int threads, cudaStream_t stream, KernelOf kernel_of) {
+  const LaunchParams<Op> p{op, geometry_of(op.in)};
+  const int64_t grid = op.in.samples * p.geometry.chunks;
+  return dispatch_floating(
+      op.in.dtype, [&](auto tag) { return launch(kernel_of(tag), grid, threads, stream, p); });
+}
+
 template <typename R>
 __device__ __forceinline__ R weight_at(const double* weight, int64_t index) {
   return weight == nullptr ? R(1) : static_cast<R>(weight[index]);

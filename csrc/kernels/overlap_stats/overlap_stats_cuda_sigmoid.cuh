@@ -157,17 +157,13 @@ inline bool has_sigmoid_kernel(const OverlapStatsInputs& in) {
 }
 
 template <bool kBackward, typename Op>
-cudaError_t launch_sigmoid(const Op& op, const OverlapStatsInputs& in, cudaStream_t stream) {
-  LaunchParams<Op> p;
-  p.op = op;
-  p.geometry = geometry_of(in);
-  const int64_t grid = in.samples * p.geometry.chunks;
-  return dispatch_floating(in.dtype, [&](auto tag) {
+cudaError_t launch_sigmoid(const Op& op, cudaStream_t stream) {
+  return launch_chunks(op, kSigmoidThreads, stream, [](auto tag) {
     using T = typename decltype(tag)::type;
     if constexpr (kBackward) {
-      return launch(sigmoid_backward_kernel<T>, grid, kSigmoidThreads, stream, p);
+      return sigmoid_backward_kernel<T>;
     } else {
-      return launch(sigmoid_forward_kernel<T>, grid, kSigmoidThreads, stream, p);
+      return sigmoid_forward_kernel<T>;
     }
   });
 }

@@ -235,17 +235,13 @@ __global__ void __launch_bounds__(kTargetsThreads, 2)
 }
 
 template <bool kBackward, typename Op>
-cudaError_t launch_targets(const Op& op, const OverlapStatsInputs& in, cudaStream_t stream) {
-  LaunchParams<Op> p;
-  p.op = op;
-  p.geometry = geometry_of(in);
-  const int64_t grid = in.samples * p.geometry.chunks;
-  return dispatch_floating(in.dtype, [&](auto tag) {
+cudaError_t launch_targets(const Op& op, cudaStream_t stream) {
+  return launch_chunks(op, kTargetsThreads, stream, [](auto tag) {
     using T = typename decltype(tag)::type;
     if constexpr (kBackward) {
-      return launch(targets_backward_kernel<T>, grid, kTargetsThreads, stream, p);
+      return targets_backward_kernel<T>;
     } else {
-      return launch(targets_forward_kernel<T>, grid, kTargetsThreads, stream, p);
+      return targets_forward_kernel<T>;
     }
   });
 }
