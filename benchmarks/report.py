@@ -14,7 +14,13 @@ from pathlib import Path
 
 from segfast._files import write_text
 from segfast.bench import models
-from segfast.bench.report import draw_floor, draw_speedup, markdown
+from segfast.bench.report import (
+    compact_markdown,
+    draw_floor,
+    draw_memory,
+    draw_speedup,
+    markdown,
+)
 from segfast.bench.results import Results
 from segfast.bench.run import Row
 
@@ -69,6 +75,8 @@ def page(results: Results) -> str:
             "",
             "![per cent of the floor](floor.png)",
             "",
+            "![peak memory of a call](memory.png)",
+            "",
             f"{len(results.rows)} rows, of which {lost} lose against PyTorch, eager or compiled "
             f"(in bold), and {unsettled} did not settle within 10 % (~). See [how to read "
             "them](../../README.md).",
@@ -93,12 +101,15 @@ def mend_readme(text: str, results: Results, folder: Path) -> str:
     place = folder.relative_to(ROOT)
     machine = results.machine
     threads = f", {machine['threads']} threads" if machine["threads"] else ""
-    table = markdown(chosen(results.rows))
+    rows = chosen(results.rows)
+    lost = sum(row.loses for row in rows)
     return (
-        f"{before}{begin}\n{machine['device']}{threads}, torch {machine['torch']}; all "
-        f"{len(results.rows)} rows, and what the columns mean, in [{place}]({place}/README.md).\n\n"
-        f"![times as fast as eager PyTorch]({place}/speedup.png)\n"
-        f"![per cent of the floor]({place}/floor.png)\n\n{table}{end}{after}"
+        f"{before}{begin}\n![times as fast as eager PyTorch]({place}/speedup.png)\n"
+        f"![peak memory of a call]({place}/memory.png)\n\n"
+        f"Measured on {machine['device']}{threads}, torch {machine['torch']}; {len(results.rows)} "
+        f"rows, and what the columns mean, in [{place}]({place}/README.md).\n\n"
+        f"<details>\n<summary>The pictures' {len(rows)} rows, of which {lost} lose (bold)</summary>"
+        f"\n\n{compact_markdown(rows)}\n</details>\n{end}{after}"
     )
 
 
@@ -115,6 +126,7 @@ def main() -> int:
         write_text(folder / "README.md", page(results))
         draw_speedup(folder / "speedup.png", results.machine, chosen(results.rows))
         draw_floor(folder / "floor.png", results.machine, chosen(results.rows))
+        draw_memory(folder / "memory.png", results.machine, chosen(results.rows))
         print(f"{path}: {len(new.rows)} rows, now {len(results.rows)} in {folder}")
     if arguments.readme:
         readme = ROOT / "README.md"

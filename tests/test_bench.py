@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+
+pytest.importorskip("matplotlib")
+from PIL import Image
 
 from segfast._extension import C
 from segfast.bench import timing
 from segfast.bench.cases import Case, Comparison
 from segfast.bench.libraries import library_cases
 from segfast.bench.losses import loss_cases
+from segfast.bench.memory import peak_bytes
 from segfast.bench.ops import op_cases
+from segfast.bench.report import compact_markdown, draw_floor, draw_memory, draw_speedup
 from segfast.bench.results import Results
 from segfast.bench.run import Plan, Row, measure
 
@@ -108,7 +114,7 @@ def test_an_unsteady_ratio_is_not_called_settled(monkeypatch: pytest.MonkeyPatch
 def _row(size: str, ratio: float) -> Row:
     return Row(
         "pixel_shuffle", "forward", size, "float32", "nchw", 2, 8, {"eager": ratio, "segfast": 1.0},
-        {"eager": ratio}, {"eager": 0.01}, True, 1.0, 50.0, None,
+        {"eager": ratio}, {"eager": 0.01}, True, 1.0, 50.0, {"eager": 9.0, "segfast": 4.0},
     )  # fmt: skip
 
 
@@ -130,18 +136,41 @@ def test_report_mends_the_readme_between_its_marks() -> None:
     machine = {"device": "Some CPU", "threads": 2, "segfast": "0", "torch": "2"}
     results = Results(machine, "new", [_row("large", 0.5)])
     folder = report.RESULTS / "some-cpu"
-    text = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
+    text = f"before\n{report.BEGIN}\nstale\n{report.END}\nafter\n"
     mended = report.mend_readme(text, results, folder)
     assert mended.startswith("before\n") and mended.endswith("\nafter\n")
-    assert "old" not in mended and "**0.50x**" in mended
+    assert "stale" not in mended and "**0.50x**" in mended
     assert report.mend_readme(mended, results, folder) == mended
     with pytest.raises(ValueError, match="needs the lines"):
         report.mend_readme("no marks", results, folder)
 
 
+def test_one_line_for_both_layouts() -> None:
+    row = _row("large", 2.0)
+    lost = replace(row, layout="nhwc", ratio={"eager": 0.5}, percent_of_floor=None)
+    alone = replace(lost, op="pixel_unshuffle", peak_mb={})
+    assert compact_markdown([row, lost, alone]).splitlines() == [
+        "| NCHW / NHWC | ms | eager | % floor | MB | MB eager |",
+        "|---|--:|--:|--:|--:|--:|",
+        "| pixel_shuffle fwd | 1 / 1 | 2.00x / **0.50x** | 50 / - | 4 / 4 | 9 / 9 |",
+        "| pixel_unshuffle fwd | - / 1 | - / **0.50x** |  |  |  |",
+    ]
+
+
+@pytest.mark.parametrize("draw", [draw_speedup, draw_floor, draw_memory])
+def test_pictures(tmp_path: Path, draw: Callable[..., None]) -> None:
+    machine = {"device": "Some CPU", "threads": 2, "segfast": "0", "torch": "2"}
+    rows = [replace(_row("large", 0.5), layout=layout) for layout in ("nchw", "nhwc")]
+    draw(tmp_path / "one.png", machine, rows[:1])
+    draw(tmp_path / "both.png", machine, rows)
+    draw(tmp_path / "none.png", machine, [replace(rows[0], percent_of_floor=None, peak_mb={})])
+    sizes = [Image.open(tmp_path / f"{name}.png").size for name in ("one", "both")]
+    assert sizes[0] == sizes[1]  # both layouts on one line
+
+
 @pytest.mark.filterwarnings("ignore:.*left out")  # a reduced type, on noise
 def test_whole_models() -> None:
-    from segfast.bench.models import measure_model, peak_bytes, table
+    from segfast.bench.models import measure_model, table
 
     rows = list(measure_model("segnet_basic", torch.device("cpu"), (2, 16, 24), seconds=0))
     assert [(row.phase, row.layers.split()[0]) for row in rows] == [
@@ -156,6 +185,8 @@ def test_whole_models() -> None:
     assert rows[1].peak_mb < rows[0].peak_mb  # codes in place of int64 indices
     assert table("segnet_basic", rows).row_count == 5
 
+
+def test_peak_memory() -> None:
     def two_of_three() -> None:
         first = torch.empty(1000)
         second = torch.empty(1000)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +12,8 @@ from torch import Tensor, nn
 
 from segfast._example import example_input
 from segfast._optimize import optimize
-from segfast.bench.timing import SETTLED, compare, synchronize
+from segfast.bench.memory import peak_bytes
+from segfast.bench.timing import SETTLED, compare
 from segfast.models import create_model
 from segfast.models.full_size import full_size
 
@@ -98,39 +96,6 @@ def _rows(phase: str, calls: Calls, input: Tensor, seconds: float) -> Iterator[M
         yield ModelRow(
             phase, way, len(input) / seconds_a_call, 1 / ratio, spread <= SETTLED, peak / 1e6
         )
-
-
-def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
-    """The most memory of tensors that ``call`` holds at a time, beyond what was held before."""
-    call()  # what the first call allocates for good
-    if device.type == "cuda":
-        synchronize(device)
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        call()
-        synchronize(device)
-        return int(torch.cuda.max_memory_allocated(device) - before)
-    with _quiet(), torch.profiler.profile(profile_memory=True) as profile:
-        call()
-    results: Any = profile.profiler
-    events = results.kineto_results.events()
-    changes: list[tuple[int, int]] = sorted(
-        (e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"
-    )
-    return max(accumulate((size for _, size in changes), initial=0))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing on stderr: the profiler complains there of every GPU that it does not find."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def markdown(name: str, rows: Sequence[ModelRow]) -> str:

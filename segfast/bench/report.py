@@ -1,8 +1,8 @@
-"""What becomes of the rows: a table on the console or in Markdown, and two pictures."""
+"""What becomes of the rows: a table on the console or in Markdown, and three pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,9 @@ _SHORT = {
     "float16": "fp16",
     "bfloat16": "bf16",
 }
-WIN, LOSS, SHARE = "#2a7f9e", "#c8402f", "#8fa3ad"
+#: Bars of NCHW and of NHWC rows.
+WIN, LOSS, PLAIN = ("#2a7f9e", "#8cc3d6"), ("#c8402f", "#eb9a8f"), ("#6f8591", "#bccad1")
+LAYOUTS = ("nchw", "nhwc")
 
 
 def _columns(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
@@ -36,9 +38,7 @@ def _columns(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
         "ours ms": [f"{row.ms['segfast']:.3g}" for row in rows],
         "ratio": [_ratio(row, "eager") for row in rows],
         "compile": [_ratio(row, "compile") for row in rows],
-        "% floor": [
-            "" if row.percent_of_floor is None else f"{row.percent_of_floor:.0f}" for row in rows
-        ],
+        "% floor": [_percent(row) for row in rows],
     }
     return [(head, cells) for head, cells in columns.items() if any(cells)]
 
@@ -53,6 +53,10 @@ def _ratio(row: Row, provider: str) -> str:
     if provider not in row.ratio:
         return ""
     return f"{'' if row.spread[provider] <= SETTLED else '~'}{row.ratio[provider]:.2f}x"
+
+
+def _percent(row: Row) -> str:
+    return "" if row.percent_of_floor is None else f"{row.percent_of_floor:.0f}"
 
 
 def table(title: str, rows: Sequence[Row]) -> Table:
@@ -80,34 +84,129 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _by_layout(rows: Sequence[Row]) -> list[tuple[str, list[Row | None]]]:
+    """Rows that differ in their layout alone, as a name and a row for each of LAYOUTS.
+
+    The name says only what is not the same for all rows.
+    """
+    groups: dict[tuple[Any, ...], list[Row | None]] = {}
+    for row in rows:
+        key = (row.op, row.direction, row.size, row.dtype, row.threads)
+        groups.setdefault(key, [None] * len(LAYOUTS))[LAYOUTS.index(row.layout)] = row
+    varies = [len({key[i] for key in groups}) > 1 for i in range(5)]
+
+    def name(op: str, direction: str, size: str, dtype: str, threads: int | None) -> str:
+        where = (size, _SHORT[dtype], f"{threads}T")
+        shown = [word for word, several in zip(where, varies[2:], strict=True) if several]
+        return " ".join((op, _SHORT[direction], *shown))
+
+    return [(name(*key), of) for key, of in groups.items()]
+
+
+def compact_markdown(rows: Sequence[Row]) -> str:
+    """A table in Markdown with NCHW / NHWC in each cell; what loses in bold."""
+
+    def pair(of: Sequence[Row | None], text: Callable[[Row], str]) -> str:
+        cells = [text(row) if row else "" for row in of]
+        return " / ".join(cell or "-" for cell in cells) if any(cells) else ""
+
+    def ratio(provider: str) -> Callable[[Row], str]:
+        return lambda row: (
+            f"**{_ratio(row, provider)}**"
+            if row.ratio.get(provider, 1) < 1
+            else _ratio(row, provider)
+        )
+
+    def peak(provider: str) -> Callable[[Row], str]:
+        return lambda row: f"{row.peak_mb[provider]:.3g}" if row.peak_mb else ""
+
+    columns: dict[str, Callable[[Row], str]] = {
+        "ms": lambda row: f"{row.ms['segfast']:.3g}",
+        "eager": ratio("eager"),
+        "compile": ratio("compile"),
+        "% floor": _percent,
+        "MB": peak("segfast"),
+        "MB eager": peak("eager"),
+    }
+    groups = _by_layout(rows)
+    table = {head: [pair(of, text) for _, of in groups] for head, text in columns.items()}
+    table = {head: cells for head, cells in table.items() if any(cells)}
+    lines = ["| NCHW / NHWC | " + " | ".join(table) + " |", "|---" + "|--:" * len(table) + "|"]
+    for (name, _), *cells in zip(groups, *table.values(), strict=True):
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def _bars(
-    path: Path, machine: dict[str, Any], rows: Sequence[Row], values: Sequence[float],
-    colours: Sequence[str], unit: str, label: str, line: float,
-) -> None:  # fmt: skip
+    path: Path,
+    machine: dict[str, Any],
+    rows: Sequence[Row],
+    value: Callable[[Row], float],
+    unit: str,
+    label: str,
+    colours: Callable[[Row], tuple[str, str]],
+    marks: dict[str, tuple[str, Callable[[Row], float | None]]],
+    line: float | None = None,
+    ratios: bool = False,
+) -> None:
+    """A bar for each row, those of one op beside each other, and marks where others stand.
+
+    ``colours`` are those of an NCHW and of an NHWC row; ``marks`` are by name a marker and a place.
+    ``ratios`` are drawn from 1 on a logarithmic scale: twice as slow is as long as twice as fast.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
-    figure = Figure(figsize=(9, 1.6 + 0.26 * len(rows)), layout="constrained")
+    groups = _by_layout(rows)
+    start = 1 if ratios else 0
+    figure = Figure(figsize=(8, 1.8 + 0.34 * len(groups)), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Axes = figure.subplots()
-    places = range(len(rows))
-    bars = axes.barh(places, values, color=colours)
-    axes.bar_label(
-        bars, [f" {value:.{2 if unit == 'x' else 0}f}{unit}" for value in values], fontsize=8
-    )
-    axes.axvline(line, color="black", linewidth=1)
+    handles: dict[str, Any] = {
+        layout: Patch(color=colour, label=layout.upper())
+        for layout, colour in zip(LAYOUTS, PLAIN, strict=True)
+        if any(row.layout == layout for row in rows)
+    }
+    for place, (_, of) in enumerate(groups):
+        pair = all(of)
+        for i, row in enumerate(of):
+            if row is None:
+                continue
+            y = place + (0.4 * i - 0.2 if pair else 0)
+            length = value(row) - start
+            bars = axes.barh(y, length, 0.36 if pair else 0.6, left=start, color=colours(row)[i])
+            axes.bar_label(bars, [f" {value(row):.3g}{unit} "], fontsize=7)
+            for name, (marker, where) in marks.items():
+                if (x := where(row)) is not None:
+                    style: Any = {"color": "black", "marker": marker, "linestyle": ""}
+                    style["markersize"] = 9 if marker == "|" else 3.5
+                    axes.plot([x], [y], **style)
+                    handles.setdefault(name, Line2D([], [], label=name, **style))
+    if line is not None:
+        axes.axvline(line, color="black", linewidth=1)
+    if ratios:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel(label)
-    names = [
-        " ".join(pair) for pair in zip(*(cells for _, cells in _columns(rows)[:2]), strict=True)
-    ]
-    axes.set_yticks(places, names, fontsize=8)
+    axes.set_yticks(range(len(groups)), [name for name, _ in groups], fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.1, y=0.01)
     axes.spines[["top", "right"]].set_visible(False)
-    threads = f", {machine['threads']} threads" if machine["threads"] else ""
+    if len(handles) > 1:
+        figure.legend(
+            handles=list(handles.values()), ncols=4, fontsize=8, loc="outside lower center"
+        )
+    same = [
+        words.pop()
+        for words in ({row.size for row in rows}, {_SHORT[row.dtype] for row in rows})
+        if len(words) == 1
+    ]
+    threads = [f"{machine['threads']} threads"] if machine["threads"] else []
     figure.suptitle(
         f"segfast {machine['segfast']} beside PyTorch {machine['torch']}\n"
-        f"{machine['device']}{threads}",
+        + ", ".join((machine["device"], *threads, *same)),
         fontsize=10,
     )
     with atomic_file(path) as file:
@@ -120,24 +219,49 @@ def draw_speedup(path: Path, machine: dict[str, Any], rows: Sequence[Row]) -> No
         path,
         machine,
         rows,
-        [row.ratio["eager"] for row in rows],
-        [LOSS if row.loses else WIN for row in rows],
+        lambda row: row.ratio["eager"],
         "x",
         "times as fast as eager PyTorch (red: slower than it, or than torch.compile)",
-        1,
+        lambda row: LOSS if row.loses else WIN,
+        {
+            "torch.compile": (
+                "D",
+                lambda row: row.ms["eager"] / row.ms["compile"] if "compile" in row.ms else None,
+            )
+        },
+        line=1,
+        ratios=True,
     )
 
 
 def draw_floor(path: Path, machine: dict[str, Any], rows: Sequence[Row]) -> None:
     """Bars of how near each row comes to the floor: a call that reads and writes, and no more."""
-    timed = [row for row in rows if row.percent_of_floor is not None]
     _bars(
         path,
         machine,
-        timed,
-        [row.percent_of_floor or 0 for row in timed],
-        [SHARE] * len(timed),
+        [row for row in rows if row.percent_of_floor is not None],
+        lambda row: row.percent_of_floor or 0,
         " %",
         "per cent of the floor: the same bytes read and written, nothing computed",
-        100,
+        lambda row: PLAIN,
+        {},
+        line=100,
+    )
+
+
+def draw_memory(path: Path, machine: dict[str, Any], rows: Sequence[Row]) -> None:
+    """Bars of the memory that a call takes, with marks for PyTorch's."""
+
+    def of(provider: str) -> Callable[[Row], float | None]:
+        return lambda row: row.peak_mb.get(provider)
+
+    _bars(
+        path,
+        machine,
+        [row for row in rows if row.peak_mb],
+        lambda row: row.peak_mb["segfast"],
+        "",
+        "peak memory of a call besides its inputs, MB",
+        lambda row: WIN,
+        {"eager PyTorch": ("|", of("eager")), "torch.compile": ("D", of("compile"))},
     )

@@ -73,7 +73,6 @@ def describe(device: torch.device) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
         "threads": None if on_gpu else torch.get_num_threads(),
-        "isa": None if on_gpu or C is None else C.cpu_isa(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if on_gpu else None,
         "python": platform.python_version(),
@@ -84,14 +83,17 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def _processor() -> str:
+    """Its name, and the instruction set of our kernels: machines of one name differ in that."""
+    name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:
                 if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
+                    name = line.partition(":")[2].strip()
+                    break
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return name if C is None else f"{name} ({C.cpu_isa()})"
 
 
 def _commit() -> str | None:

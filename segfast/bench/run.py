@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from segfast._extension import C
-from segfast.bench.cases import SIZES, Call, Case
+from segfast.bench.cases import SIZES, Case
 from segfast.bench.libraries import library_cases
 from segfast.bench.losses import loss_cases
+from segfast.bench.memory import peak_bytes
 from segfast.bench.ops import op_cases
 from segfast.bench.timing import SETTLED, Timing, compare
 
@@ -34,8 +35,8 @@ class Row:
     """A case at one size, type, layout and number of threads, timed for several providers.
 
     ``ms`` and ``ratio`` are by provider; a ratio is its time over ours: above 1 we win.
-    ``percent_of_floor`` is the floor's time over ours, ``peak_mb`` (on a GPU) what one call takes
-    besides its inputs, by provider.
+    ``percent_of_floor`` is the floor's time over ours, ``peak_mb`` the memory that one call takes
+    besides its inputs, in 10^6 bytes, by provider.
     """
 
     op: str
@@ -51,7 +52,7 @@ class Row:
     settled: bool
     gb_per_s: float
     percent_of_floor: float | None
-    peak_mb: dict[str, float] | None
+    peak_mb: dict[str, float]
 
     @property
     def cell(self) -> tuple[Any, ...]:
@@ -136,6 +137,9 @@ def _measure(plan: Plan, cell: Cell) -> tuple[Row, Timing]:
         if name not in ("segfast", "floor"):
             comparison.check(name)
         calls[name] = comparison.provider(name)
+    peaks = {
+        name: peak_bytes(call, plan.device) / 1e6 for name, call in calls.items() if name != "floor"
+    }
     cold = comparison.bytes > COLD_BYTES
     timing = compare(list(calls.values()), plan.device, plan.seconds, cold)
     ms = {name: 1e3 * value for name, value in zip(names, timing.seconds, strict=True)}
@@ -157,20 +161,9 @@ def _measure(plan: Plan, cell: Cell) -> tuple[Row, Timing]:
         settled=all(value <= SETTLED for value in spread.values()),
         gb_per_s=comparison.bytes / timing.seconds[0] / 1e9,
         percent_of_floor=share,
-        peak_mb=_peaks(calls, plan.device) if plan.device.type == "cuda" else None,
+        peak_mb=peaks,
     )
     return row, timing
-
-
-def _peaks(calls: dict[str, Call], device: torch.device) -> dict[str, float]:
-    """Megabytes that one call takes at most, besides what is there before it."""
-    peaks = {}
-    for name, call in calls.items():
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        call()
-        peaks[name] = (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    return peaks
 
 
 def as_dict(row: Any) -> dict[str, Any]:

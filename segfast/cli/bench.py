@@ -44,9 +44,9 @@ def bench(
         str | None,
         typer.Option(help="Time this whole model instead: images a second and peak memory."),
     ] = None,
-    out: Annotated[
-        Path, typer.Option(help="Folder for bench.json, speedup.png and floor.png.")
-    ] = Path("out/bench"),
+    out: Annotated[Path, typer.Option(help="Folder for bench.json and the pictures.")] = Path(
+        "out/bench"
+    ),
 ) -> None:
     """Time segfast's layers beside PyTorch's, in turn, on the same tensors.
 
@@ -105,12 +105,14 @@ def bench(
     results.write(out / "bench.json")
     report.draw_speedup(out / "speedup.png", results.machine, results.rows)
     report.draw_floor(out / "floor.png", results.machine, results.rows)
+    report.draw_memory(out / "memory.png", results.machine, results.rows)
     say_files(
         out,
         {
             "bench.json": "the numbers",
             "speedup.png": "how many times as fast as PyTorch",
             "floor.png": "how near to what memory allows",
+            "memory.png": "the memory of a call",
         },
     )
 
