@@ -150,6 +150,8 @@ def test_one_line_for_both_layouts() -> None:
     lost = replace(row, layout="nhwc", ratio={"eager": 0.5}, percent_of_floor=None)
     alone = replace(lost, op="pixel_unshuffle", peak_mb={})
     assert compact_markdown([row, lost, alone]).splitlines() == [
+        "All rows: large, fp32, 2T.",
+        "",
         "| NCHW / NHWC | ms | eager | % floor | MB | MB eager |",
         "|---|--:|--:|--:|--:|--:|",
         "| pixel_shuffle fwd | 1 / 1 | 2.00x / **0.50x** | 50 / - | 4 / 4 | 9 / 9 |",

@@ -515,3 +515,15 @@ class TestErrors:
     def test_debug_shows_the_traceback(self, segfast: Command) -> None:
         with pytest.raises(ValueError, match="nowhere: does not exist"):
             segfast("verify-data", "nowhere", "--debug")
+
+
+def test_bench(segfast: Command, tmp_path: Path) -> None:
+    cell = ("--op", "pixel_shuffle", "--size", "small", "--dtype", "float32", "--layout", "nchw")
+    status, out, _ = segfast("bench", *cell, "--seconds", 0.01, "--out", tmp_path)
+    assert status == 0
+    assert all(len(line) <= 80 for line in out.splitlines() if "pixel_shuffle" in line)
+    assert "small, fp32" in out and "GB/s" in out and "of 2 rows are at least as fast" in out
+    for name in ("bench.json", "speedup.png", "floor.png", "memory.png"):
+        assert (tmp_path / name).stat().st_size > 0, name
+    status, _, err = segfast("bench", "--op", "nothing", "--out", tmp_path)
+    assert status != 0 and "no op's name contains nothing" in err

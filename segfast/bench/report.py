@@ -28,24 +28,30 @@ WIN, LOSS, PLAIN = ("#2a7f9e", "#8cc3d6"), ("#c8402f", "#eb9a8f"), ("#6f8591", "
 LAYOUTS = ("nchw", "nhwc")
 
 
+def _words(row: Row) -> list[str]:
+    """Where a row was measured, but for its layout."""
+    return [row.size, _SHORT[row.dtype], *([f"{row.threads}T"] if row.threads else [])]
+
+
+def shared(rows: Sequence[Row]) -> list[str]:
+    """The words of a row's place that are the same for all rows: a title says them once."""
+    return [words[0] for words in zip(*map(_words, rows), strict=True) if len(set(words)) == 1]
+
+
 def _columns(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
     """The table's columns, head and cells; one that says nothing is left out."""
-    several = len({row.threads for row in rows}) > 1
+    said = shared(rows)
     columns = {
         "op": [f"{row.op} {_SHORT[row.direction]}" for row in rows],
-        "on": [_place(row, several) for row in rows],
+        "on": [" ".join([*(x for x in _words(row) if x not in said), row.layout]) for row in rows],
         "eager ms": [f"{row.ms['eager']:.3g}" for row in rows],
         "ours ms": [f"{row.ms['segfast']:.3g}" for row in rows],
         "ratio": [_ratio(row, "eager") for row in rows],
         "compile": [_ratio(row, "compile") for row in rows],
+        "GB/s": [f"{row.gb_per_s:.3g}" for row in rows],
         "% floor": [_percent(row) for row in rows],
     }
     return [(head, cells) for head, cells in columns.items() if any(cells)]
-
-
-def _place(row: Row, with_threads: bool) -> str:
-    threads = f" {row.threads}T" if with_threads else ""
-    return f"{row.size} {_SHORT[row.dtype]} {row.layout}{threads}"
 
 
 def _ratio(row: Row, provider: str) -> str:
@@ -60,12 +66,13 @@ def _percent(row: Row) -> str:
 
 
 def table(title: str, rows: Sequence[Row]) -> Table:
-    """For the console, within 80 columns where there is one number of threads; losing rows red."""
+    """For the console, within 80 columns where rows differ in one word; losing rows red."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    title = ", ".join((title, *shared(rows)))
     table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
-    table.padding, table.pad_edge = (0, 1), False
+    table.padding, table.pad_edge = (0, 1, 0, 0), False
     columns = _columns(rows)
     for i, (head, _) in enumerate(columns):
         table.add_column(head, justify="left" if i < 2 else "right", no_wrap=i > 0)
@@ -77,7 +84,8 @@ def table(title: str, rows: Sequence[Row]) -> Table:
 def markdown(rows: Sequence[Row]) -> str:
     """The same table in Markdown; losing rows in bold."""
     columns = _columns(rows)
-    lines = ["| " + " | ".join(head for head, _ in columns) + " |"]
+    lines = [f"All rows: {', '.join(said)}.", ""] if (said := shared(rows)) else []
+    lines.append("| " + " | ".join(head for head, _ in columns) + " |")
     lines.append("|---|---" + "|--:" * (len(columns) - 2) + "|")
     for row, *cells in zip(rows, *(cells for _, cells in columns), strict=True):
         lines.append("| " + " | ".join(f"**{x}**" if row.loses and x else x for x in cells) + " |")
@@ -85,22 +93,13 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def _by_layout(rows: Sequence[Row]) -> list[tuple[str, list[Row | None]]]:
-    """Rows that differ in their layout alone, as a name and a row for each of LAYOUTS.
-
-    The name says only what is not the same for all rows.
-    """
-    groups: dict[tuple[Any, ...], list[Row | None]] = {}
+    """Rows that differ in their layout alone, as a name and a row for each of LAYOUTS."""
+    said = shared(rows)
+    groups: dict[str, list[Row | None]] = {}
     for row in rows:
-        key = (row.op, row.direction, row.size, row.dtype, row.threads)
-        groups.setdefault(key, [None] * len(LAYOUTS))[LAYOUTS.index(row.layout)] = row
-    varies = [len({key[i] for key in groups}) > 1 for i in range(5)]
-
-    def name(op: str, direction: str, size: str, dtype: str, threads: int | None) -> str:
-        where = (size, _SHORT[dtype], f"{threads}T")
-        shown = [word for word, several in zip(where, varies[2:], strict=True) if several]
-        return " ".join((op, _SHORT[direction], *shown))
-
-    return [(name(*key), of) for key, of in groups.items()]
+        words = [row.op, _SHORT[row.direction], *(x for x in _words(row) if x not in said)]
+        groups.setdefault(" ".join(words), [None, None])[LAYOUTS.index(row.layout)] = row
+    return list(groups.items())
 
 
 def compact_markdown(rows: Sequence[Row]) -> str:
@@ -131,7 +130,8 @@ def compact_markdown(rows: Sequence[Row]) -> str:
     groups = _by_layout(rows)
     table = {head: [pair(of, text) for _, of in groups] for head, text in columns.items()}
     table = {head: cells for head, cells in table.items() if any(cells)}
-    lines = ["| NCHW / NHWC | " + " | ".join(table) + " |", "|---" + "|--:" * len(table) + "|"]
+    lines = [f"All rows: {', '.join(said)}.", ""] if (said := shared(rows)) else []
+    lines += ["| NCHW / NHWC | " + " | ".join(table) + " |", "|---" + "|--:" * len(table) + "|"]
     for (name, _), *cells in zip(groups, *table.values(), strict=True):
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -198,15 +198,9 @@ def _bars(
         figure.legend(
             handles=list(handles.values()), ncols=4, fontsize=8, loc="outside lower center"
         )
-    same = [
-        words.pop()
-        for words in ({row.size for row in rows}, {_SHORT[row.dtype] for row in rows})
-        if len(words) == 1
-    ]
-    threads = [f"{machine['threads']} threads"] if machine["threads"] else []
     figure.suptitle(
         f"segfast {machine['segfast']} beside PyTorch {machine['torch']}\n"
-        + ", ".join((machine["device"], *threads, *same)),
+        + ", ".join((machine["device"], *shared(rows))),
         fontsize=10,
     )
     with atomic_file(path) as file:
