@@ -1,10 +1,16 @@
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "common/scratch.h"
 #include "kernels/confusion_matrix/confusion_matrix.h"
 #include "kernels/confusion_matrix/confusion_matrix_math.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #define SEGFAST_ISA_FILE "kernels/confusion_matrix/confusion_matrix_cpu.h"
 #include "common/foreach_isa.h"

@@ -1,9 +1,17 @@
+#include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "common/scratch.h"
 #include "kernels/overlap_stats/overlap_stats.h"
 #include "kernels/overlap_stats/overlap_stats_math.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #define SEGFAST_ISA_FILE "kernels/overlap_stats/overlap_stats_cpu.h"
 #include "common/foreach_isa.h"
@@ -11,10 +19,8 @@
 namespace segfast {
 namespace {
 
-// Two tiles of all classes and a sample's derivatives.
 int64_t scratch_bytes(const OverlapStatsInputs& in) {
-  const int64_t real = in.dtype == DType::float64 ? sizeof(double) : sizeof(float);
-  return in.classes * (2 * isa_default::kTile + 3) * real;
+  SEGFAST_CALL_ISA(overlap_stats_scratch_bytes, in);
 }
 
 void run(const OverlapStatsParams& params, int64_t begin, int64_t end, void* scratch) {

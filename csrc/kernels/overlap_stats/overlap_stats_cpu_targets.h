@@ -2,6 +2,7 @@
 // soft targets or with label smoothing and the focal factor together. A body file of
 // overlap_stats_cpu.h.
 namespace segfast::SEGFAST_ISA {
+namespace {
 
 // targets [C, kTile] = the soft targets, or one-hot rows from the labels; -1 where ignored.
 // label [kTile] = the labels; for soft targets 0, and -1 beyond the span. Returns how many are bad.
@@ -69,7 +70,10 @@ inline void begin_targets_tile(const OverlapStatsInputs& in, const Span& span, R
   load_rows(layout, static_cast<const T*>(in.logits), span, rows);
   clear_ignored(classes, tile.label, rows);
   clear_ignored(classes, tile.label, targets);
-  load_pixel_weights(in, span, tile.label, tile.pixel_weight);
+  load_pixel_weights(in, span, tile.pixel_weight);
+  for (int i = 0; i < kTile; ++i) {
+    tile.pixel_weight[i] = tile.label[i] >= 0 ? tile.pixel_weight[i] : R(0);
+  }
 
   R* __restrict sum = tile.log_sum;
   for (int i = 0; i < kTile; ++i) tile.maximum[i] = rows[i];
@@ -82,11 +86,11 @@ inline void begin_targets_tile(const OverlapStatsInputs& in, const Span& span, R
   for (int i = 0; i < kTile; ++i) sum[i] = R(0);
   for (int64_t c = 0; c < classes; ++c) {
     const R* __restrict row = rows + c * kTile;
-    for (int i = 0; i < kTile; ++i) sum[i] += exp_nonpositive(row[i] - tile.maximum[i]);
+    for (int i = 0; i < kTile; ++i) sum[i] += segfast::exp_nonpositive(row[i] - tile.maximum[i]);
   }
   for (int i = 0; i < kTile; ++i) {
     tile.inverse[i] = tile.label[i] >= 0 ? R(1) / sum[i] : R(0);
-    tile.log_sum[i] = log_positive(sum[i]);
+    tile.log_sum[i] = segfast::log_positive(sum[i]);
   }
 }
 
@@ -101,7 +105,7 @@ struct ClassTerm {
 template <typename R>
 inline ClassTerm<R> class_term(const TargetsTile<R>& tile, const R* row, int i) {
   const R logit = row[i] - tile.maximum[i];
-  const R p = exp_nonpositive(logit) * tile.inverse[i];
+  const R p = segfast::exp_nonpositive(logit) * tile.inverse[i];
   return {p, R(1) - p, tile.log_sum[i] - logit};
 }
 
@@ -194,7 +198,8 @@ inline int begin_sigmoid_tile(const OverlapStatsInputs& in, const Span& span, R*
   const int bad = load_targets(in, span, targets, label);
   const Layout layout{in.classes, in.pixels, in.channels_last};
   load_rows(layout, static_cast<const T*>(in.logits), span, rows);
-  load_pixel_weights(in, span, label, pixel_weight);
+  load_pixel_weights(in, span, pixel_weight);
+  for (int i = 0; i < kTile; ++i) pixel_weight[i] = label[i] >= 0 ? pixel_weight[i] : R(0);
   return bad;
 }
 
@@ -260,4 +265,5 @@ inline void sigmoid_backward_tile(const OverlapStatsInputs& in, const Slopes<R>&
   }
 }
 
+}  // namespace
 }  // namespace segfast::SEGFAST_ISA
