@@ -210,7 +210,24 @@ inline LabelReport load_labels_as(const Y* source, int64_t pixels, int64_t class
   using Unsigned = std::conditional_t<sizeof(Y) == 8, uint64_t, uint32_t>;
   const Unsigned limit = static_cast<Unsigned>(classes - 1);
   Unsigned signs = 0;
-  for (int i = 0; i < span.count; ++i) {
+  int done = 0;
+  if constexpr (sizeof(R) == 4 && sizeof(Y) == 8) {
+    // GCC's own loop is slow where labels become narrower.
+    bits_t<float> low_signs = {}, high_words = {};
+    for (; done + kLanes<float> <= span.count; done += kLanes<float>) {
+      const auto x = load_vector<bits_t<float>>(from + done);
+      const auto y = load_vector<bits_t<float>>(from + done + kLanes<float> / 2);
+      const bits_t<float> value = evens(x, y);
+      store_vector(label + done, value);
+      low_signs |= value | (static_cast<uint32_t>(limit) - value);
+      high_words |= x | y;
+    }
+    for (int k = 0; k < kLanes<float>; ++k) {
+      const bool outside = low_signs[k] >> 31 != 0 || (k % 2 == 1 && high_words[k] != 0);
+      signs |= outside ? ~Unsigned{0} : Unsigned{0};
+    }
+  }
+  for (int i = done; i < span.count; ++i) {
     const Unsigned value = static_cast<Unsigned>(from[i]);
     label[i] = static_cast<label_t<R>>(value);
     signs |= value | (limit - value);
