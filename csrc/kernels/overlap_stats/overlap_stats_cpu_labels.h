@@ -69,9 +69,25 @@ inline LabelReport begin_tile(const OverlapStatsInputs& in, const Span& span, R*
   return report;
 }
 
+// Where the next tile's logits lie, to be fetched while this one is worked on: as many cache lines
+// as it has vectors of this tile's, whichever layout. The end of memory may be passed.
+template <typename T>
+struct NextTile {
+  const T* begin;
+  int64_t stride;
+
+  NextTile(const OverlapStatsInputs& in, const Span& span)
+      : begin(static_cast<const T*>(in.logits)), stride(in.channels_last ? kTile : in.pixels) {
+    const int64_t pixel = span.first + kTile;
+    begin += in.channels_last ? (span.sample * in.pixels + pixel) * in.classes
+                              : span.sample * in.classes * in.pixels + pixel;
+  }
+};
+
 // Rows become e, and in backward `sloped` is left too: kPower is its q, or 0 in forward.
-template <int kPower, typename R>
-inline void softmax_rows(int64_t classes, const R* slopes, R* rows, SoftmaxTile<R>& tile) {
+template <int kPower, typename T, typename R>
+inline void softmax_rows(int64_t classes, const R* slopes, const NextTile<T>& next, R* rows,
+                         SoftmaxTile<R>& tile) {
   using V = lanes_t<R>;
   constexpr int kStep = kLanes<R>, kVectors = 2;
   for (int i = 0; i < kTile; ++i) {
@@ -88,6 +104,7 @@ inline void softmax_rows(int64_t classes, const R* slopes, R* rows, SoftmaxTile<
       }
     }
     for (int64_t c = 0; c < classes; ++c) {
+      __builtin_prefetch(next.begin + c * next.stride + i);
       for (int j = 0; j < kVectors; ++j) {
         R* at = rows + c * kTile + i + j * kStep;
         const V e = exp_nonpositive(lanes_at(at) - maximum[j]);
@@ -177,7 +194,8 @@ inline void labels_forward_tile(const OverlapStatsInputs& in, const Span& span,
     }
   }
 
-  softmax_rows<0, R>(classes, nullptr, rows, tile);
+  const R* no_slopes = nullptr;
+  softmax_rows<0>(classes, no_slopes, NextTile<T>(in, span), rows, tile);
 
   alignas(64) R loss[kTile];
   label_losses(classes, tile, loss);
@@ -316,10 +334,10 @@ inline void labels_backward_tile(const OverlapStatsInputs& in, const Slopes<R>& 
   SoftmaxTile<R> tile;
   begin_tile<T>(in, span, rows, tile);
   if (in.exponent == 2) {
-    softmax_rows<2>(in.classes, slopes.probability, rows, tile);
+    softmax_rows<2>(in.classes, slopes.probability, NextTile<T>(in, span), rows, tile);
     labels_backward_rows<2>(in, slopes, rows, tile);
   } else {
-    softmax_rows<1>(in.classes, slopes.probability, rows, tile);
+    softmax_rows<1>(in.classes, slopes.probability, NextTile<T>(in, span), rows, tile);
     labels_backward_rows<1>(in, slopes, rows, tile);
   }
 }
