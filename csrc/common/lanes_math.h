@@ -1,9 +1,10 @@
-// lanes_math.h: arithmetic of lanes.h's vectors: fused multiply-add, larger, sums, exp and log.
+// lanes_math.h: arithmetic of lanes.h's vectors: fused multiply-add, selections, sums, exp and log.
 //
 // Results may differ by rounding from one instruction set to another, since the baseline has no
 // fused multiply-add; never from run to run, nor with the number of threads.
 //
-// A body file: include it after lanes.h. Before that, the .cpp includes <cmath>.
+// A body file: include it after lanes.h. Before that, the .cpp includes <cmath>. scalar_math.h has
+// the same names for one number.
 namespace segfast {
 namespace SEGFAST_ISA {
 namespace {
@@ -37,6 +38,16 @@ SEGFAST_LANES Doubles larger(Doubles x, Doubles y) { return _mm_max_pd(x, y); }
 SEGFAST_LANES Floats larger(Floats x, Floats y) { return x > y ? x : y; }
 SEGFAST_LANES Doubles larger(Doubles x, Doubles y) { return x > y ? x : y; }
 #endif
+
+template <typename V>
+SEGFAST_LANES V constant(double x) {
+  return V{} + static_cast<std::remove_reference_t<decltype(std::declval<V&>()[0])>>(x);
+}
+
+template <typename Mask, typename V>
+SEGFAST_LANES V select(Mask mask, V x, V y) {
+  return mask ? x : y;
+}
 
 // x where the mask is set, else 0.
 template <typename V, typename Mask>

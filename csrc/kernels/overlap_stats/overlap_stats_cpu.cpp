@@ -7,7 +7,6 @@
 
 #include "common/scratch.h"
 #include "kernels/overlap_stats/overlap_stats.h"
-#include "kernels/overlap_stats/overlap_stats_math.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

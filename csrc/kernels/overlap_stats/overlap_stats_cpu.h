@@ -10,13 +10,23 @@
 #include "common/lanes_math.h"
 #include "common/pixel_tile.h"
 
+#define SEGFAST_FORMULAS SEGFAST_ISA::overlap
+#define SEGFAST_FORMULA SEGFAST_LANES
+#include "kernels/overlap_stats/overlap_stats_math.h"
+
 namespace segfast::SEGFAST_ISA {
 namespace {
+
+// Of a row of a tile.
+template <typename R>
+SEGFAST_LANES lanes_t<R> lanes_at(const R* values) {
+  return load_vector<lanes_t<R>>(values);
+}
 
 template <typename R>
 inline double sum_row(const R* row) {
   lanes_t<R> sum = {};
-  for (int i = 0; i < kTile; i += kLanes<R>) sum += load_vector<lanes_t<R>>(row + i);
+  for (int i = 0; i < kTile; i += kLanes<R>) sum += lanes_at(row + i);
   return sum_lanes(sum);
 }
 
@@ -24,7 +34,7 @@ template <typename R>
 inline double sum_product(const R* a, const R* b) {
   lanes_t<R> sum = {};
   for (int i = 0; i < kTile; i += kLanes<R>) {
-    sum = madd(load_vector<lanes_t<R>>(a + i), load_vector<lanes_t<R>>(b + i), sum);
+    sum = madd(lanes_at(a + i), lanes_at(b + i), sum);
   }
   return sum_lanes(sum);
 }

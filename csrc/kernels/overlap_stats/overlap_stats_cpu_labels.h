@@ -36,11 +36,6 @@ struct SoftmaxTile {
   int counted;                  // pixels
 };
 
-template <typename R>
-SEGFAST_LANES lanes_t<R> lanes_at(const R* values) {
-  return load_vector<lanes_t<R>>(values);
-}
-
 // 0 and -1: all bits set where the pixel counts.
 template <typename R>
 SEGFAST_LANES signed_t<R> counted_at(int64_t classes, const label_t<R>* label) {
@@ -201,8 +196,9 @@ inline void labels_forward_tile(const OverlapStatsInputs& in, const Span& span,
   label_losses(classes, tile, loss);
   if (in.gamma > 0.0) {
     const R gamma = static_cast<R>(in.gamma);
-    for (int i = 0; i < kTile; ++i) {
-      loss[i] *= overlap::focal_factor(tile.others[i] * tile.inverse[i], gamma);
+    for (int i = 0; i < kTile; i += kLanes<R>) {
+      const lanes_t<R> others = lanes_at(tile.others + i) * lanes_at(tile.inverse + i);
+      store_vector(loss + i, lanes_at(loss + i) * overlap::focal_factor(others, gamma));
     }
   }
   if (in.class_weight == nullptr && in.pixel_weight == nullptr && smoothing == R(0)) {
@@ -276,9 +272,11 @@ inline void labels_backward_rows(const OverlapStatsInputs& in, const Slopes<R>& 
     const R gamma = static_cast<R>(in.gamma);
     alignas(64) R loss[kTile];
     label_losses(classes, tile, loss);
-    for (int i = 0; i < kTile; ++i) {
-      entropy[i] *= overlap::focal_slope(tile.label_e[i] * tile.inverse[i],
-                                         tile.others[i] * tile.inverse[i], loss[i], gamma);
+    for (int i = 0; i < kTile; i += kStep) {
+      const V inverse = lanes_at(tile.inverse + i);
+      const V p = lanes_at(tile.label_e + i) * inverse, others = lanes_at(tile.others + i) * inverse;
+      const V slope = overlap::focal_slope(p, others, lanes_at(loss + i), gamma);
+      store_vector(entropy + i, lanes_at(entropy + i) * slope);
     }
   }
   if (in.pixel_weight != nullptr) {
