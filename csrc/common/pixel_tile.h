@@ -215,6 +215,7 @@ inline LabelReport load_labels_as(const Y* source, int64_t pixels, int64_t class
     // GCC's own loop is slow where labels become narrower.
     bits_t<float> low_signs = {}, high_words = {};
     for (; done + kLanes<float> <= span.count; done += kLanes<float>) {
+      __builtin_prefetch(from + kTile + done);  // the next tile's; the end of memory may be passed
       const auto x = load_vector<bits_t<float>>(from + done);
       const auto y = load_vector<bits_t<float>>(from + done + kLanes<float> / 2);
       const bits_t<float> value = evens(x, y);
