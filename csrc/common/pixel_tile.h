@@ -114,7 +114,8 @@ inline void load_rows(const Layout& layout, const T* source, const Span& span, R
       }
     }
     for (int64_t c = 0; c < classes; ++c) {
-      for (int i = done; i < span.count; ++i) rows[c * kTile + i] = to_real<R>(from[i * classes + c]);
+      for (int i = done; i < span.count; ++i)
+        rows[c * kTile + i] = to_real<R>(from[i * classes + c]);
     }
   } else {
     const T* from = source + span.sample * classes * layout.pixels + span.first;

@@ -1,5 +1,5 @@
-// scalar_math.h: for one number what lanes_math.h has for a vector of them, so that a formula can be
-// written once for both: the standard functions, constants and a selection.
+// scalar_math.h: for one number what lanes_math.h has for a vector of them, so that a formula can
+// be written once for both: the standard functions, constants and a selection.
 #pragma once
 
 #include <cmath>

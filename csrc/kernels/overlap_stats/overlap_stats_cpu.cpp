@@ -23,10 +23,6 @@
 namespace segfast {
 namespace {
 
-int64_t scratch_bytes(const OverlapStatsInputs& in) {
-  SEGFAST_CALL_ISA(overlap_stats_scratch_bytes, in);
-}
-
 void run(const OverlapStatsParams& params, int64_t begin, int64_t end, void* scratch) {
   SEGFAST_CALL_ISA(overlap_stats_range, params, begin, end, scratch);
 }
@@ -38,13 +34,13 @@ void run(const OverlapStatsBackwardParams& params, int64_t begin, int64_t end, v
 }  // namespace
 
 void overlap_stats_cpu(const OverlapStatsParams& params, int64_t begin, int64_t end) {
-  const Scratch scratch(scratch_bytes(params.in));
+  const Scratch scratch(isa_default::overlap_stats_scratch_bytes(params.in));
   run(params, begin, end, scratch.get());
 }
 
 void overlap_stats_backward_cpu(const OverlapStatsBackwardParams& params, int64_t begin,
                                 int64_t end) {
-  const Scratch scratch(scratch_bytes(params.in));
+  const Scratch scratch(isa_default::overlap_stats_scratch_bytes(params.in));
   run(params, begin, end, scratch.get());
 }
 

@@ -1,11 +1,18 @@
 // overlap_stats_cpu.h: the CPU kernels, compiled once for each instruction set by foreach_isa.h.
 //
 // overlap_stats_cpu_labels.h   softmax of label maps, the fast path: load, max, exp and sum, then
-//                              for each class the sums of p and of p where it is the label
+//                              for each class the sum of p, and pixel by pixel what is the label's
 // overlap_stats_cpu_targets.h  with rows of targets: sigmoid, soft targets, and label smoothing
 //                              together with the focal factor
-// Backward recomputes the same tile. Ignored pixels have label (or target) -1 and factors of zero;
-// their logits are replaced by zeros, so that not even NaN comes out of them.
+// Backward recomputes the same tile. Ignored pixels have factors of zero; their logits are replaced
+// by zeros, so that not even NaN comes out of them.
+//
+// What each version gained, in ns a logit (12 classes, float32, contiguous, AVX2 on one core of a
+// 3.2 GHz Zen 3, least of several runs), forward and backward, of softmax and of sigmoid:
+//   loops for the compiler to vectorize                            6.2    8.3     20    19
+//   vectors by hand, fused multiply-adds, no label in a loop over
+//   classes, exp by a table, the next tile fetched ahead           0.65   1.1    2.3   3.1
+// Tried without gain: tiles of 256 pixels, and stores of the gradient past the caches.
 #include "common/lanes.h"
 #include "common/lanes_math.h"
 #include "common/pixel_tile.h"
@@ -163,24 +170,30 @@ struct Chunk {
 
 // A thread's scratch: two tiles of all classes (of the label maps' fast path one, and the void row)
 // and what each class has besides.
+inline int64_t by_class_size(int64_t classes) {
+  return ceil_div<int64_t>(kSlopeRows * (classes + 1), 4) * 4;  // keeps the tables aligned
+}
+inline int64_t table_size(int64_t classes) { return 2 * kTables * (classes + 1); }
+
+template <typename R>
+inline int64_t workspace_bytes(int64_t classes) {
+  const int64_t reals = (2 * classes + 1) * kTile + by_class_size(classes);
+  return reals * static_cast<int64_t>(sizeof(R)) +
+         table_size(classes) * static_cast<int64_t>(sizeof(LabelSum));
+}
+
 template <typename R>
 struct Workspace {
   R* rows;
   R* targets;
   R* by_class;       // [kSlopeRows, C + 1]
   LabelSum* tables;  // [2, kTables, C + 1]
-  int64_t table_size;
 
   Workspace(int64_t classes, void* scratch)
       : rows(static_cast<R*>(scratch)),
         targets(rows + (classes + 1) * kTile),
         by_class(targets + classes * kTile),
-        tables(reinterpret_cast<LabelSum*>(by_class + ceil_div<int64_t>(kSlopeRows * (classes + 1), 4) * 4)),
-        table_size(2 * kTables * (classes + 1)) {}
-
-  int64_t bytes() const {
-    return reinterpret_cast<const char*>(tables + table_size) - reinterpret_cast<const char*>(rows);
-  }
+        tables(reinterpret_cast<LabelSum*>(by_class + by_class_size(classes))) {}
 };
 
 template <typename T>
@@ -197,7 +210,7 @@ inline void overlap_forward_range(const OverlapStatsParams& params, int64_t begi
     double* partial = params.partials + item * size;
     for (int64_t i = 0; i < size; ++i) partial[i] = 0.0;
     const Sums sums = sums_at(partial, in.classes);
-    for (int64_t i = 0; i < work.table_size; ++i) work.tables[i] = LabelSum{};
+    for (int64_t i = 0; i < table_size(in.classes); ++i) work.tables[i] = LabelSum{};
     const Chunk chunk(in, item);
     for (int64_t pixel = chunk.first; pixel < chunk.last; pixel += kTile) {
       const Span span = chunk.span(pixel);
@@ -237,15 +250,11 @@ inline void overlap_backward_range(const OverlapStatsBackwardParams& params, int
   }
 }
 
-inline int64_t workspace_bytes(int64_t classes, DType dtype) {
-  return dtype == DType::float64 ? Workspace<double>(classes, nullptr).bytes()
-                                 : Workspace<float>(classes, nullptr).bytes();
-}
-
 }  // namespace
 
 int64_t overlap_stats_scratch_bytes(const OverlapStatsInputs& in) {
-  return workspace_bytes(in.classes, in.dtype);
+  return in.dtype == DType::float64 ? workspace_bytes<double>(in.classes)
+                                    : workspace_bytes<float>(in.classes);
 }
 
 #define SEGFAST_FOR_DTYPE(dtype, function, ...) \

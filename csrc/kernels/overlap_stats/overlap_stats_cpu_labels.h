@@ -185,7 +185,8 @@ inline void labels_forward_tile(const OverlapStatsInputs& in, const Span& span,
     }
     for (int64_t c = 0; c < classes; ++c) {
       weight_sum += class_weight[c];
-      for (int i = 0; i < kTile; ++i) smooth[i] += class_weight[c] * (first[i] - rows[c * kTile + i]);
+      for (int i = 0; i < kTile; ++i)
+        smooth[i] += class_weight[c] * (first[i] - rows[c * kTile + i]);
     }
   }
 
@@ -274,7 +275,8 @@ inline void labels_backward_rows(const OverlapStatsInputs& in, const Slopes<R>& 
     label_losses(classes, tile, loss);
     for (int i = 0; i < kTile; i += kStep) {
       const V inverse = lanes_at(tile.inverse + i);
-      const V p = lanes_at(tile.label_e + i) * inverse, others = lanes_at(tile.others + i) * inverse;
+      const V p = lanes_at(tile.label_e + i) * inverse,
+              others = lanes_at(tile.others + i) * inverse;
       const V slope = overlap::focal_slope(p, others, lanes_at(loss + i), gamma);
       store_vector(entropy + i, lanes_at(entropy + i) * slope);
     }
