@@ -62,7 +62,8 @@ def make_extension():
         for line in (ROOT / "csrc" / "sources.txt").read_text().split()
         if plan.toolkit or not line.endswith(".cu")
     ]
-    # No contraction into fused multiply-adds: one result on every machine, equal to PyTorch's.
+    # Multiply-adds are fused where a kernel says so (csrc/common/lanes_math.h) and nowhere else:
+    # what must equal PyTorch's result to the bit does, on every machine.
     flags = ["-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden"]
     extension = cpp_extension.CppExtension(
         "segfast._C",

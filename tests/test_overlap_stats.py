@@ -26,6 +26,7 @@ LOGITS = {
     "more than one chunk": (1, 3, 65, 131),
     "beyond the registers of a GPU thread": (1, 40, 7, 19),
     "the most that the CUDA fast path takes": (1, 32, 6, 50),
+    "a tile and a pixel, classes that are no whole vectors": (1, 19, 3, 43),
 }
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -212,6 +213,23 @@ def test_gradient_of_a_confident_network_keeps_its_digits(device: torch.device) 
     )
     (expected,) = torch.autograd.grad(loss, exact)
     torch.testing.assert_close(grad.double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("ignored", [None, -1, 2])
+def test_neighbours_of_one_label(device: torch.device, layout: str, ignored: int | None) -> None:
+    """Whole tiles of one label, of which the last one is a class, or the one that is ignored."""
+    logits = lay_out_any(3 * torch.randn(1, 3, 31, 33), layout).to(device)
+    labels = torch.zeros(1, 31, 33, dtype=torch.int64, device=device)
+    labels[:, 10:20] = 1
+    labels[:, 20:] = 2 if ignored is None else ignored
+    stats = F.overlap_stats(logits, labels, "multiclass", ignored)
+    counts = torch.ones_like(labels) if ignored is None else (labels != ignored).long()
+    one_hot = torch.stack([(labels == c) * counts for c in range(3)], 1)
+    p = logits.double().softmax(1) * counts.unsqueeze(1)
+    torch.testing.assert_close(stats.intersection, (p * one_hot).flatten(2).sum(2), **SUMS)
+    torch.testing.assert_close(stats.probability, p.flatten(2).sum(2), **SUMS)
+    assert torch.equal(stats.target, one_hot.flatten(2).sum(2).double())
 
 
 @pytest.mark.parametrize("mode", ["multiclass", "multilabel"])

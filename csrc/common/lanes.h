@@ -27,11 +27,13 @@ template <>
 struct LaneTypes<float> {
   typedef float Value __attribute__((vector_size(kLaneBytes)));
   typedef uint32_t Bits __attribute__((vector_size(kLaneBytes)));
+  typedef int32_t Signed __attribute__((vector_size(kLaneBytes)));
 };
 template <>
 struct LaneTypes<double> {
   typedef double Value __attribute__((vector_size(kLaneBytes)));
   typedef uint64_t Bits __attribute__((vector_size(kLaneBytes)));
+  typedef int64_t Signed __attribute__((vector_size(kLaneBytes)));
 };
 
 // What the elements of type T are computed in.
@@ -41,6 +43,8 @@ template <typename T>
 using lanes_t = typename LaneTypes<accumulate_t<T>>::Value;
 template <typename T>
 using bits_t = typename LaneTypes<accumulate_t<T>>::Bits;
+template <typename T>
+using signed_t = typename LaneTypes<accumulate_t<T>>::Signed;  // and what comparisons give
 template <typename T>
 using word_t = std::conditional_t<sizeof(accumulate_t<T>) == 4, uint32_t, uint64_t>;
 
@@ -111,6 +115,20 @@ SEGFAST_LANES V halves(V lower, V upper, std::integer_sequence<int, kIndex...>) 
   constexpr int kCount = sizeof...(kIndex);
   return SEGFAST_SHUFFLE(lower, upper, Index, (kIndex < kCount / 2 ? kIndex : kCount + kIndex)...);
 }
+template <int kDistance, typename V, int... kIndex>
+SEGFAST_LANES V lower_blocks(V x, V y, std::integer_sequence<int, kIndex...>) {
+  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  constexpr int kCount = sizeof...(kIndex);
+  return SEGFAST_SHUFFLE(x, y, Index,
+                         ((kIndex & kDistance) != 0 ? kCount + kIndex - kDistance : kIndex)...);
+}
+template <int kDistance, typename V, int... kIndex>
+SEGFAST_LANES V upper_blocks(V x, V y, std::integer_sequence<int, kIndex...>) {
+  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  constexpr int kCount = sizeof...(kIndex);
+  return SEGFAST_SHUFFLE(x, y, Index,
+                         ((kIndex & kDistance) != 0 ? kCount + kIndex : kIndex + kDistance)...);
+}
 #undef SEGFAST_SHUFFLE
 
 template <typename V>
@@ -152,6 +170,16 @@ SEGFAST_LANES V after_last(V previous, V x) {
 template <typename V>
 SEGFAST_LANES V before_last(V x, V last) {
   return before_last(x, last, lane_numbers<V>{});
+}
+
+// x0 x1 y0 y1 x4 x5 y4 y5 and x2 x3 y2 y3 x6 x7 y6 y7, for a kDistance of 2 and 8 lanes.
+template <int kDistance, typename V>
+SEGFAST_LANES V lower_blocks(V x, V y) {
+  return lower_blocks<kDistance>(x, y, lane_numbers<V>{});
+}
+template <int kDistance, typename V>
+SEGFAST_LANES V upper_blocks(V x, V y) {
+  return upper_blocks<kDistance>(x, y, lane_numbers<V>{});
 }
 
 // ---- conversions; 16-bit elements stand in the low half of 32-bit lanes, the high half is 0

@@ -2,66 +2,22 @@
 // for double) whatever its element type and memory format, so that loops run along the pixels of a
 // class and a vector's lanes are pixels.
 //
-// A body file: a kernel's <op>_cpu.h includes it first, once for each instruction set. Before that,
-// the .cpp includes <cstring>, <type_traits> and common/labels.h.
+// A body file: a kernel's <op>_cpu.h includes it after lanes.h, once for each instruction set.
+// Before that, the .cpp includes common/labels.h and what lanes.h asks for.
 namespace segfast::SEGFAST_ISA {
-
-#if defined(SEGFAST_ISA_AVX512)
-constexpr int kVectorBytes = 64;
-#elif defined(SEGFAST_ISA_AVX2)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
+namespace {
 
 constexpr int kTile = 128;
 
-template <typename R>
-struct Lanes {
-  using Int = typename std::conditional<sizeof(R) == 4, int32_t, int64_t>::type;
-  static constexpr int count = kVectorBytes / static_cast<int>(sizeof(R));
-  typedef R Value __attribute__((vector_size(kVectorBytes)));
-  typedef Int Label __attribute__((vector_size(kVectorBytes)));
-};
-
 // Labels in a tile are as wide as its values, so that comparisons and selections keep their lanes.
 template <typename R>
-using label_t = typename Lanes<R>::Int;
-
-// ---- sums along a row ---------------------------------------------------------------------------
-
-template <typename R>
-inline double add_lanes(const typename Lanes<R>::Value& sum) {
-  R lane[Lanes<R>::count];
-  std::memcpy(lane, &sum, sizeof sum);
-  for (int width = Lanes<R>::count / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
-  }
-  return static_cast<double>(lane[0]);
-}
-
-template <typename R>
-inline double sum_row(const R* row) {
-  typename Lanes<R>::Value sum = {}, value;
-  for (int i = 0; i < kTile; i += Lanes<R>::count) {
-    std::memcpy(&value, row + i, sizeof value);
-    sum += value;
-  }
-  return add_lanes<R>(sum);
-}
-
-template <typename R>
-inline double sum_product(const R* a, const R* b) {
-  typename Lanes<R>::Value sum = {}, x, y;
-  for (int i = 0; i < kTile; i += Lanes<R>::count) {
-    std::memcpy(&x, a + i, sizeof x);
-    std::memcpy(&y, b + i, sizeof y);
-    sum += x * y;
-  }
-  return add_lanes<R>(sum);
-}
+using label_t = std::conditional_t<sizeof(R) == 4, int32_t, int64_t>;
 
 // ---- bringing a tile in, and out ----------------------------------------------------------------
+
+// Whether elements of type T become vectors of R by themselves.
+template <typename T, typename R>
+constexpr bool kHasLanes = !std::is_integral_v<T> && std::is_same_v<accumulate_t<T>, R>;
 
 struct Layout {
   int64_t classes;
@@ -88,24 +44,89 @@ inline R to_real(BFloat16 value) {
   return static_cast<R>(to_float(value));
 }
 
+// N pixels of N classes: block [pixel][class] becomes block [class][pixel], and back.
+template <int kDistance, typename V, size_t kCount>
+SEGFAST_LANES void transpose(V (&block)[kCount]) {
+  for (size_t i = 0; i < kCount; ++i) {
+    if ((i & kDistance) != 0) continue;
+    const V x = block[i], y = block[i + kDistance];
+    block[i] = lower_blocks<kDistance>(x, y);
+    block[i + kDistance] = upper_blocks<kDistance>(x, y);
+  }
+  if constexpr (kDistance > 1) transpose<kDistance / 2>(block);
+}
+
+// Pixels of channels-last maps, kLanes at a time, and where kLanes classes of them begin: the last
+// classes together with some before them, so that no vector reaches beyond its pixel, unless that
+// has fewer classes than lanes. Then it ends among the next pixels, whose stores come later.
+template <typename T>
+inline int64_t class_step(int64_t c, int64_t classes) {
+  constexpr int64_t kStep = kLanes<T>;
+  return c + kStep <= classes || classes < kStep ? c : classes - kStep;
+}
+
+template <typename T, typename R>
+inline void load_group(const T* from, int64_t classes, R* __restrict rows) {
+  constexpr int kStep = kLanes<T>;
+  for (int64_t first = 0; first < classes; first += kStep) {
+    const int64_t c = class_step<T>(first, classes);
+    lanes_t<R> block[kStep];
+    for (int i = 0; i < kStep; ++i) block[i] = load_lanes<T>(from + i * classes + c);
+    transpose<kStep / 2>(block);
+    for (int k = 0; k < kStep; ++k) {
+      if (c + k < classes) store_vector(rows + (c + k) * kTile, block[k]);
+    }
+  }
+}
+
+template <typename T, typename R>
+inline void store_group(const R* __restrict rows, int64_t classes, T* to) {
+  constexpr int kStep = kLanes<T>;
+  for (int64_t first = 0; first < classes; first += kStep) {
+    const int64_t c = class_step<T>(first, classes);
+    lanes_t<R> block[kStep];
+    for (int k = 0; k < kStep; ++k) {
+      block[k] = c + k < classes ? load_vector<lanes_t<R>>(rows + (c + k) * kTile) : lanes_t<R>{};
+    }
+    transpose<kStep / 2>(block);
+    for (int i = 0; i < kStep; ++i) store_lanes<T>(to + i * classes + c, block[i]);
+  }
+}
+
+// How many pixels of a span of `count` form groups whose vectors end within the span.
+template <typename T>
+inline int grouped(int count, int64_t classes) {
+  int pixels = count / kLanes<T> * kLanes<T>;
+  while (pixels > 0 && (pixels - 1) * classes + kLanes<T> > count * classes) pixels -= kLanes<T>;
+  return pixels;
+}
+
 // rows [C, kTile] = the values of `source` at the span's pixels; zeros beyond its end.
 template <typename T, typename R>
 inline void load_rows(const Layout& layout, const T* source, const Span& span, R* __restrict rows) {
   const int64_t classes = layout.classes;
+  int done = 0;
   if (layout.channels_last) {
     const T* from = source + (span.sample * layout.pixels + span.first) * classes;
+    if constexpr (kHasLanes<T, R>) {
+      for (const int end = grouped<T>(span.count, classes); done < end; done += kLanes<T>) {
+        load_group(from + done * classes, classes, rows + done);
+      }
+    }
     for (int64_t c = 0; c < classes; ++c) {
-      for (int i = 0; i < span.count; ++i) rows[c * kTile + i] = to_real<R>(from[i * classes + c]);
+      for (int i = done; i < span.count; ++i)
+        rows[c * kTile + i] = to_real<R>(from[i * classes + c]);
     }
   } else {
     const T* from = source + span.sample * classes * layout.pixels + span.first;
     for (int64_t c = 0; c < classes; ++c, from += layout.pixels) {
       R* __restrict row = rows + c * kTile;
-      if (span.count == kTile) {  // a constant count: no vector tail
-        for (int i = 0; i < kTile; ++i) row[i] = to_real<R>(from[i]);
-      } else {
-        for (int i = 0; i < span.count; ++i) row[i] = to_real<R>(from[i]);
+      if constexpr (kHasLanes<T, R>) {
+        for (done = 0; done + kLanes<T> <= span.count; done += kLanes<T>) {
+          store_vector(row + done, load_lanes<T>(from + done));
+        }
       }
+      for (int i = done; i < span.count; ++i) row[i] = to_real<R>(from[i]);
     }
   }
   if (span.count < kTile) {
@@ -148,9 +169,13 @@ template <typename T, typename R>
 inline void store_rows(const Layout& layout, const R* __restrict rows, const Span& span,
                        T* target) {
   const int64_t classes = layout.classes;
+  int done = 0;
   if (layout.channels_last) {
     T* to = target + (span.sample * layout.pixels + span.first) * classes;
-    for (int i = 0; i < span.count; ++i) {
+    for (const int end = grouped<T>(span.count, classes); done < end; done += kLanes<T>) {
+      store_group(rows + done, classes, to + done * classes);
+    }
+    for (int i = done; i < span.count; ++i) {
       for (int64_t c = 0; c < classes; ++c)
         to[i * classes + c] = from_float<T>(rows[c * kTile + i]);
     }
@@ -158,11 +183,10 @@ inline void store_rows(const Layout& layout, const R* __restrict rows, const Spa
     T* to = target + span.sample * classes * layout.pixels + span.first;
     for (int64_t c = 0; c < classes; ++c, to += layout.pixels) {
       const R* __restrict row = rows + c * kTile;
-      if (span.count == kTile) {
-        for (int i = 0; i < kTile; ++i) to[i] = from_float<T>(row[i]);
-      } else {
-        for (int i = 0; i < span.count; ++i) to[i] = from_float<T>(row[i]);
+      for (done = 0; done + kLanes<T> <= span.count; done += kLanes<T>) {
+        store_lanes<T>(to + done, load_vector<lanes_t<R>>(row + done));
       }
+      for (int i = done; i < span.count; ++i) to[i] = from_float<T>(row[i]);
     }
   }
 }
@@ -181,18 +205,48 @@ inline LabelReport load_labels_as(const Y* source, int64_t pixels, int64_t class
   const Y* from = source + span.sample * pixels + span.first;
   const bool has_ignore = ignore_index != nullptr;
   const int64_t ignore = has_ignore ? *ignore_index : 0;
-  int ignored = kTile - span.count;
-  int bad = 0;
+  const bool may_be_ignored = has_ignore && ignore >= 0 && ignore < classes;
+
+  // Mostly all are classes: no number below 0 or above the limit sets a sign.
+  using Unsigned = std::conditional_t<sizeof(Y) == 8, uint64_t, uint32_t>;
+  const Unsigned limit = static_cast<Unsigned>(classes - 1);
+  Unsigned signs = 0;
+  int done = 0;
+  if constexpr (sizeof(R) == 4 && sizeof(Y) == 8) {
+    // GCC's own loop is slow where labels become narrower.
+    bits_t<float> low_signs = {}, high_words = {};
+    for (; done + kLanes<float> <= span.count; done += kLanes<float>) {
+      __builtin_prefetch(from + kTile + done);  // the next tile's; the end of memory may be passed
+      const auto x = load_vector<bits_t<float>>(from + done);
+      const auto y = load_vector<bits_t<float>>(from + done + kLanes<float> / 2);
+      const bits_t<float> value = evens(x, y);
+      store_vector(label + done, value);
+      low_signs |= value | (static_cast<uint32_t>(limit) - value);
+      high_words |= x | y;
+    }
+    for (int k = 0; k < kLanes<float>; ++k) {
+      const bool outside = low_signs[k] >> 31 != 0 || (k % 2 == 1 && high_words[k] != 0);
+      signs |= outside ? ~Unsigned{0} : Unsigned{0};
+    }
+  }
+  for (int i = done; i < span.count; ++i) {
+    const Unsigned value = static_cast<Unsigned>(from[i]);
+    label[i] = static_cast<label_t<R>>(value);
+    signs |= value | (limit - value);
+  }
+  for (int i = span.count; i < kTile; ++i) label[i] = -1;
+  LabelReport report{kTile - span.count, 0};
+  if (signs >> (8 * sizeof signs - 1) == 0 && !may_be_ignored) return report;
+
   for (int i = 0; i < span.count; ++i) {
     const int64_t value = static_cast<int64_t>(from[i]);
     const bool is_ignored = has_ignore && value == ignore;
     const bool is_class = value >= 0 && value < classes && !is_ignored;
     label[i] = is_class ? static_cast<label_t<R>>(value) : label_t<R>(-1);
-    ignored += !is_class;
-    bad += !is_class && !is_ignored;
+    report.ignored += !is_class;
+    report.bad += !is_class && !is_ignored;
   }
-  for (int i = span.count; i < kTile; ++i) label[i] = -1;
-  return {ignored, bad};
+  return report;
 }
 
 template <typename R>
@@ -218,4 +272,5 @@ inline LabelReport load_labels(const void* source, TargetType type, int64_t pixe
 #undef SEGFAST_LOAD_LABELS
 }
 
+}  // namespace
 }  // namespace segfast::SEGFAST_ISA

@@ -18,6 +18,7 @@ const StatsCase kCases[] = {
     {"one pixel", 1, 2, 1},
     {"a tail of pixels", 2, 3, 77},
     {"whole vectors", 1, 8, 256},
+    {"a tile and a pixel", 1, 12, 129},
     {"an odd number of classes", 2, 19, 130},
     {"more classes than registers hold", 1, 40, 70},
     {"many classes, few pixels", 1, 150, 9},

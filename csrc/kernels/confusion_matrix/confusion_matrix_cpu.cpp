@@ -1,10 +1,21 @@
+// Vectors are always inlined into code whose instruction set has them: none is passed or returned.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "common/scratch.h"
 #include "kernels/confusion_matrix/confusion_matrix.h"
 #include "kernels/confusion_matrix/confusion_matrix_math.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #define SEGFAST_ISA_FILE "kernels/confusion_matrix/confusion_matrix_cpu.h"
 #include "common/foreach_isa.h"

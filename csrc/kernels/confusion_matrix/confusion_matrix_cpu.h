@@ -1,7 +1,9 @@
 // confusion_matrix_cpu.h: the CPU kernel, compiled once for each instruction set by foreach_isa.h.
+#include "common/lanes.h"
 #include "common/pixel_tile.h"
 
 namespace segfast::SEGFAST_ISA {
+namespace {
 
 // prediction [kTile] from the logits of a span; rows [C, kTile] is scratch.
 template <typename T, typename R>
@@ -60,6 +62,8 @@ inline void count_item(const ConfusionMatrixParams& params, int64_t item, int64_
     }
   }
 }
+
+}  // namespace
 
 void confusion_matrix_item(const ConfusionMatrixParams& params, int64_t item, int64_t* counts,
                            int64_t* bad, void* scratch) {

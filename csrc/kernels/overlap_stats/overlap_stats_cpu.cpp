@@ -1,21 +1,27 @@
+// Vectors are always inlined into code whose instruction set has them: none is passed or returned.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
+#include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "common/scratch.h"
 #include "kernels/overlap_stats/overlap_stats.h"
-#include "kernels/overlap_stats/overlap_stats_math.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #define SEGFAST_ISA_FILE "kernels/overlap_stats/overlap_stats_cpu.h"
 #include "common/foreach_isa.h"
 
 namespace segfast {
 namespace {
-
-// Two tiles of all classes and a sample's derivatives.
-int64_t scratch_bytes(const OverlapStatsInputs& in) {
-  const int64_t real = in.dtype == DType::float64 ? sizeof(double) : sizeof(float);
-  return in.classes * (2 * isa_default::kTile + 3) * real;
-}
 
 void run(const OverlapStatsParams& params, int64_t begin, int64_t end, void* scratch) {
   SEGFAST_CALL_ISA(overlap_stats_range, params, begin, end, scratch);
@@ -28,13 +34,13 @@ void run(const OverlapStatsBackwardParams& params, int64_t begin, int64_t end, v
 }  // namespace
 
 void overlap_stats_cpu(const OverlapStatsParams& params, int64_t begin, int64_t end) {
-  const Scratch scratch(scratch_bytes(params.in));
+  const Scratch scratch(isa_default::overlap_stats_scratch_bytes(params.in));
   run(params, begin, end, scratch.get());
 }
 
 void overlap_stats_backward_cpu(const OverlapStatsBackwardParams& params, int64_t begin,
                                 int64_t end) {
-  const Scratch scratch(scratch_bytes(params.in));
+  const Scratch scratch(isa_default::overlap_stats_scratch_bytes(params.in));
   run(params, begin, end, scratch.get());
 }
 

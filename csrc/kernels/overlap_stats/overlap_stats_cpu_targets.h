@@ -2,6 +2,7 @@
 // soft targets or with label smoothing and the focal factor together. A body file of
 // overlap_stats_cpu.h.
 namespace segfast::SEGFAST_ISA {
+namespace {
 
 // targets [C, kTile] = the soft targets, or one-hot rows from the labels; -1 where ignored.
 // label [kTile] = the labels; for soft targets 0, and -1 beyond the span. Returns how many are bad.
@@ -69,40 +70,38 @@ inline void begin_targets_tile(const OverlapStatsInputs& in, const Span& span, R
   load_rows(layout, static_cast<const T*>(in.logits), span, rows);
   clear_ignored(classes, tile.label, rows);
   clear_ignored(classes, tile.label, targets);
-  load_pixel_weights(in, span, tile.label, tile.pixel_weight);
-
-  R* __restrict sum = tile.log_sum;
-  for (int i = 0; i < kTile; ++i) tile.maximum[i] = rows[i];
-  for (int64_t c = 1; c < classes; ++c) {
-    const R* __restrict row = rows + c * kTile;
-    for (int i = 0; i < kTile; ++i) {
-      tile.maximum[i] = row[i] > tile.maximum[i] ? row[i] : tile.maximum[i];
-    }
-  }
-  for (int i = 0; i < kTile; ++i) sum[i] = R(0);
-  for (int64_t c = 0; c < classes; ++c) {
-    const R* __restrict row = rows + c * kTile;
-    for (int i = 0; i < kTile; ++i) sum[i] += exp_nonpositive(row[i] - tile.maximum[i]);
-  }
+  load_pixel_weights(in, span, tile.pixel_weight);
   for (int i = 0; i < kTile; ++i) {
-    tile.inverse[i] = tile.label[i] >= 0 ? R(1) / sum[i] : R(0);
-    tile.log_sum[i] = log_positive(sum[i]);
+    tile.pixel_weight[i] = tile.label[i] >= 0 ? tile.pixel_weight[i] : R(0);
+  }
+
+  using V = lanes_t<R>;
+  for (int i = 0; i < kTile; i += kLanes<R>) {
+    V maximum = lanes_at(rows + i), sum = {};
+    for (int64_t c = 1; c < classes; ++c) maximum = larger(lanes_at(rows + c * kTile + i), maximum);
+    for (int64_t c = 0; c < classes; ++c) {
+      sum += exp_nonpositive(lanes_at(rows + c * kTile + i) - maximum);
+    }
+    const auto counts = load_vector<signed_t<R>>(tile.label + i) >= 0;
+    store_vector(tile.maximum + i, maximum);
+    store_vector(tile.inverse + i, keep(counts, R(1) / sum));
+    store_vector(tile.log_sum + i, log_positive(sum));
   }
 }
 
-// Class c's share of a pixel's softmax.
-template <typename R>
+// Class c's share of a vector of pixels' softmax.
+template <typename V>
 struct ClassTerm {
-  R p;
-  R others;  // 1 - p
-  R nll;     // -log p
+  V p;
+  V others;  // 1 - p
+  V nll;     // -log p
 };
 
 template <typename R>
-inline ClassTerm<R> class_term(const TargetsTile<R>& tile, const R* row, int i) {
-  const R logit = row[i] - tile.maximum[i];
-  const R p = exp_nonpositive(logit) * tile.inverse[i];
-  return {p, R(1) - p, tile.log_sum[i] - logit};
+SEGFAST_LANES ClassTerm<lanes_t<R>> class_term(const TargetsTile<R>& tile, const R* row, int i) {
+  const lanes_t<R> logit = lanes_at(row + i) - lanes_at(tile.maximum + i);
+  const lanes_t<R> p = exp_nonpositive(logit) * lanes_at(tile.inverse + i);
+  return {p, R(1) - p, lanes_at(tile.log_sum + i) - logit};
 }
 
 template <typename T, typename R = accumulate_t<T>>
@@ -117,23 +116,26 @@ inline void softmax_forward_tile(const OverlapStatsInputs& in, const Span& span,
   double counted = 0.0;
   for (int i = 0; i < kTile; ++i) counted += tile.label[i] >= 0 ? 1.0 : 0.0;
 
-  alignas(64) R probability[kTile], product[kTile], loss[kTile], weight[kTile];
-  for (int i = 0; i < kTile; ++i) loss[i] = R(0);
+  using V = lanes_t<R>;
+  alignas(64) R loss[kTile] = {}, weight[kTile];
   for (int64_t c = 0; c < in.classes; ++c) {
-    const R* __restrict row = rows + c * kTile;
-    const R* __restrict target = targets + c * kTile;
+    const R* row = rows + c * kTile;
     const R class_weight = weight_at<R>(in.class_weight, c);
-    for (int i = 0; i < kTile; ++i) {
-      const ClassTerm<R> term = class_term(tile, row, i);
-      probability[i] = square ? term.p * term.p : term.p;
-      product[i] = overlap::intersection_term(term.p, target[i], minimum);
-      const R tau = class_weight * ((R(1) - smoothing) * target[i] + share);
-      const R phi = overlap::focal_factor(term.others, gamma) * term.nll;
-      loss[i] += tau > R(0) ? tau * phi : R(0);  // a logit of -infinity that no target wants
+    V probability = {}, intersection = {}, target_sum = {};
+    for (int i = 0; i < kTile; i += kLanes<R>) {
+      const ClassTerm<V> term = class_term(tile, row, i);
+      const V target = lanes_at(targets + c * kTile + i);
+      probability += square ? term.p * term.p : term.p;
+      intersection += overlap::intersection_term(term.p, target, minimum);
+      target_sum += target;
+      const V tau = class_weight * ((R(1) - smoothing) * target + share);
+      const V phi = overlap::focal_factor(term.others, gamma) * term.nll;
+      // A logit of -infinity that no target wants has a phi of infinity.
+      store_vector(loss + i, lanes_at(loss + i) + select(tau > R(0), tau * phi, V{}));
     }
-    sums.intersection[c] += sum_row(product);
-    sums.probability[c] += sum_row(probability);
-    sums.target[c] += sum_row(target);
+    sums.intersection[c] += sum_lanes(intersection);
+    sums.probability[c] += sum_lanes(probability);
+    sums.target[c] += sum_lanes(target_sum);
     sums.pixels[c] += counted;
   }
   *sums.cross_entropy += sum_product(loss, tile.pixel_weight);
@@ -157,28 +159,29 @@ inline void softmax_backward_tile(const OverlapStatsInputs& in, const Slopes<R>&
   const bool square = in.exponent == 2, minimum = in.minimum;
 
   // Two passes over the classes: the sums they share, then the gradients.
-  alignas(64) R mean[kTile], tau_sum[kTile];
-  for (int i = 0; i < kTile; ++i) mean[i] = tau_sum[i] = R(0);
+  using V = lanes_t<R>;
+  alignas(64) R mean[kTile] = {}, tau_sum[kTile] = {};
   for (int pass = 0; pass < 2; ++pass) {
     for (int64_t c = 0; c < in.classes; ++c) {
-      R* __restrict row = rows + c * kTile;
-      const R* __restrict target = targets + c * kTile;
+      R* row = rows + c * kTile;
       const R a = slopes.intersection[c];
       const R b = slopes.probability[c];
       const R class_weight = weight_at<R>(in.class_weight, c) * slopes.cross_entropy;
-      for (int i = 0; i < kTile; ++i) {
-        const ClassTerm<R> term = class_term(tile, row, i);
-        const R meets = overlap::intersection_slope(term.p, target[i], minimum);
-        const R g = (square ? b * term.p : b) + a * meets;
-        const R tau = class_weight * ((R(1) - smoothing) * target[i] + share);
-        const R slope = overlap::focal_slope(term.p, term.others, term.nll, gamma);
-        const R pull = (tau == R(0) ? R(0) : tau * slope) * tile.pixel_weight[i];
+      for (int i = 0; i < kTile; i += kLanes<R>) {
+        const ClassTerm<V> term = class_term(tile, row, i);
+        const V target = lanes_at(targets + c * kTile + i);
+        const V meets = overlap::intersection_slope(term.p, target, minimum);
+        const V g = (square ? b * term.p : constant<V>(b)) + a * meets;
+        const V tau = class_weight * ((R(1) - smoothing) * target + share);
+        const V slope = overlap::focal_slope(term.p, term.others, term.nll, gamma);
+        const V pull = select(tau == R(0), V{}, tau * slope) * lanes_at(tile.pixel_weight + i);
         if (pass == 0) {
-          mean[i] += term.p * g;
-          tau_sum[i] += pull;
+          store_vector(mean + i, madd(term.p, g, lanes_at(mean + i)));
+          store_vector(tau_sum + i, lanes_at(tau_sum + i) + pull);
         } else {
-          const R gradient = term.p * (g - mean[i] + tau_sum[i]) - pull;
-          row[i] = tile.label[i] >= 0 ? gradient : R(0);
+          const V factor = g - lanes_at(mean + i) + lanes_at(tau_sum + i);
+          const auto counts = load_vector<signed_t<R>>(tile.label + i) >= 0;
+          store_vector(row + i, keep(counts, madd(term.p, factor, -pull)));
         }
       }
     }
@@ -194,7 +197,8 @@ inline int begin_sigmoid_tile(const OverlapStatsInputs& in, const Span& span, R*
   const int bad = load_targets(in, span, targets, label);
   const Layout layout{in.classes, in.pixels, in.channels_last};
   load_rows(layout, static_cast<const T*>(in.logits), span, rows);
-  load_pixel_weights(in, span, label, pixel_weight);
+  load_pixel_weights(in, span, pixel_weight);
+  for (int i = 0; i < kTile; ++i) pixel_weight[i] = label[i] >= 0 ? pixel_weight[i] : R(0);
   return bad;
 }
 
@@ -204,60 +208,74 @@ inline overlap::SigmoidOptions<R> sigmoid_options(const OverlapStatsInputs& in, 
           static_cast<R>(in.label_smoothing), static_cast<R>(in.gamma)};
 }
 
+// A vector of pixels of one class.
+template <typename R>
+struct SigmoidPixels {
+  using V = lanes_t<R>;
+  signed_t<R> counts;  // all bits set where the target does
+  V target;            // 0 where it does not
+  overlap::SigmoidTerm<V> term;
+
+  SEGFAST_LANES SigmoidPixels(const R* row, const R* targets) {
+    counts = lanes_at(targets) >= R(0);
+    target = keep(counts, lanes_at(targets));
+    term = overlap::sigmoid_term(keep(counts, lanes_at(row)));
+  }
+};
+
 template <typename T, typename R = accumulate_t<T>>
 inline void sigmoid_forward_tile(const OverlapStatsInputs& in, const Span& span, R* rows,
                                  R* targets, const Sums& sums) {
+  using V = lanes_t<R>;
   alignas(64) R pixel_weight[kTile];
   *sums.bad += begin_sigmoid_tile<T>(in, span, rows, targets, pixel_weight);
   const bool square = in.exponent == 2, minimum = in.minimum;
-  alignas(64) R probability[kTile], product[kTile], positive[kTile], counted[kTile], loss[kTile];
   for (int64_t c = 0; c < in.classes; ++c) {
-    const R* __restrict row = rows + c * kTile;
-    const R* __restrict target = targets + c * kTile;
     const overlap::SigmoidOptions<R> options = sigmoid_options<R>(in, c);
-    for (int i = 0; i < kTile; ++i) {
-      const bool counts = target[i] >= R(0);
-      const R t = counts ? target[i] : R(0);
-      const overlap::SigmoidTerm<R> term = overlap::sigmoid_term(counts ? row[i] : R(0));
-      const R p = counts ? term.p : R(0);
-      probability[i] = square ? p * p : p;
-      product[i] = overlap::intersection_term(p, t, minimum);
-      positive[i] = t;
-      counted[i] = counts ? R(1) : R(0);
-      loss[i] = counts ? overlap::sigmoid_loss(term, t, options) : R(0);
+    V probability = {}, intersection = {}, target = {}, pixels = {}, entropy = {}, weight = {};
+    for (int i = 0; i < kTile; i += kLanes<R>) {
+      const SigmoidPixels<R> x(rows + c * kTile + i, targets + c * kTile + i);
+      const V p = keep(x.counts, x.term.p), counted = keep(x.counts, constant<V>(1));
+      const V loss = keep(x.counts, overlap::sigmoid_loss(x.term, x.target, options));
+      probability += square ? p * p : p;
+      intersection += overlap::intersection_term(p, x.target, minimum);
+      target += x.target;
+      pixels += counted;
+      entropy = madd(loss, lanes_at(pixel_weight + i), entropy);
+      weight = madd(counted, lanes_at(pixel_weight + i), weight);
     }
-    sums.intersection[c] += sum_row(product);
-    sums.probability[c] += sum_row(probability);
-    sums.target[c] += sum_row(positive);
-    sums.pixels[c] += sum_row(counted);
-    *sums.cross_entropy += sum_product(loss, pixel_weight);
-    *sums.weight += static_cast<double>(options.weight) * sum_product(counted, pixel_weight);
+    sums.intersection[c] += sum_lanes(intersection);
+    sums.probability[c] += sum_lanes(probability);
+    sums.target[c] += sum_lanes(target);
+    sums.pixels[c] += sum_lanes(pixels);
+    *sums.cross_entropy += sum_lanes(entropy);
+    *sums.weight += static_cast<double>(options.weight) * sum_lanes(weight);
   }
 }
 
 template <typename T, typename R = accumulate_t<T>>
 inline void sigmoid_backward_tile(const OverlapStatsInputs& in, const Slopes<R>& slopes,
                                   const Span& span, R* rows, R* targets) {
+  using V = lanes_t<R>;
   alignas(64) R pixel_weight[kTile];
   begin_sigmoid_tile<T>(in, span, rows, targets, pixel_weight);
   const bool square = in.exponent == 2, minimum = in.minimum;
   for (int64_t c = 0; c < in.classes; ++c) {
-    R* __restrict row = rows + c * kTile;
-    const R* __restrict target = targets + c * kTile;
     const overlap::SigmoidOptions<R> options = sigmoid_options<R>(in, c);
     const R a = slopes.intersection[c];
     const R b = slopes.probability[c];
-    for (int i = 0; i < kTile; ++i) {
-      const bool counts = target[i] >= R(0);
-      const R t = counts ? target[i] : R(0);
-      const overlap::SigmoidTerm<R> term = overlap::sigmoid_term(counts ? row[i] : R(0));
-      const R meets = overlap::intersection_slope(term.p, t, minimum);
-      const R region = term.p * term.q * (a * meets + (square ? b * term.p : b));
-      const R pixel =
-          slopes.cross_entropy * pixel_weight[i] * overlap::sigmoid_slope(term, t, options);
-      row[i] = counts ? region + pixel : R(0);
+    for (int i = 0; i < kTile; i += kLanes<R>) {
+      R* row = rows + c * kTile + i;
+      const SigmoidPixels<R> x(row, targets + c * kTile + i);
+      const V p = x.term.p;
+      const V meets = overlap::intersection_slope(p, x.target, minimum);
+      const V region = p * x.term.q * (a * meets + (square ? b * p : constant<V>(b)));
+      const V weight = slopes.cross_entropy * lanes_at(pixel_weight + i);
+      const V pixel = weight * overlap::sigmoid_slope(x.term, x.target, options);
+      store_vector(row, keep(x.counts, region + pixel));
     }
   }
 }
 
+}  // namespace
 }  // namespace segfast::SEGFAST_ISA

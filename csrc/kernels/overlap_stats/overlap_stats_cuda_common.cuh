@@ -3,8 +3,12 @@
 
 #include "common/dispatch.h"
 #include "common/reduce.h"
+#include "common/scalar_math.h"
 #include "common/vec.h"
 #include "kernels/overlap_stats/overlap_stats.h"
+
+#define SEGFAST_FORMULAS overlap
+#define SEGFAST_FORMULA SEGFAST_HOST_DEVICE
 #include "kernels/overlap_stats/overlap_stats_math.h"
 
 namespace segfast {

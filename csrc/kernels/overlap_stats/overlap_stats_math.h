@@ -1,4 +1,4 @@
-// overlap_stats_math.h: the formulas of one pixel, forward and backward, once for host and device.
+// overlap_stats_math.h: the formulas of one pixel, forward and backward, once for CPU and GPU.
 //
 // Softmax, p = e / s with e_c = exp(z_c - max z), s = sum e:
 //   l = sum_c tau_c phi(p_c),  tau_c = w_c ((1 - eps) t_c + eps / C),
@@ -15,36 +15,52 @@
 //   l  = w u^gamma b,  b = pos_weight t' softplus(-z) + (1 - t') softplus(z),  u = p + t' - 2 p t'
 //   dl/dz = w (u^gamma b' + gamma u^(gamma-1) (1 - 2 t') p (1 - p) b)
 //   b' = (1 - t') p - pos_weight t' (1 - p)
-#pragma once
-
-#include "common/vector_math.h"
-
-namespace segfast::overlap {
+//
+// R is a number (scalar_math.h) or a vector of them (lanes_math.h), S a number. A body file: before
+// it, SEGFAST_FORMULAS is defined as the namespace that it fills, within segfast, and
+// SEGFAST_FORMULA as what a function of it begins with.
+namespace segfast::SEGFAST_FORMULAS {
 
 // A pixel's share of the intersection, and its derivative by p.
 template <typename R>
-SEGFAST_HOST_DEVICE R intersection_term(R p, R t, bool minimum) {
-  return minimum ? (p < t ? p : t) : p * t;
+SEGFAST_FORMULA R intersection_term(R p, R t, bool minimum) {
+  return minimum ? select(p < t, p, t) : p * t;
 }
 template <typename R>
-SEGFAST_HOST_DEVICE R intersection_slope(R p, R t, bool minimum) {
-  return minimum ? (p < t ? R(1) : p > t ? R(0) : R(0.5)) : t;
+SEGFAST_FORMULA R intersection_slope(R p, R t, bool minimum) {
+  const R not_below = select(p > t, constant<R>(0), constant<R>(0.5));
+  return minimum ? select(p < t, constant<R>(1), not_below) : t;
+}
+
+// u^gamma for 0 <= u <= 1 and gamma > 0.
+template <typename R, typename S>
+SEGFAST_FORMULA R unit_power(R u, S gamma) {
+  const R tiny = constant<R>(1.2e-38), one = constant<R>(1);
+  const R power = exp_nonpositive(gamma * log_positive(select(u > tiny, u, tiny)));
+  return select(u > tiny, select(u < one, power, one), u * S(0));  // u * 0: NaN stays NaN
 }
 
 // (1 - p)^gamma, from `others` = 1 - p.
+template <typename R, typename S>
+SEGFAST_FORMULA R focal_factor(R others, S gamma) {
+  if (gamma == S(0)) return constant<R>(1);
+  return unit_power(others, gamma);
+}
+
+// x, but not less than what can be divided by.
 template <typename R>
-SEGFAST_HOST_DEVICE R focal_factor(R others, R gamma) {
-  return gamma == R(0) ? R(1) : unit_power(others, gamma);
+SEGFAST_FORMULA R divisor(R x) {
+  const R tiny = constant<R>(1e-30);
+  return select(x > tiny, x, tiny);
 }
 
 // K(p) from others = 1 - p and nll = -log p.
-template <typename R>
-SEGFAST_HOST_DEVICE R focal_slope(R p, R others, R nll, R gamma) {
-  if (gamma == R(0)) return R(1);
+template <typename R, typename S>
+SEGFAST_FORMULA R focal_slope(R p, R others, R nll, S gamma) {
+  if (gamma == S(0)) return constant<R>(1);
   const R factor = unit_power(others, gamma);
   // The second term is p log p (1 - p)^gamma / (1 - p), whose limit at p = 1 is 0 for gamma > 0.
-  const R tiny = R(1e-30);
-  return factor + gamma * p * nll * (factor / (others > tiny ? others : tiny));
+  return factor + gamma * p * nll * (factor / divisor(others));
 }
 
 template <typename R>
@@ -56,54 +72,62 @@ struct SigmoidTerm {
 };
 
 template <typename R>
-SEGFAST_HOST_DEVICE SigmoidTerm<R> sigmoid_term(R z) {
-  const R magnitude = z < R(0) ? -z : z;
+SEGFAST_FORMULA SigmoidTerm<R> sigmoid_term(R z) {
+  const R zero = constant<R>(0), one = constant<R>(1);
+  const R magnitude = select(z < zero, -z, z);
   const R e = exp_nonpositive(-magnitude);
-  const R large = R(1) / (R(1) + e);
+  const R large = one / (one + e);
   const R small = e * large;
   const R log_term = log1p_unit(e);
-  const bool positive = z > R(0);
-  return {positive ? large : small, positive ? small : large, (positive ? z : R(0)) + log_term,
-          (positive ? R(0) : -z) + log_term};
+  const auto positive = z > zero;
+  return {select(positive, large, small), select(positive, small, large),
+          select(positive, z, zero) + log_term, select(positive, zero, -z) + log_term};
 }
 
 // The options of l for one class.
-template <typename R>
+template <typename S>
 struct SigmoidOptions {
-  R weight;
-  R pos_weight;
-  R smoothing;
-  R gamma;
+  S weight;
+  S pos_weight;
+  S smoothing;
+  S gamma;
 };
 
 // b(z, t); a target of exactly 0 or 1 keeps it finite where the logit is infinite and right.
-template <typename R>
-SEGFAST_HOST_DEVICE R binary_cross_entropy(const SigmoidTerm<R>& s, R t, R pos_weight) {
+template <typename R, typename S>
+SEGFAST_FORMULA R binary_cross_entropy(const SigmoidTerm<R>& s, R t, S pos_weight) {
+  const R zero = constant<R>(0), one = constant<R>(1);
   const R positive = pos_weight * t * s.minus;
-  const R negative = (R(1) - t) * s.plus;
-  return (t == R(0) ? R(0) : positive) + (t == R(1) ? R(0) : negative);
+  const R negative = (one - t) * s.plus;
+  return select(t == zero, zero, positive) + select(t == one, zero, negative);
 }
 
-template <typename R>
-SEGFAST_HOST_DEVICE R sigmoid_loss(const SigmoidTerm<R>& s, R t, const SigmoidOptions<R>& options) {
-  const R smooth_t = t + options.smoothing * (R(1) - R(2) * t);
+template <typename R, typename S>
+SEGFAST_FORMULA R smoothed(R t, const SigmoidOptions<S>& options) {
+  return t + options.smoothing * (constant<R>(1) - constant<R>(2) * t);
+}
+
+template <typename R, typename S>
+SEGFAST_FORMULA R sigmoid_loss(const SigmoidTerm<R>& s, R t, const SigmoidOptions<S>& options) {
+  const R smooth_t = smoothed(t, options);
   const R b = binary_cross_entropy(s, smooth_t, options.pos_weight);
-  const R u = s.p * (R(1) - smooth_t) + s.q * smooth_t;
+  const R u = s.p * (constant<R>(1) - smooth_t) + s.q * smooth_t;
   return options.weight * focal_factor(u, options.gamma) * b;
 }
 
-template <typename R>
-SEGFAST_HOST_DEVICE R sigmoid_slope(const SigmoidTerm<R>& s, R t,
-                                    const SigmoidOptions<R>& options) {
-  const R smooth_t = t + options.smoothing * (R(1) - R(2) * t);
-  const R slope = (R(1) - smooth_t) * s.p - options.pos_weight * smooth_t * s.q;
-  if (options.gamma == R(0)) return options.weight * slope;
+template <typename R, typename S>
+SEGFAST_FORMULA R sigmoid_slope(const SigmoidTerm<R>& s, R t, const SigmoidOptions<S>& options) {
+  const R one = constant<R>(1), smooth_t = smoothed(t, options);
+  const R slope = (one - smooth_t) * s.p - options.pos_weight * smooth_t * s.q;
+  if (options.gamma == S(0)) return options.weight * slope;
   const R b = binary_cross_entropy(s, smooth_t, options.pos_weight);
-  const R u = s.p * (R(1) - smooth_t) + s.q * smooth_t;
-  const R tiny = R(1e-30);
-  const R ratio = s.p * s.q / (u > tiny ? u : tiny);
+  const R u = s.p * (one - smooth_t) + s.q * smooth_t;
+  const R ratio = s.p * s.q / divisor(u);
   return options.weight * unit_power(u, options.gamma) *
-         (slope + options.gamma * (R(1) - R(2) * smooth_t) * ratio * b);
+         (slope + options.gamma * (one - constant<R>(2) * smooth_t) * ratio * b);
 }
 
-}  // namespace segfast::overlap
+}  // namespace segfast::SEGFAST_FORMULAS
+
+#undef SEGFAST_FORMULAS
+#undef SEGFAST_FORMULA
