@@ -6,8 +6,8 @@ shapes (fake), its derivatives and its batching rule. From that statement come
 * ``torch.ops.segfast.<op>``, which torch.compile, torch.export, tensor subclasses and dispatch
   modes see: ``Library.define``/``impl``, a fake kernel, ``register_autograd`` and a vmap rule, all
   at import;
-* a ``torch.autograd.Function`` that calls the kernel straight. A call with grad costs about 8
-  microseconds this way and 23 or more through the dispatcher's Python kernels;
+* a ``torch.autograd.Function`` that calls the kernel straight. A call with grad costs a third of
+  one through the dispatcher's Python kernels;
 * a second ``Function`` in the style functorch wants, for ``torch.func`` transforms (forward-mode
   included, which ``register_autograd`` does not offer).
 
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from segfast._extension import HOW_TO_BUILD, C
 
@@ -31,12 +32,13 @@ from segfast._extension import HOW_TO_BUILD, C
 Op = Callable[..., Any]
 
 _library = torch.library.Library("segfast", "DEF")
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
-
 _are_transforms_active = torch._C._are_functorch_transforms_active
-_dispatch_modes = torch._C._len_torch_dispatch_stack
-_tracing_state = torch._C._get_tracing_state
-_is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor  # of is_grads_batched=True
+
+# Which way a call takes (csrc/bindings/route.cpp): through the dispatcher, straight to the kernel,
+# or straight with autograd taking note. Plain PyTorch always goes through the dispatcher.
+_DISPATCHED, _STRAIGHT, _RECORDED = range(3)
+_route: Callable[[int, tuple[Any, ...]], int]
+_route = (lambda tensors, args: _DISPATCHED) if C is None else C.route
 
 
 def kernel_or_reference(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,6 +83,13 @@ def _warn_without_kernels(device: str) -> None:
     )
 
 
+def save_tensors(ctx: Any, *tensors: Tensor | None) -> None:
+    """Saves what both modes of differentiation need; the forward mode only while it is on."""
+    ctx.save_for_backward(*tensors)
+    if forward_ad._current_level >= 0:
+        ctx.save_for_forward(*tensors)
+
+
 def define_op(
     schema: str,
     *,
@@ -108,11 +117,9 @@ def define_op(
         jvp: ``jvp(ctx, *tangents)``: the tangent of each output. A tangent may be ``None``.
     """
     name = schema.partition("(")[0]
-    arguments = schema.partition("(")[2].partition(")")[0].split(",")
-    tensor_slots = tuple(
-        i for i, argument in enumerate(arguments) if argument.strip().startswith("Tensor")
-    )
+    tensors = schema.partition("->")[0].count("Tensor")
     kernel = kernel_or_reference(name, reference)
+    straight = kernel if C is None else getattr(C, name)
 
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
     _library.impl(name, kernel, "CompositeExplicitAutograd")
@@ -120,32 +127,20 @@ def define_op(
     torch.library.register_vmap(f"segfast::{name}", vmap, lib=_library)
     overload = getattr(torch.ops.segfast, name).default
 
-    def plain(args: tuple[Any, ...]) -> bool:
-        """Whether the kernel can be called on these tensors without the dispatcher noticing."""
-        if _dispatch_modes() or _tracing_state() is not None:
-            return False
-        for slot in tensor_slots:
-            tensor = args[slot]
-            if tensor is not None and (
-                type(tensor) not in _PLAIN
-                or not (tensor.is_cpu or tensor.is_cuda)
-                or _is_legacy_batched(tensor)
-            ):
-                return False
-        return True
-
     if setup_context is None or backward is None:
 
         def call(*args: Any) -> Any:
-            if torch.compiler.is_compiling() or _are_transforms_active() or not plain(args):
+            if is_compiling() or _route(tensors, args) == _DISPATCHED:
                 return overload(*args)
-            return kernel(*args)
+            return straight(*args)
 
         return call
 
+    setup: Callable[..., None] = setup_context
+
     def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.set_materialize_grads(False)
-        setup_context(ctx, inputs, output)
+        setup(ctx, inputs, output)
 
     torch.library.register_autograd(f"segfast::{name}", backward, setup_context=save, lib=_library)
 
@@ -155,8 +150,9 @@ def define_op(
     class Eager(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *args: Any) -> Any:
-            output = kernel(*args)
-            save(ctx, args, output)
+            output = straight(*args)
+            ctx.set_materialize_grads(False)  # save() without a call more
+            setup(ctx, args, output)
             return output
 
     class Transformed(torch.autograd.Function):
@@ -173,19 +169,19 @@ def define_op(
         function.backward = staticmethod(backward)  # type: ignore[method-assign]
         function.jvp = staticmethod(jvp or no_jvp)  # type: ignore[method-assign]
     Transformed.vmap = staticmethod(vmap)  # type: ignore[method-assign]
+    # Function.apply asks for transforms and for what they left behind: the route has excluded both.
+    apply_eager = super(torch.autograd.Function, Eager).apply
 
     def call_differentiable(*args: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return overload(*args)
-        if _are_transforms_active():
+        route = _route(tensors, args)
+        if route == _RECORDED:
+            return apply_eager(*args)
+        if route == _STRAIGHT:
+            return straight(*args)
+        if _are_transforms_active() or forward_ad._current_level >= 0:
             return Transformed.apply(*args)
-        if not plain(args):
-            return overload(*args)
-        if torch.is_grad_enabled() or forward_ad._current_level >= 0:
-            for slot in tensor_slots:
-                tensor = args[slot]
-                if tensor is not None and (tensor.requires_grad or forward_ad._current_level >= 0):
-                    return Eager.apply(*args)
-        return kernel(*args)
+        return overload(*args)
 
     return call_differentiable

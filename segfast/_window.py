@@ -48,9 +48,10 @@ def pool_window(
     sh, sw = (kh, kw) if stride is None or stride == [] else pair(stride, "stride")
     ph, pw = pair(padding, "padding")
     dh, dw = pair(dilation, "dilation")
-    for name, h, w in (("kernel_size", kh, kw), ("stride", sh, sw), ("dilation", dh, dw)):
-        if h < 1 or w < 1:
-            raise RuntimeError(f"{name} must be at least 1, got {(h, w)}")
+    if kh < 1 or kw < 1 or sh < 1 or sw < 1 or dh < 1 or dw < 1:
+        for name, h, w in (("kernel_size", kh, kw), ("stride", sh, sw), ("dilation", dh, dw)):
+            if h < 1 or w < 1:
+                raise RuntimeError(f"{name} must be at least 1, got {(h, w)}")
     if ph < 0 or pw < 0:
         raise RuntimeError(f"pad must be non-negative, but padding is {(ph, pw)}")
     if ph > (dh * (kh - 1) + 1) // 2 or pw > (dw * (kw - 1) + 1) // 2:

@@ -70,8 +70,7 @@ std::tuple<at::Tensor, at::Tensor> max_pool2d_with_codes(const at::Tensor& input
 }
 
 at::Tensor max_pool2d_backward(const at::Tensor& grad_output, const at::Tensor& record,
-                               const WindowArgument& window_argument,
-                               const std::array<int64_t, 2>& input_size) {
+                               const WindowArgument& window_argument, const Ints<2>& input_size) {
   check_device(grad_output);
   check_maps(grad_output, "grad_output");
   check_same_device(record, "record", grad_output, "grad_output");

@@ -10,8 +10,7 @@ namespace segfast {
 namespace {
 
 at::Tensor unpool(const at::Tensor& input_any, const at::Tensor& record, const char* record_name,
-                  const WindowArgument& window_argument,
-                  const std::array<int64_t, 2>& output_size) {
+                  const WindowArgument& window_argument, const Ints<2>& output_size) {
   check_device(input_any);
   check_maps(input_any, "input");
   check_same_device(record, record_name, input_any, "input");
@@ -55,22 +54,21 @@ at::Tensor unpool(const at::Tensor& input_any, const at::Tensor& record, const c
 }
 
 at::Tensor max_unpool2d(const at::Tensor& input, const at::Tensor& indices,
-                        const WindowArgument& window, const std::array<int64_t, 2>& output_size) {
+                        const WindowArgument& window, const Ints<2>& output_size) {
   TORCH_CHECK(indices.scalar_type() == at::kLong, "indices must be int64, got ",
               indices.scalar_type());
   return unpool(input, indices, "indices", window, output_size);
 }
 
 at::Tensor max_unpool2d_with_codes(const at::Tensor& input, const at::Tensor& codes,
-                                   const WindowArgument& window,
-                                   const std::array<int64_t, 2>& output_size) {
+                                   const WindowArgument& window, const Ints<2>& output_size) {
   TORCH_CHECK(codes.scalar_type() == at::kByte, "codes must be uint8, got ", codes.scalar_type());
   return unpool(input, codes, "codes", window, output_size);
 }
 
 at::Tensor max_unpool2d_backward(const at::Tensor& grad_output_any, const at::Tensor& record,
                                  const WindowArgument& window_argument,
-                                 const std::array<int64_t, 2>& pooled_size) {
+                                 const Ints<2>& pooled_size) {
   check_device(grad_output_any);
   check_maps(grad_output_any, "grad_output");
   check_same_device(record, "record", grad_output_any, "grad_output");

@@ -11,6 +11,7 @@ void bind_max_unpool2d(pybind11::module_& m);
 void bind_overlap_stats(pybind11::module_& m);
 void bind_pixel_shuffle(pybind11::module_& m);
 void bind_pool_codes(pybind11::module_& m);
+void bind_route(pybind11::module_& m);
 void bind_subpixel_upsample(pybind11::module_& m);
 }  // namespace segfast
 
@@ -24,5 +25,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   segfast::bind_overlap_stats(m);
   segfast::bind_pixel_shuffle(m);
   segfast::bind_pool_codes(m);
+  segfast::bind_route(m);
   segfast::bind_subpixel_upsample(m);
 }

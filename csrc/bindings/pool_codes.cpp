@@ -10,7 +10,7 @@ namespace segfast {
 namespace {
 
 PoolCodesParams make_params(const at::Tensor& pooled, at::MemoryFormat format,
-                            const Window2d& window, const std::array<int64_t, 2>& map_size) {
+                            const Window2d& window, const Ints<2>& map_size) {
   TORCH_CHECK(map_size[0] >= 1 && map_size[1] >= 1, "map_size must be positive, got ",
               at::IntArrayRef(map_size.data(), 2));
   PoolCodesParams p;
@@ -20,8 +20,7 @@ PoolCodesParams make_params(const at::Tensor& pooled, at::MemoryFormat format,
 }
 
 at::Tensor codes_to_indices(const at::Tensor& codes, const WindowArgument& window_argument,
-                            const std::array<int64_t, 2>& map_size,
-                            const std::vector<int64_t>& pooled) {
+                            const Ints<2>& map_size, const std::vector<int64_t>& pooled) {
   check_device(codes);
   TORCH_CHECK(codes.scalar_type() == at::kByte, "codes must be uint8, got ", codes.scalar_type());
   TORCH_CHECK(pooled.size() == 3 || pooled.size() == 4, "pooled must have 3 or 4 sizes, got ",
@@ -44,7 +43,7 @@ at::Tensor codes_to_indices(const at::Tensor& codes, const WindowArgument& windo
 }
 
 at::Tensor indices_to_codes(const at::Tensor& indices_any, const WindowArgument& window_argument,
-                            const std::array<int64_t, 2>& map_size) {
+                            const Ints<2>& map_size) {
   check_device(indices_any);
   check_maps(indices_any, "indices");
   TORCH_CHECK(indices_any.scalar_type() == at::kLong, "indices must be int64, got ",

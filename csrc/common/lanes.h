@@ -1,5 +1,5 @@
 // lanes.h: vectors of float (double for double) as wide as the instruction set has them, loaded
-// from and stored to any element type, side by side or interleaved by two or four.
+// from and stored to any element type, side by side or interleaved by two.
 //
 // A body file: a kernel's <op>_cpu.h includes it first, once for each instruction set. Before that,
 // the .cpp includes <algorithm>, <cstring>, <utility>, common/types.h and, on x86-64,
@@ -225,11 +225,15 @@ SEGFAST_LANES lanes_t<Half> from_words<Half>(bits_t<Half> words) {
 
 template <typename T>
 SEGFAST_LANES bits_t<T> to_words(lanes_t<T> values);
+// Rounded to the upper half of each word; the lower one holds what was rounded away.
+SEGFAST_LANES bits_t<BFloat16> round_upper(lanes_t<BFloat16> values) {
+  const bits_t<BFloat16> bits = (bits_t<BFloat16>)values;
+  const bits_t<BFloat16> rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  return values != values ? bits_t<BFloat16>{} + 0x7fc00000u : rounded;
+}
 template <>
 SEGFAST_LANES bits_t<BFloat16> to_words<BFloat16>(lanes_t<BFloat16> values) {
-  const bits_t<BFloat16> bits = (bits_t<BFloat16>)values;
-  const bits_t<BFloat16> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  return values != values ? bits_t<BFloat16>{} + 0x7fc0u : rounded;
+  return round_upper(values) >> 16;
 }
 template <>
 SEGFAST_LANES bits_t<Half> to_words<Half>(lanes_t<Half> values) {
@@ -470,47 +474,17 @@ struct Pair {
 
 template <typename T>
 SEGFAST_LANES Pair<T> load_pairs(const T* address) {
+#if defined(SEGFAST_ISA_AVX2) && !defined(SEGFAST_ISA_AVX512)
+  if constexpr (std::is_same_v<T, Half>) {  // apart before they are widened: no lane need cross
+    const __m128i apart = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    const __m128i x = _mm_shuffle_epi8(load_vector<__m128i>(address), apart);
+    const __m128i y = _mm_shuffle_epi8(load_vector<__m128i>(address + 8), apart);
+    return {widen_halves((Lanes16)_mm_unpacklo_epi64(x, y)),
+            widen_halves((Lanes16)_mm_unpackhi_epi64(x, y))};
+  }
+#endif
   const WordPair<T> words = load_word_pairs(address);
   return {values_of<T>(words.even), values_of<T>(words.odd)};
-}
-
-template <typename T>
-SEGFAST_LANES void store_pairs(T* address, lanes_t<T> even, lanes_t<T> odd) {
-  store_word_pairs(address, words_of<T>(even), words_of<T>(odd));
-}
-
-template <typename T>
-struct Four {
-  lanes_t<T> a, b, c, d;
-};
-
-// The 4 N elements a0 b0 c0 d0 a1 b1 c1 d1 ...
-template <typename T>
-SEGFAST_LANES Four<T> load_fours(const T* address) {
-  if constexpr (kNarrow<T>) {
-    const auto x = load_vector<bits_t<T>>(address);
-    const auto y = load_vector<bits_t<T>>(address + 2 * kLanes<T>);
-    const bits_t<T> ab = evens(x, y), cd = odds(x, y);
-    return {from_words<T>(ab & 0xffffu), from_words<T>(ab >> 16), from_words<T>(cd & 0xffffu),
-            from_words<T>(cd >> 16)};
-  } else {
-    const Pair<T> low = load_pairs(address), high = load_pairs(address + 2 * kLanes<T>);
-    return {evens(low.even, high.even), evens(low.odd, high.odd), odds(low.even, high.even),
-            odds(low.odd, high.odd)};
-  }
-}
-
-template <typename T>
-SEGFAST_LANES void store_fours(T* address, const Four<T>& x) {
-  if constexpr (kNarrow<T>) {
-    const bits_t<T> ab = to_words<T>(x.a) | to_words<T>(x.b) << 16;
-    const bits_t<T> cd = to_words<T>(x.c) | to_words<T>(x.d) << 16;
-    store_vector(address, lower_pairs(ab, cd));
-    store_vector(address + 2 * kLanes<T>, upper_pairs(ab, cd));
-  } else {
-    store_pairs(address, lower_pairs(x.a, x.c), lower_pairs(x.b, x.d));
-    store_pairs(address + 2 * kLanes<T>, upper_pairs(x.a, x.c), upper_pairs(x.b, x.d));
-  }
 }
 
 }  // namespace

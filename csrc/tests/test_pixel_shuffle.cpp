@@ -22,6 +22,7 @@ const ShuffleCase kCases[] = {
     {"more than one block of threads", 3, 19, 21, 23, 2},
     {"factor 1: a copy", 2, 3, 5, 7, 1},
     {"factor 3", 2, 5, 4, 37, 3},
+    {"factor 3, whole squares, a last one that overlaps, a subpixel left", 1, 18, 2, 5, 3},
     {"factor 4", 1, 21, 5, 19, 4},
     {"factor 5: no fixed loop", 2, 3, 3, 11, 5},
     {"factor 8", 1, 2, 5, 9, 8},

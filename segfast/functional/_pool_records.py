@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from segfast._library import Op, define_op
+from segfast._library import Op, define_op, save_tensors
 from segfast._window import Window, check_record, empty
 from segfast.reference import max_pool2d as pool_reference
 from segfast.reference import max_unpool2d as unpool_reference
@@ -55,16 +55,15 @@ def _backward_fake(
 
 def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     grad_output, record, ctx.window, ctx.input_size = inputs
-    ctx.output_size = grad_output.shape[-2:]
-    ctx.save_for_backward(record)
-    ctx.save_for_forward(record)
+    ctx.output_shape = grad_output.shape
+    save_tensors(ctx, record)
 
 
 def _backward_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None, None, None]:
     if grad is None:
         return None, None, None, None
     (record,) = ctx.saved_tensors
-    return max_unpool2d_backward(grad, record, ctx.window, ctx.output_size), None, None, None
+    return max_unpool2d_backward(grad, record, ctx.window, ctx.output_shape[-2:]), None, None, None
 
 
 def _backward_jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> Tensor | None:
@@ -97,9 +96,8 @@ def _gather_fake(
 
 def _gather_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     grad_output, record, ctx.window, ctx.pooled_size = inputs
-    ctx.map_size = grad_output.shape[-2:]
-    ctx.save_for_backward(record)
-    ctx.save_for_forward(record)
+    ctx.map_shape = grad_output.shape
+    save_tensors(ctx, record)
 
 
 def _gather_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None, None, None]:
@@ -110,7 +108,7 @@ def _gather_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None
     # kernel of max_pool2d_backward relies on. This is a second derivative: plain PyTorch will do.
     is_codes = not record.dtype.is_signed
     scatter = max_pool2d_backward if is_codes else pool_reference.max_pool2d_backward
-    return scatter(grad, record, ctx.window, ctx.map_size), None, None, None
+    return scatter(grad, record, ctx.window, ctx.map_shape[-2:]), None, None, None
 
 
 def _gather_jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> Tensor | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segfast._library import Op, define_op
+from segfast._library import Op, define_op, save_tensors
 from segfast._window import (
     MAX_CODED_TAPS,
     Window,
@@ -147,10 +147,8 @@ def _with_codes_fake(input: Tensor, window: Window, ceil_mode: bool) -> tuple[Te
 def _record_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     input, ctx.window, _ = inputs
     pooled, record = output
-    ctx.map_size, ctx.pooled_size = input.shape[-2:], pooled.shape[-2:]
-    ctx.mark_non_differentiable(record)
-    ctx.save_for_backward(record)
-    ctx.save_for_forward(record)
+    ctx.map_shape, ctx.pooled_shape = input.shape, pooled.shape
+    save_tensors(ctx, record)
 
 
 def _record_backward(
@@ -159,14 +157,14 @@ def _record_backward(
     if grad_output is None:
         return None, None, None
     (record,) = ctx.saved_tensors
-    return max_pool2d_backward(grad_output, record, ctx.window, ctx.map_size), None, None
+    return max_pool2d_backward(grad_output, record, ctx.window, ctx.map_shape[-2:]), None, None
 
 
 def _record_jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> tuple[Tensor | None, None]:
     if tangent is None:
         return None, None
     (record,) = ctx.saved_tensors
-    return max_unpool2d_backward(tangent, record, ctx.window, ctx.pooled_size), None
+    return max_unpool2d_backward(tangent, record, ctx.window, ctx.pooled_shape[-2:]), None
 
 
 def _define_recorded(name: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> Any:
@@ -192,8 +190,7 @@ _with_codes = _define_recorded(
 
 def _values_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     input, ctx.window, ctx.ceil_mode = inputs
-    ctx.save_for_backward(input)
-    ctx.save_for_forward(input)
+    save_tensors(ctx, input)
 
 
 def _recompute(ctx: Any) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segfast._library import define_op
+from segfast._library import define_op, save_tensors
 from segfast._window import Window, check_maps, check_record, coded_window, empty, pool_window
 from segfast.functional._pool_records import fold_batch, max_unpool2d_backward
 from segfast.reference import max_unpool2d as reference
@@ -131,16 +131,15 @@ def _fake_with(name: str) -> Callable[..., Tensor]:
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     input, record, ctx.window, ctx.map_size = inputs
-    ctx.pooled_size = input.shape[-2:]
-    ctx.save_for_backward(record)
-    ctx.save_for_forward(record)
+    ctx.pooled_shape = input.shape
+    save_tensors(ctx, record)
 
 
 def _backward(ctx: Any, grad_output: Tensor | None) -> tuple[Tensor | None, None, None, None]:
     if grad_output is None:
         return None, None, None, None
     (record,) = ctx.saved_tensors
-    grad = max_unpool2d_backward(grad_output, record, ctx.window, ctx.pooled_size)
+    grad = max_unpool2d_backward(grad_output, record, ctx.window, ctx.pooled_shape[-2:])
     return grad, None, None, None
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segfast._classes import dense_format_of
-from segfast._library import define_op
+from segfast._library import define_op, save_tensors
 from segfast.reference import overlap_stats as reference
 
 __all__ = ["OverlapStats", "overlap_stats"]
@@ -211,8 +211,7 @@ def _fake(
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.options = inputs[5:]
     ctx.mark_non_differentiable(output[2], output[4], output[5])
-    ctx.save_for_backward(*inputs[:5])
-    ctx.save_for_forward(*inputs[:5])
+    save_tensors(ctx, *inputs[:5])
 
 
 def _backward(
@@ -273,8 +272,7 @@ def _backward_fake(logits: Tensor, *_: Any) -> Tensor:
 
 def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.options = inputs[8:]
-    ctx.save_for_backward(*inputs[:8])
-    ctx.save_for_forward(*inputs[:8])
+    save_tensors(ctx, *inputs[:8])
 
 
 def _backward_as_function(ctx: Any) -> tuple[Callable[..., Tensor], list[Tensor], list[int]]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segfast._library import define_op
+from segfast._library import define_op, save_tensors
 from segfast._shuffle import (
     check_mask,
     coarse_size,
@@ -85,8 +85,7 @@ def _fine_fake(input: Tensor, factor: int) -> Tensor:
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, mask, ctx.factor, ctx.blur = inputs
-    ctx.save_for_backward(mask)
-    ctx.save_for_forward(mask)
+    save_tensors(ctx, mask)
 
 
 def _fold(op: Callable[..., Tensor]) -> Callable[..., Any]:
@@ -174,10 +173,7 @@ def _with_mask_fake(input: Tensor, factor: int, blur: bool) -> tuple[Tensor, Ten
 
 def _with_mask_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     _, ctx.factor, ctx.blur = inputs
-    mask = output[1]
-    ctx.mark_non_differentiable(mask)
-    ctx.save_for_backward(mask)
-    ctx.save_for_forward(mask)
+    save_tensors(ctx, output[1])
 
 
 def _with_mask_backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, None, None]:
@@ -208,8 +204,7 @@ _with_mask: Callable[..., tuple[Tensor, Tensor]] = define_op(
 def _values_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     input, ctx.factor, relu, ctx.blur = inputs
     saved = input if relu else None
-    ctx.save_for_backward(saved)
-    ctx.save_for_forward(saved)
+    save_tensors(ctx, saved)
 
 
 def _mask_again(ctx: Any) -> Tensor | None:

@@ -3,6 +3,10 @@
 //
 // kShuffle copies coarse to fine, otherwise fine to coarse: the loops differ in the direction of
 // one assignment.
+//
+// What squares of 16-byte vectors gained for a channels_last pixel, over element by element (time
+// before over time after, shuffle and unshuffle, a map in cache, one thread of a Zen 3): factor 3
+// fp32 2.0 and 1.8, 16 bits 2.4 and 2.2; factor 4 fp32 2.1 and 2.0, 16 bits 3.3 and 3.9.
 
 namespace segfast {
 namespace SEGFAST_ISA {
@@ -105,6 +109,82 @@ void move_pixel2(T* coarse, T* const fine[4], int64_t channels) {
 template <bool kShuffle, typename T>
 void move_subpixel(T* __restrict coarse, T* __restrict fine, int64_t channels, int64_t stride) {
   for (int64_t c = 0; c < channels; ++c) move<kShuffle>(coarse[c * stride], fine[c]);
+}
+
+// As many rows of elements as there are elements in a vector of 16 bytes.
+template <typename T>
+constexpr int kSide = 16 / sizeof(T);
+
+template <typename T>
+struct Square {
+  typedef T Row __attribute__((vector_size(16)));
+  Row rows[kSide<T>];
+
+  template <int... kIndex>
+  static inline __attribute__((always_inline)) void interleave(
+      Row x, Row y, Row& low, Row& high, std::integer_sequence<int, kIndex...>) {
+#if defined(__clang__)
+    low = __builtin_shufflevector(x, y, (kIndex / 2 + kIndex % 2 * kSide<T>)...);
+    high = __builtin_shufflevector(x, y, (kSide<T> / 2 + kIndex / 2 + kIndex % 2 * kSide<T>)...);
+#else
+    low = __builtin_shuffle(x, y, Row{(kIndex / 2 + kIndex % 2 * kSide<T>)...});
+    high = __builtin_shuffle(x, y, Row{(kSide<T> / 2 + kIndex / 2 + kIndex % 2 * kSide<T>)...});
+#endif
+  }
+
+  // Each pass moves the highest bit of an element's row number below its column number.
+  inline __attribute__((always_inline)) void transpose() {
+    for (int pass = 1; pass < kSide<T>; pass *= 2) {
+      const Square from = *this;
+      for (int k = 0; k < kSide<T> / 2; ++k) {
+        interleave(from.rows[k], from.rows[k + kSide<T> / 2], rows[2 * k], rows[2 * k + 1],
+                   std::make_integer_sequence<int, kSide<T>>{});
+      }
+    }
+  }
+};
+
+// coarse: kSide<T> subpixels of each of `channels` channels, `stride` apart; channels >= kSide<T>.
+// fine: these subpixels' [channels].
+template <bool kShuffle, typename T>
+void move_subpixels(T* coarse, T* const* fine, int64_t channels, int64_t stride) {
+  using Row = typename Square<T>::Row;
+  for (int64_t first = 0; first < channels; first += kSide<T>) {
+    const int64_t c = std::min<int64_t>(first, channels - kSide<T>);  // the last square may overlap
+    Square<T> square;
+    for (int k = 0; k < kSide<T>; ++k) {
+      std::memcpy(&square.rows[k], kShuffle ? coarse + (c + k) * stride : fine[k] + c, sizeof(Row));
+    }
+    square.transpose();
+    for (int k = 0; k < kSide<T>; ++k) {
+      std::memcpy(kShuffle ? fine[k] + c : coarse + (c + k) * stride, &square.rows[k], sizeof(Row));
+    }
+  }
+}
+
+// coarse: one pixel's [channels, factor, factor]. fine: its first subpixel's [channels], rows of
+// subpixels `fine_row` apart.
+template <bool kShuffle, typename T>
+void move_pixel(T* coarse, T* fine, int64_t channels, int64_t factor, int64_t fine_row) {
+  const int64_t subpixels = factor * factor;
+  int64_t s = 0, j = 0;
+  while (s < subpixels) {
+    const bool square = kSide<T> > 1 && channels >= kSide<T> && s + kSide<T> <= subpixels;
+    T* subpixel[kSide<T>];
+    const int count = square ? kSide<T> : 1;
+    for (int k = 0; k < count; ++k) {
+      subpixel[k] = fine + j * channels;
+      if (++j == factor) {
+        j = 0;
+        fine += fine_row;
+      }
+    }
+    if constexpr (kSide<T> > 1) {
+      if (square) move_subpixels<kShuffle>(coarse + s, subpixel, channels, subpixels);
+    }
+    if (!square) move_subpixel<kShuffle>(coarse + s, subpixel[0], channels, subpixels);
+    s += count;
+  }
 }
 
 }  // namespace

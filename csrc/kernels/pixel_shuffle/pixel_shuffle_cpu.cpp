@@ -1,6 +1,10 @@
 #include "kernels/pixel_shuffle/pixel_shuffle.h"
 #include "kernels/pixel_shuffle/pixel_shuffle_math.h"
 
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif

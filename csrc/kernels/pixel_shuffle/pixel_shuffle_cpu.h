@@ -28,12 +28,7 @@ void move_rows(T* coarse, T* fine, const PixelShuffleParams& p, int64_t begin, i
           move_pixel2<kShuffle>(pixel, pixels, p.channels);
           continue;
         }
-        for (int64_t i = 0; i < r; ++i) {
-          for (int64_t j = 0; j < r; ++j) {
-            move_subpixel<kShuffle>(pixel + i * r + j, first + i * fine_row + j * p.channels,
-                                    p.channels, r * r);
-          }
-        }
+        move_pixel<kShuffle>(pixel, first, p.channels, r, fine_row);
       }
     }
   }

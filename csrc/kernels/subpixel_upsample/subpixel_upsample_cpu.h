@@ -4,6 +4,7 @@
 // along the channels in torch.channels_last. Runs shorter than a vector, other factors, and masks
 // that are given to the forward pass, go element by element.
 #include "common/lanes.h"
+#include "kernels/subpixel_upsample/cells_cpu.h"
 
 namespace segfast {
 namespace SEGFAST_ISA {
@@ -12,43 +13,6 @@ namespace {
 // ---- the mask
 
 inline bool test_bit(const uint8_t* bits, int64_t bit) { return (bits[bit / 8] >> (bit % 8)) & 1; }
-
-// The bits of kLanes cells, four a cell; the first cell's start a byte.
-template <typename T>
-SEGFAST_LANES void store_cell_bits(uint8_t* mask, const Four<T>& x) {
-  using Bits = bits_t<T>;
-  typedef uint8_t Bytes __attribute__((vector_size(kLanes<T>)));
-  const lanes_t<T> zero{};
-  const Bits none{};
-  const Bits cells = (x.a <= zero ? none : none + 1u) | (x.b <= zero ? none : none + 2u) |
-                     (x.c <= zero ? none : none + 4u) | (x.d <= zero ? none : none + 8u);
-  const Bits two_cells = evens(cells, cells) | odds(cells, cells) << 4;
-  const Bytes bytes = __builtin_convertvector(two_cells, Bytes);
-  std::memcpy(mask, &bytes, kLanes<T> / 2);
-}
-
-// The first bit of each of kLanes cells, where a lane holds as many of them as fit.
-template <typename T, int... kLane>
-SEGFAST_LANES bits_t<T> first_bits(std::integer_sequence<int, kLane...>) {
-  constexpr int kCells = sizeof(accumulate_t<T>) * 2;
-  return bits_t<T>{(word_t<T>{1} << (4 * (kLane % kCells)))...};
-}
-
-template <typename T>
-SEGFAST_LANES Four<T> keep_cells(const uint8_t* mask, const Four<T>& x) {
-  using Bits = bits_t<T>;
-  uint64_t packed = 0;
-  std::memcpy(&packed, mask, kLanes<T> / 2);
-  const Bits none{};
-  const lanes_t<T> zero{};
-  Bits words = none + static_cast<word_t<T>>(packed);
-  if constexpr (kLanes<T> > sizeof(word_t<T>) * 2) {  // eight cells more
-    words = halves(words, none + static_cast<word_t<T>>(packed >> 32));
-  }
-  const Bits bit = first_bits<T>(lane_numbers<Bits>{});
-  return {(words & bit) != none ? x.a : zero, (words & bit << 1) != none ? x.b : zero,
-          (words & bit << 2) != none ? x.c : zero, (words & bit << 3) != none ? x.d : zero};
-}
 
 // Elements in the mask's own order: a row of a channels_last tensor.
 template <typename T>
@@ -80,30 +44,28 @@ void apply_mask(T* elements, int64_t count, const uint8_t* mask) {
 template <typename T>
 SEGFAST_LANES Cell<lanes_t<T>> activated(const Four<T>& x, bool with_relu) {
   if (!with_relu) return {x.a, x.b, x.c, x.d};
-  return {relu(x.a), relu(x.b), relu(x.c), relu(x.d)};
+  return {relu_lanes(x.a), relu_lanes(x.b), relu_lanes(x.c), relu_lanes(x.d)};
 }
 
 template <bool kRelu, typename T>
 SEGFAST_LANES lanes_t<T> load_activated(const T* address) {
   const lanes_t<T> x = load_lanes(address);
-  return kRelu ? relu(x) : x;
+  return kRelu ? relu_lanes(x) : x;
 }
 
 // coarse: row h of subpixel a, the others `plane` apart. has_upper: row h - 1 lies before it. fine:
-// row 2h, followed by row 2h + 1. Returns how many cells of the row it did, an even number.
+// row 2h, followed by row 2h + 1. width >= kLanes.
 template <bool kRelu, bool kBlur, typename T>
-int64_t upsample_row_contiguous(const T* coarse, bool has_upper, int64_t plane, int64_t width,
-                                uint8_t* mask, T* fine) {
+void upsample_row_contiguous(const T* coarse, bool has_upper, int64_t plane, int64_t width,
+                             uint8_t* mask, T* fine) {
   using V = lanes_t<T>;
-  const int64_t count = width / 2 * 2;
-  if (count < kLanes<T>) return 0;
   const T *a = coarse, *b = a + plane, *c = b + plane, *d = c + plane;
   const T *upper_c = has_upper ? c - width : a, *upper_d = has_upper ? d - width : b;
   V left_b{}, left_d{}, left_upper_d{};  // the vectors before this one
-  for (int64_t first = 0; first < count; first += kLanes<T>) {
-    const int64_t w = std::min<int64_t>(first, count - kLanes<T>);  // the last vector may overlap
+  for (int64_t first = 0; first < width; first += kLanes<T>) {
+    const int64_t w = std::min<int64_t>(first, width - kLanes<T>);  // the last vector may overlap
     const Four<T> own{load_lanes(a + w), load_lanes(b + w), load_lanes(c + w), load_lanes(d + w)};
-    if (mask != nullptr) store_cell_bits(mask + w / 2, own);
+    if (mask != nullptr) store_cell_bits(mask + w / 2, own, w % 2 != 0);
     Cell<V> cell = activated(own, kRelu);
     if (kBlur) {
       const V above_c = load_activated<kRelu>(upper_c + w);
@@ -130,7 +92,6 @@ int64_t upsample_row_contiguous(const T* coarse, bool has_upper, int64_t plane, 
     store_pairs(fine + 2 * w, cell.a, cell.b);
     store_pairs(fine + 2 * (width + w), cell.c, cell.d);
   }
-  return count;
 }
 
 // coarse: row h, [width, channels, 2, 2]. The rest as above; channels >= kLanes.
@@ -152,7 +113,8 @@ void upsample_row_channels_last(const T* coarse, bool has_upper, int64_t width, 
         const int64_t c = std::min<int64_t>(first, channels - kLanes<T>);
         const T* address = coarse + w * pixel + c * 4;
         const Four<T> own = load_fours(address);
-        if (mask != nullptr && whole_bytes) store_cell_bits(mask + (w * channels + c) / 2, own);
+        if (mask != nullptr && whole_bytes)
+          store_cell_bits(mask + (w * channels + c) / 2, own, false);
         Cell<V> cell = activated(own, kRelu);
         if (kBlur) {
           Cell<V> upper{cell.a, cell.b, cell.a, cell.b};
@@ -165,10 +127,8 @@ void upsample_row_channels_last(const T* coarse, bool has_upper, int64_t width, 
         }
         T* out = fine + 2 * w * channels + c;
         T* next = out + 2 * width * channels;
-        store_lanes(out, cell.a);
-        store_lanes(out + channels, cell.b);
-        store_lanes(next, cell.c);
-        store_lanes(next + channels, cell.d);
+        store_two(out, out + channels, cell.a, cell.b);
+        store_two(next, next + channels, cell.c, cell.d);
       }
     }
   }
@@ -238,12 +198,12 @@ struct Forward {
     }
   }
 
-  // Of a contiguous row, from a cell on whose bits start a byte.
-  void write_cell_bits(int64_t b, int64_t h, int64_t first) const {
+  // Of a contiguous row.
+  void write_cell_bits(int64_t b, int64_t h) const {
     uint8_t* bits = mask_row(b * p.height + h);
-    int64_t bit = first * p.factor * p.factor;
-    std::memset(bits + bit / 8, 0, static_cast<size_t>(row_bytes - bit / 8));
-    for (int64_t w = first; w < p.width; ++w) {
+    std::memset(bits, 0, static_cast<size_t>(row_bytes));
+    int64_t bit = 0;
+    for (int64_t w = 0; w < p.width; ++w) {
       for (int64_t i = 0; i < p.factor; ++i) {
         for (int64_t j = 0; j < p.factor; ++j, ++bit) {
           const int keep = passes_gradient(to_float(*input(b, h, w, i, j)));
@@ -253,16 +213,14 @@ struct Forward {
     }
   }
 
-  // Row h, from a cell on; the first one in channels_last.
-  void row(int64_t b, int64_t h, int64_t first) const {
+  void row(int64_t b, int64_t h) const {
     for (int64_t i = 0; i < p.factor; ++i) {
       for (int64_t j = 0; j < p.factor; ++j) {
         if (p.channels_last) {
           for (int64_t w = 0; w < p.width; ++w) upsample(b, h, w, i, j, p.channels);
         } else {
-          if (first == 0) upsample(b, h, 0, i, j, 1);  // its left neighbour is itself
-          const int64_t rest = std::max<int64_t>(first, 1);
-          upsample(b, h, rest, i, j, p.width - rest);
+          upsample(b, h, 0, i, j, 1);  // its left neighbour is itself
+          upsample(b, h, 1, i, j, p.width - 1);
         }
       }
     }
@@ -271,7 +229,7 @@ struct Forward {
       write_mask(input(b, h, 0, 0, 0), p.width * p.channels * p.factor * p.factor,
                  mask_row(b * p.height + h));
     } else {
-      write_cell_bits(b, h, first);
+      write_cell_bits(b, h);
     }
   }
 
@@ -281,14 +239,12 @@ struct Forward {
     uint8_t* mask = p.activation == Activation::relu_with_mask ? mask_row(row_number) : nullptr;
     T* fine = static_cast<T*>(p.output) + shape.fine(row_number * 2, 0, 0);
     const T* coarse = input(b, h, 0, 0, 0);
-    if (!p.channels_last) {
-      const int64_t done = upsample_row_contiguous<kRelu, kBlur>(coarse, h > 0, p.height * p.width,
-                                                                 p.width, mask, fine);
-      if (done < p.width) row(b, h, done);
-    } else if (p.channels >= kLanes<T>) {
+    if ((p.channels_last ? p.channels : p.width) < kLanes<T>) {
+      row(b, h);
+    } else if (p.channels_last) {
       upsample_row_channels_last<kRelu, kBlur>(coarse, h > 0, p.width, p.channels, mask, fine);
     } else {
-      row(b, h, 0);
+      upsample_row_contiguous<kRelu, kBlur>(coarse, h > 0, p.height * p.width, p.width, mask, fine);
     }
   }
 };
@@ -301,7 +257,7 @@ void upsample_rows(const SubpixelUpsampleParams& p, int64_t begin, int64_t end) 
   for (int64_t row = begin; row < end; ++row) {
     const int64_t b = row / p.height, h = row % p.height;
     if (!vectors) {
-      forward.row(b, h, 0);
+      forward.row(b, h);
     } else if (p.blur) {
       with_relu ? forward.template row2<true, true>(b, h)
                 : forward.template row2<false, true>(b, h);
@@ -334,22 +290,24 @@ SEGFAST_LANES void load_quarters(const T* row, bool within, bool has_right, lane
   q[0] = q[1] = q[2] = lanes_t<T>{};
   if (!within) return;
   const Pair<T> pair = load_pairs(row);
-  lanes_t<T> right{};
-  if (has_right) right[0] = to_float(row[2 * kLanes<T>]);
   q[0] = pair.even * 0.25f;
   q[1] = pair.odd * 0.25f;
-  q[2] = before_last(pair.even, right) * 0.25f;
+  if (kNarrow<T> && has_right) {
+    q[2] = load_pairs(row + 2).even * 0.25f;
+  } else {
+    lanes_t<T> right{};
+    if (has_right) right[0] = to_float(row[2 * kLanes<T>]) * 0.25f;
+    q[2] = before_last(q[0], right);
+  }
 }
 
 // grad: row 2h of the fine tensor; last: there is no row 2h + 2. coarse: as in the forward pass.
-// Returns how many cells of the row it did, an even number.
+// width >= kLanes.
 template <bool kBlur, typename T>
-int64_t gradient_row_contiguous(const T* grad, bool top, bool last, int64_t plane, int64_t width,
-                                const uint8_t* mask, T* coarse) {
-  const int64_t count = width / 2 * 2;
-  if (count < kLanes<T>) return 0;
-  for (int64_t first = 0; first < count; first += kLanes<T>) {
-    const int64_t w = std::min<int64_t>(first, count - kLanes<T>);
+void gradient_row_contiguous(const T* grad, bool top, bool last, int64_t plane, int64_t width,
+                             const uint8_t* mask, T* coarse) {
+  for (int64_t first = 0; first < width; first += kLanes<T>) {
+    const int64_t w = std::min<int64_t>(first, width - kLanes<T>);
     const T* row = grad + 2 * w;
     Four<T> cells;
     if (kBlur) {
@@ -369,13 +327,10 @@ int64_t gradient_row_contiguous(const T* grad, bool top, bool last, int64_t plan
       const Pair<T> upper = load_pairs(row), lower = load_pairs(row + 2 * width);
       cells = {upper.even, upper.odd, lower.even, lower.odd};
     }
-    if (mask != nullptr) cells = keep_cells(mask + w / 2, cells);
-    store_lanes(coarse + w, cells.a);
-    store_lanes(coarse + plane + w, cells.b);
-    store_lanes(coarse + 2 * plane + w, cells.c);
-    store_lanes(coarse + 3 * plane + w, cells.d);
+    if (mask != nullptr) cells = keep_cells(mask + w / 2, cells, w % 2 != 0);
+    store_two(coarse + w, coarse + plane + w, cells.a, cells.b);
+    store_two(coarse + 2 * plane + w, coarse + 3 * plane + w, cells.c, cells.d);
   }
-  return count;
 }
 
 // channels >= kLanes.
@@ -383,27 +338,39 @@ template <bool kBlur, typename T>
 void gradient_row_channels_last(const T* grad, bool top, bool last, int64_t width, int64_t channels,
                                 const uint8_t* mask, T* coarse) {
   using V = lanes_t<T>;
+  constexpr int64_t kSlots = 16;  // vectors whose right neighbours are kept
+  V right[kSlots][3];
   const bool whole_bytes = channels % 2 == 0;
-  for (int64_t w = 0; w < width; ++w) {
-    for (int64_t first = 0; first < channels; first += kLanes<T>) {
-      const int64_t c = std::min<int64_t>(first, channels - kLanes<T>);
-      V q[3][3];
-      for (int y = 0; y < (kBlur ? 3 : 2); ++y) {
-        for (int x = 0; x < (kBlur ? 3 : 2); ++x) {
-          const bool beyond = (y == 2 && last) || (x == 2 && w == width - 1);
-          const T* address = grad + (2 * (y * width + w) + x) * channels + c;
-          q[y][x] = beyond ? V{} : load_lanes(address);
-          if (kBlur) q[y][x] *= 0.25f;
+  for (int64_t block = 0; block < channels; block += kSlots * kLanes<T>) {
+    for (int64_t w = 0; w < width; ++w) {
+      V(*slot)[3] = right;
+      for (int64_t first = block; first < std::min(channels, block + kSlots * kLanes<T>);
+           first += kLanes<T>, ++slot) {
+        const int64_t c = std::min<int64_t>(first, channels - kLanes<T>);
+        V q[3][3];
+        for (int y = 0; y < (kBlur ? 3 : 2); ++y) {
+          const T* row = grad + 2 * (y * width + w) * channels + c;
+          if (!kBlur) {
+            q[y][0] = load_lanes(row);
+            q[y][1] = load_lanes(row + channels);
+          } else if (y == 2 && last) {
+            q[y][0] = q[y][1] = q[y][2] = V{};
+          } else {
+            q[y][0] = w == 0 ? load_lanes(row) * 0.25f : (*slot)[y];
+            q[y][1] = load_lanes(row + channels) * 0.25f;
+            q[y][2] = w == width - 1 ? V{} : load_lanes(row + 2 * channels) * 0.25f;
+            (*slot)[y] = q[y][2];
+          }
         }
+        Four<T> cells{q[0][0], q[0][1], q[1][0], q[1][1]};
+        if (kBlur) {
+          const Cell<V> s = blur_gradient_vector(q, top, w == 0);
+          cells = {s.a, s.b, s.c, s.d};
+        }
+        const int64_t cell = w * channels + c;
+        if (mask != nullptr && whole_bytes) cells = keep_cells(mask + cell / 2, cells, false);
+        store_fours(coarse + cell * 4, cells);
       }
-      Four<T> cells{q[0][0], q[0][1], q[1][0], q[1][1]};
-      if (kBlur) {
-        const Cell<V> s = blur_gradient_vector(q, top, w == 0);
-        cells = {s.a, s.b, s.c, s.d};
-      }
-      const int64_t cell = w * channels + c;
-      if (mask != nullptr && whole_bytes) cells = keep_cells(mask + cell / 2, cells);
-      store_fours(coarse + cell * 4, cells);
     }
   }
   if (mask != nullptr && !whole_bytes) apply_mask(coarse, width * channels * 4, mask);
@@ -425,15 +392,14 @@ struct Backward {
     }
   };
 
-  // Row h, from cell `first` on.
-  void row(int64_t b, int64_t h, int64_t first) const {
+  void row(int64_t b, int64_t h) const {
     const int64_t r = p.factor, height = p.height * r, width = p.width * r;
     const T* grad = static_cast<const T*>(p.grad_output);
     const uint8_t* bits =
         p.mask == nullptr ? nullptr
                           : p.mask + (b * p.height + h) * mask_row_bytes(p.width, p.channels, r);
     for (int64_t i = 0; i < r; ++i) {
-      for (int64_t w = first; w < p.width; ++w) {
+      for (int64_t w = 0; w < p.width; ++w) {
         for (int64_t j = 0; j < r; ++j) {
           for (int64_t c = 0; c < p.channels; ++c) {
             const int64_t y = h * r + i, x = w * r + j;
@@ -459,15 +425,14 @@ struct Backward {
     T* coarse = static_cast<T*>(p.grad_input) + shape.coarse(b, h, 0, 0, 0, 0);
     const uint8_t* mask =
         p.mask == nullptr ? nullptr : p.mask + row * mask_row_bytes(p.width, p.channels, 2);
-    if (!p.channels_last) {
-      const int64_t done = gradient_row_contiguous<kBlur>(
-          grad, h == 0, h == p.height - 1, p.height * p.width, p.width, mask, coarse);
-      if (done < p.width) this->row(b, h, done);
-    } else if (p.channels >= kLanes<T>) {
+    if ((p.channels_last ? p.channels : p.width) < kLanes<T>) {
+      this->row(b, h);
+    } else if (p.channels_last) {
       gradient_row_channels_last<kBlur>(grad, h == 0, h == p.height - 1, p.width, p.channels, mask,
                                         coarse);
     } else {
-      this->row(b, h, 0);
+      gradient_row_contiguous<kBlur>(grad, h == 0, h == p.height - 1, p.height * p.width, p.width,
+                                     mask, coarse);
     }
   }
 };
@@ -478,7 +443,7 @@ void gradient_rows(const SubpixelUpsampleBackwardParams& p, int64_t begin, int64
   for (int64_t row = begin; row < end; ++row) {
     const int64_t b = row / p.height, h = row % p.height;
     if (p.factor != 2) {
-      backward.row(b, h, 0);
+      backward.row(b, h);
     } else if (p.blur) {
       backward.template row2<true>(b, h);
     } else {
