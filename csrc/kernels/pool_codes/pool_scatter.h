@@ -44,12 +44,14 @@ SEGFAST_LANES bits_t<T> load_indices_at(const Elements<int64_t>& indices, int64_
   return __builtin_convertvector(wide, bits_t<T>);
 }
 
-// The taps of up to kTile 2x2 windows of a run, a byte each, from codes or from indices that lie in
-// their own windows.
+// The taps of up to kTile 2x2 windows of a run, a byte each, from codes or from indices.
 struct TapTile {
+  using Words = bits_t<float>;
+
   const PoolShape& s;
   Elements<uint8_t> codes;  // none: indices
   Elements<int64_t> indices;
+  Words foreign = {};  // not zero: indices of windows that had a tile lay in no such window
   alignas(64) uint8_t taps[kTile + kLaneBytes] = {};
 
   TapTile(const PoolShape& shape, const void* record, Record kind)
@@ -67,19 +69,42 @@ struct TapTile {
     if (codes.data != nullptr) {
       return unpack_codes2(codes, run.number * s.run_bytes() + first / kCodesPerByte, n, taps);
     }
-    using Bits = bits_t<float>;
     const int64_t step = run.along_row ? 2 : 0, start = run.number * run.length + first;
-    const int64_t position = 2 * (run.oh * s.width + run.ow) + first * step;
+    const int64_t origin = 2 * (run.oh * s.width + run.ow) + first * step;
     const Elements<int64_t> all = indices;
-    const uint32_t width = static_cast<uint32_t>(s.width);
-    for (int i = 0; i < n; i += kLanes<float>) {
-      const Bits offset =
-          load_indices_at<float>(all, start + i) - lane_positions<float>(position + i * step, step);
-      const Bits below = offset - width;
-      const Bits upper = offset == 0 ? Bits{} : Bits{} + 1u;
-      // The second row first: in a map one column wide its left is at 1 as well.
-      store_taps<float>(taps + i, below == 0 ? Bits{} + 2u : below == 1 ? Bits{} + 3u : upper);
+    Words others = foreign;
+    if ((origin + n * step + s.width + 2) >> 32 != 0) others |= 1;
+    for (int at = 0; at < n; at += kLanes<float>) {
+      const int i = n < kLanes<float> ? 0 : std::min(at, n - kLanes<float>);  // may overlap
+      if (n >= kLanes<float>) {
+        others |= read_taps(all.data + start + i, origin + i * step, step, taps + i);
+      } else {
+        int64_t some[kLanes<float>];
+        for (int k = 0; k < kLanes<float>; ++k) some[k] = all.data[start + std::min(k, n - 1)];
+        others |= read_taps(some, origin, step, taps) &
+                  (lane_positions<float>(0, 1) < n ? ~Words{} : Words{});
+      }
     }
+    foreign = others;
+  }
+
+  // Lanes of what is returned are 0 where the index lies in its own window. The lower half of an
+  // index tells the tap; planes that need the upper one are left to those who take any indices.
+  SEGFAST_LANES Words read_taps(const int64_t* index, int64_t origin, int64_t step,
+                                uint8_t* to) const {
+    const WordPair<float> halves = load_word_pairs(reinterpret_cast<const float*>(index));
+    const Words upper_row = halves.even - lane_positions<float>(origin, step);
+    const Words lower_row = upper_row - static_cast<uint32_t>(s.width);
+    // The second row first: in a map one column wide its left is at 1 as well.
+    const auto is_lower = lower_row >> 1 == 0;
+    store_taps<float>(to, is_lower ? lower_row + 2 : upper_row);
+    return halves.odd | (is_lower ? Words{} : upper_row >> 1);
+  }
+
+  bool has_foreign() const {
+    uint32_t any = 0;
+    for (int k = 0; k < kLanes<float>; ++k) any |= foreign[k];
+    return any != 0;
   }
 };
 
@@ -96,64 +121,62 @@ struct ScatterRows2x2 {
     return taps == kTap ? value : Bits{};
   }
 
-  // Map columns, as many of 2 kLanes as there are windows.
-  SEGFAST_LANES static void store_columns(T* row, bits_t<T> even, bits_t<T> odd, int windows) {
-    if (windows >= kLanes<T>) return store_word_pairs(row, even, odd);
-    T all[2 * kLanes<T>];
-    store_word_pairs(all, even, odd);
-    std::memcpy(row, all, static_cast<size_t>(2 * windows) * sizeof(T));
-  }
-
   void scatter_row(int64_t o, int64_t oh, T* upper, T* lower) {
     const Run run = row_run(s, o, oh);
-    const Elements<T> values{static_cast<const T*>(a.values), s.pooled_numel()};
+    const T* const values = static_cast<const T*>(a.values) + run.number * run.length;
     for (int64_t first = 0; first < run.length; first += kTile) {
       const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
       const int whole = static_cast<int>(std::min<int64_t>(n, s.width / 2 - first));
       tile.open(run, first, n);
       const uint8_t* const taps = tile.taps;
-      const int64_t values_at = run.number * run.length + first;
       T* const upper_at = upper + 2 * first;
       T* const lower_at = lower + 2 * first;
-      for (int start = 0; start < whole; start += kLanes<T>) {
-        // The last vector may overlap the one before it.
-        const int at = whole < kLanes<T> ? 0 : std::min(start, whole - kLanes<T>);
+      for (int start = 0; whole >= kLanes<T> && start < whole; start += kLanes<T>) {
+        const int at = std::min(start, whole - kLanes<T>);  // the last may overlap
         const bits_t<T> tap = load_taps<T>(taps + at);
-        const bits_t<T> value = load_words_at(values, values_at + at);
-        store_columns(upper_at + 2 * at, where<0>(tap, value), where<1>(tap, value), whole - at);
+        const bits_t<T> value = load_words(values + first + at);
+        store_word_pairs(upper_at + 2 * at, where<0>(tap, value), where<1>(tap, value));
         if (lower == nullptr) continue;
-        store_columns(lower_at + 2 * at, where<2>(tap, value), where<3>(tap, value), whole - at);
+        store_word_pairs(lower_at + 2 * at, where<2>(tap, value), where<3>(tap, value));
       }
-      if (whole == n) continue;
-      // A last window with one column.
-      const bits_t<T> tap = load_taps<T>(taps + whole);
-      const bits_t<T> value = load_words_at(values, values_at + whole);
-      store_some_words<T>(upper_at + 2 * whole, where<0>(tap, value), 1);
-      if (lower != nullptr) store_some_words<T>(lower_at + 2 * whole, where<2>(tap, value), 1);
+      // Fewer than a vector, and a last window with one column.
+      for (int i = whole >= kLanes<T> ? whole : 0; i < n; ++i) {
+        for (int tap = 0; tap < 4; ++tap) {
+          T* const row = tap < 2 ? upper_at : lower_at;
+          if ((tap >= 2 && lower == nullptr) || (tap % 2 == 1 && i >= whole)) continue;
+          row[2 * i + tap % 2] = taps[i] == tap ? values[first + i] : T{};
+        }
+      }
     }
   }
 
   void scatter_pixel(int64_t o, int64_t oh, int64_t ow, T* upper, T* lower) {
     const Run run = channel_run(s, o, oh, ow);
-    const Elements<T> values{static_cast<const T*>(a.values), s.pooled_numel()};
+    const T* const values = static_cast<const T*>(a.values) + run.number * run.length;
     const int64_t inner = s.inner;
     const bool has_right = 2 * ow + 1 < s.width;
     const uint8_t* const taps = tile.taps;
     for (int64_t first = 0; first < run.length; first += kTile) {
       const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
       tile.open(run, first, n);
-      const int64_t values_at = run.number * run.length + first;
-      for (int start = 0; start < n; start += kOwnLanes<T>) {
-        const int at = n < kOwnLanes<T> ? 0 : std::min(start, n - kOwnLanes<T>);
+      T* const left = upper + 2 * ow * inner + first;
+      T* const below = lower + 2 * ow * inner + first;
+      for (int start = 0; n >= kOwnLanes<T> && start < n; start += kOwnLanes<T>) {
+        const int at = std::min(start, n - kOwnLanes<T>);
         const own_t<T> tap = load_own_taps<T>(taps + at);
-        const own_t<T> value = load_own_at(values, values_at + at);
-        T* const left = upper + 2 * ow * inner + first + at;
-        store_some_own(left, where<0>(tap, value), n - at);
-        if (has_right) store_some_own(left + inner, where<1>(tap, value), n - at);
+        const own_t<T> value = load_vector<own_t<T>>(values + first + at);
+        store_vector(left + at, where<0>(tap, value));
+        if (has_right) store_vector(left + inner + at, where<1>(tap, value));
         if (lower == nullptr) continue;
-        T* const below = lower + 2 * ow * inner + first + at;
-        store_some_own(below, where<2>(tap, value), n - at);
-        if (has_right) store_some_own(below + inner, where<3>(tap, value), n - at);
+        store_vector(below + at, where<2>(tap, value));
+        if (has_right) store_vector(below + inner + at, where<3>(tap, value));
+      }
+      for (int i = 0; n < kOwnLanes<T> && i < n; ++i) {
+        for (int tap = 0; tap < 4; ++tap) {
+          T* const row = tap < 2 ? left : below;
+          if ((tap >= 2 && lower == nullptr) || (tap % 2 == 1 && !has_right)) continue;
+          row[tap % 2 * inner + i] = taps[i] == tap ? values[first + i] : T{};
+        }
       }
     }
   }
@@ -179,10 +202,176 @@ struct ScatterRows2x2 {
   }
 };
 
-// Any windows, a row of the map at a time: each of its elements meets the windows that see it, in
-// their order. 16-bit elements are added up in float, rounded once.
+// What an element of the map holds after it met a window's value, if the window's record names it.
+template <typename T, Combine kCombine>
+SEGFAST_LANES lanes_t<T> combine(lanes_t<T> held, lanes_t<T> value, bits_t<T> record,
+                                 bits_t<T> won) {
+  if constexpr (kCombine == Combine::sum) {
+    return held + (record == won ? value : lanes_t<T>{});
+  } else {
+    return record == won ? value : held;
+  }
+}
+
+template <typename T, Combine kCombine>
+SEGFAST_LANES bits_t<T> combined_words(lanes_t<T> held) {
+  return kCombine == Combine::sum ? words_of<T>(held) : exact_words<T>(held);
+}
+
+// inner = 1, strides 1 and 2 along the width: a row of the map at a time, each of its elements
+// meets the windows that see it, in their order. The rows of windows that the row sees are held in
+// the width of sums, records as what tells one tap from another: the code, or an index's distance
+// from its window's origin. They have room on both sides which no tap wins, so that vectors need
+// not know where a row ends. 16-bit elements are added up in float, rounded once.
+template <typename T, Combine kCombine, bool kCodes, int kStride>
+struct ScatterRowsAlong {
+  using Value = accumulate_t<T>;
+  using Word = word_t<T>;
+  // A tap along the width by which columns of one parity see windows.
+  struct SeenColumn {
+    int64_t at;  // of the window that column 0 or 1 sees, in its held row
+    Word won;    // what a record in the first row of taps holds where it won
+  };
+  // A held row that the row of the map sees.
+  struct SeenRow {
+    int64_t place;
+    Word won;  // what a record holds in addition where it won there
+  };
+  static constexpr int kSpan = kStride * kLanes<T>;  // columns of the map in a vector of windows
+  static constexpr int kBlock = 4;  // vectors whose sums do not wait for each other
+
+  const ScatterArguments& a;
+  const PoolShape& s = a.shape;
+  const Window2d& w = a.window;
+  const T* end;  // of the rows that this thread writes: what it spills beyond a row it mends next
+  Elements<T> given{static_cast<const T*>(a.values), s.pooled_numel()};
+  Elements<uint8_t> codes{static_cast<const uint8_t*>(a.record), s.pooled_numel()};
+  Elements<int64_t> indices{static_cast<const int64_t*>(a.record), s.pooled_numel()};
+  std::vector<SeenColumn> columns[kStride];  // of each parity
+  std::vector<SeenRow> rows;
+  int64_t margin = 0, held_width;       // room before a held row's windows, and all of it
+  int64_t held_rows;                    // row oh stands in place oh % held_rows
+  int64_t held_map = -1, next_row = 0;  // whose rows are held, up to which
+  std::vector<Value> values;
+  std::vector<Word> records;
+
+  ScatterRowsAlong(const ScatterArguments& arguments, int64_t end_item)
+      : a(arguments), end(static_cast<const T*>(a.map) + end_item * a.shape.width) {
+    int64_t reach = 0;
+    for (int parity = 0; parity < kStride; ++parity) {
+      for (int kw = w.kernel_w - 1; kw >= 0; --kw) {
+        const int64_t start = parity + w.pad_w - int64_t{kw} * w.dilation_w;
+        if (start % kStride != 0) continue;
+        const Word won = static_cast<Word>(kCodes ? kw : int64_t{kw} * w.dilation_w);
+        columns[parity].push_back({start / kStride, won});
+        margin = std::max(margin, -start / kStride);
+        reach = std::max(reach, start / kStride);
+      }
+    }
+    for (auto& parity : columns) {
+      for (SeenColumn& column : parity) column.at += margin;
+    }
+    const int64_t seen = ceil_div<int64_t>(s.width, kSpan) * kLanes<T> + reach;
+    held_width = margin + std::max(s.pooled_width, seen);
+    held_rows = (int64_t{w.kernel_h - 1} * w.dilation_h) / w.stride_h + 1;
+    values.assign(static_cast<size_t>(held_rows * held_width), Value{0});
+    records.assign(static_cast<size_t>(held_rows * held_width), kNoTap<Word>);
+  }
+
+  int64_t place_of(int64_t oh) const { return oh % held_rows * held_width; }
+
+  void hold_row(int64_t o, int64_t oh) {
+    const int64_t row = (o * s.pooled_height + oh) * s.pooled_width;
+    const int64_t place = place_of(oh) + margin;
+    const int64_t origin = (oh * w.stride_h - w.pad_h) * s.width - w.pad_w;
+    Value* const value = values.data() + place;
+    Word* const record = records.data() + place;
+    const int64_t n = s.pooled_width;
+    if (n < kLanes<T>) {
+      for (int64_t ow = 0; ow < n; ++ow) {
+        value[ow] = to_float(given.data[row + ow]);
+        record[ow] = kCodes ? static_cast<Word>(codes.data[row + ow])
+                            : static_cast<Word>(indices.data[row + ow] - origin - ow * kStride);
+      }
+      return;
+    }
+    for (int64_t start = 0; start < n; start += kLanes<T>) {
+      const int64_t ow = std::min(start, n - kLanes<T>);  // the last may overlap
+      store_vector(value + ow, load_lanes(given.data + row + ow));
+      bits_t<T> names;
+      if constexpr (kCodes) {
+        names = load_taps<T>(codes.data + row + ow);
+      } else {
+        names = load_indices_at<T, true>(indices, row + ow) -
+                lane_positions<T>(origin + ow * kStride, kStride);
+      }
+      store_vector(record + ow, names);
+    }
+  }
+
+  // kVectors spans of a row of the map, the first of which starts at `column` of either parity.
+  template <int kVectors>
+  SEGFAST_LANES void gather(int64_t column, T* out) const {
+    bits_t<T> words[kStride][kVectors];
+    for (int parity = 0; parity < kStride; ++parity) {
+      const SeenColumn* const first = columns[parity].data();
+      const SeenColumn* const last = first + columns[parity].size();
+      lanes_t<T> held[kVectors] = {};
+      for (const SeenRow& row : rows) {
+        for (const SeenColumn* seen = first; seen < last; ++seen) {
+          const Value* const value = values.data() + row.place + column + seen->at;
+          const Word* const record = records.data() + row.place + column + seen->at;
+          const bits_t<T> won = bits_t<T>{} + (row.won + seen->won);
+          for (int v = 0; v < kVectors; ++v) {
+            held[v] = combine<T, kCombine>(held[v], load_vector<lanes_t<T>>(value + v * kLanes<T>),
+                                           load_vector<bits_t<T>>(record + v * kLanes<T>), won);
+          }
+        }
+      }
+      for (int v = 0; v < kVectors; ++v) words[parity][v] = combined_words<T, kCombine>(held[v]);
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      if constexpr (kStride == 1) {
+        store_words(out + v * kSpan, words[0][v]);
+      } else {
+        store_word_pairs(out + v * kSpan, words[0][v], words[1][v]);
+      }
+    }
+  }
+
+  void scatter(int64_t o, int64_t y) {
+    if (o != held_map) held_map = o, next_row = 0;
+    const int64_t first = first_window<int64_t>(y, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h);
+    const int64_t last = last_window<int64_t>(y, w.stride_h, w.pad_h, s.pooled_height);
+    for (next_row = std::max(next_row, first); next_row < last; ++next_row) hold_row(o, next_row);
+    rows.clear();
+    for (int64_t oh = first; oh < last; ++oh) {
+      const int64_t kh = tap_along<int64_t>(y, oh, w.stride_h, w.pad_h, w.dilation_h);
+      const int64_t won = kCodes ? kh * w.kernel_w : kh * w.dilation_h * s.width;
+      if (kh >= 0) rows.push_back({place_of(oh), static_cast<Word>(won)});
+    }
+
+    T* const out = static_cast<T*>(a.map) + (o * s.height + y) * s.width;
+    int64_t x = 0;
+    for (; x + kBlock * kSpan <= s.width; x += kBlock * kSpan) {
+      gather<kBlock>(x / kStride, out + x);
+    }
+    for (; x < s.width; x += kSpan) {
+      if (out + x + kSpan <= end) {
+        gather<1>(x / kStride, out + x);
+      } else {
+        T last[kSpan];
+        gather<1>(x / kStride, last);
+        std::memcpy(out + x, last, static_cast<size_t>(s.width - x) * sizeof(T));
+      }
+    }
+  }
+};
+
+// inner > 1: a pixel of the map at a time, each channel meets the windows that see it, in their
+// order.
 template <typename T, Combine kCombine, bool kCodes>
-struct ScatterRowAny {
+struct ScatterPixels {
   // A row of windows that sees the row of the map, and the tap along the height by which it does.
   struct SeenRow {
     int64_t first;  // of its windows
@@ -194,9 +383,8 @@ struct ScatterRowAny {
     int kw;
   };
   struct SeenWindow {
-    int64_t first;   // its first channel, or its place within its plane
-    int64_t column;  // within its row
-    word_t<T> won;   // the code it holds where it won
+    int64_t first;  // its first channel
+    word_t<T> won;  // the code it holds where it won
   };
 
   const ScatterArguments& a;
@@ -206,25 +394,11 @@ struct ScatterRowAny {
   Elements<uint8_t> codes{static_cast<const uint8_t*>(a.record), s.pooled_numel()};
   Elements<int64_t> indices{static_cast<const int64_t*>(a.record), s.pooled_numel()};
   std::vector<SeenRow> rows;
-  std::vector<SeenColumn> columns;  // of all columns of the map, one after another; inner > 1
+  std::vector<SeenColumn> columns;  // of all columns of the map, one after another
   std::vector<size_t> columns_end;  // of each column
-  // Of a pixel (inner > 1); or for strides 1 and 2, of each row of the map, what its first columns
-  // of either parity see: those that follow see what follows. Then where each such list ends, and
-  // how far windows lie before and behind column 0's.
-  std::vector<SeenWindow> windows;
-  std::vector<size_t> windows_end;
-  int64_t low = 0, high = 0;
-  std::vector<accumulate_t<T>> sums;  // of a row; inner = 1 and a stride above 2
+  std::vector<SeenWindow> windows;  // of a pixel
 
-  explicit ScatterRowAny(const ScatterArguments& arguments) : a(arguments) {
-    if (s.inner == 1) {
-      if (w.stride_w > 2) {
-        sums.resize(static_cast<size_t>(s.width + 1));
-      } else {
-        for (int64_t y = 0; y < s.height; ++y) list_row(y);
-      }
-      return;
-    }
+  explicit ScatterPixels(const ScatterArguments& arguments) : a(arguments) {
     for (int64_t x = 0; x < s.width; ++x) {
       const int64_t last = last_window<int64_t>(x, w.stride_w, w.pad_w, s.pooled_width);
       for (int64_t ow = first_window<int64_t>(x, w.kernel_w, w.stride_w, w.pad_w, w.dilation_w);
@@ -243,23 +417,6 @@ struct ScatterRowAny {
          oh < last; ++oh) {
       const int kh = tap_along<int64_t>(y, oh, w.stride_h, w.pad_h, w.dilation_h);
       if (kh >= 0) rows.push_back({(o * s.pooled_height + oh) * s.pooled_width, kh});
-    }
-  }
-
-  SEGFAST_LANES static void combine(lanes_t<T>& held, lanes_t<T> value, bits_t<T> record,
-                                    bits_t<T> won) {
-    if constexpr (kCombine == Combine::sum) {
-      held += record == won ? value : lanes_t<T>{};
-    } else {
-      held = record == won ? value : held;
-    }
-  }
-
-  SEGFAST_LANES static bits_t<T> result(lanes_t<T> held) {
-    if constexpr (kCombine == Combine::sum) {
-      return words_of<T>(held);
-    } else {
-      return exact_words<T>(held);
     }
   }
 
@@ -282,137 +439,29 @@ struct ScatterRowAny {
     }
   }
 
-  // kVectors * kLanes elements: each lane meets the windows `at` behind those listed, in the plane
-  // that starts at `base`; several vectors, so that their sums do not wait for each other.
-  // `position`: what indices hold where they won the first element, and every `step` from there.
-  // kExist: all of those windows lie in the tensor. kInRow: and in their rows.
-  template <int kVectors, bool kExist, bool kInRow>
-  SEGFAST_LANES void gather(const SeenWindow* first, const SeenWindow* last, int64_t base,
-                            int64_t at, int64_t position, int64_t step,
-                            bits_t<T> (&out)[kVectors]) const {
+  // kVectors * kLanes channels from c on of the pixel at `position`, which meet the windows listed;
+  // several vectors, so that their sums do not wait for each other. kExist: all those channels do.
+  template <int kVectors, bool kExist>
+  SEGFAST_LANES void gather(int64_t c, int64_t position, bits_t<T> (&out)[kVectors]) const {
     const auto record = records();  // copies: see ScatterRows2x2
     const Elements<T> given = values;
-    const int64_t pooled_width = s.pooled_width;
+    const SeenWindow *const first = windows.data(), *const last = first + windows.size();
     lanes_t<T> held[kVectors] = {};
     for (const SeenWindow* window = first; window < last; ++window) {
+      const bits_t<T> won = bits_t<T>{} + (kCodes ? window->won : static_cast<word_t<T>>(position));
       for (int v = 0; v < kVectors; ++v) {
-        const int64_t behind = at + v * kLanes<T>;
-        const bits_t<T> won = kCodes ? bits_t<T>{} + window->won
-                                     : lane_positions<T>(position + v * kLanes<T> * step, step);
-        bits_t<T> seen = records_at<kExist>(record, base + window->first + behind);
-        if (!kInRow) {
-          const auto exists =
-              lane_positions<T>(window->column + behind, 1) < static_cast<word_t<T>>(pooled_width);
-          seen = exists ? seen : ~won;
-        }
-        combine(held[v], load_lanes_if<kExist>(given, base + window->first + behind), seen, won);
+        const int64_t at = window->first + c + v * kLanes<T>;
+        held[v] = combine<T, kCombine>(held[v], load_lanes_if<kExist>(given, at),
+                                       records_at<kExist>(record, at), won);
       }
     }
-    for (int v = 0; v < kVectors; ++v) out[v] = result(held[v]);
+    for (int v = 0; v < kVectors; ++v) out[v] = combined_words<T, kCombine>(held[v]);
   }
 
-  void list_row(int64_t y) {
-    find_rows(0, y);
-    for (int parity = 0; parity < w.stride_w; ++parity) {
-      for (const SeenRow& row : rows) {
-        for (int kw = w.kernel_w - 1; kw >= 0; --kw) {
-          const int64_t start = parity + w.pad_w - int64_t{kw} * w.dilation_w;
-          if (w.stride_w == 2 && (start & 1) != 0) continue;
-          const int64_t column = w.stride_w == 2 ? start >> 1 : start;
-          const int code = row.kh * w.kernel_w + kw;
-          windows.push_back({row.first + column, column, static_cast<word_t<T>>(code)});
-          low = std::min(low, column);
-          high = std::max(high, column);
-        }
-      }
-      windows_end.push_back(windows.size());
-    }
-  }
-
-  // The windows that columns of a row see, and the plane they lie in.
-  struct RowWindows {
-    const SeenWindow* of[3];  // begin, end of parity 0, end of parity 1
-    int64_t base;
-  };
-
-  // Row y, strides 1 and 2.
-  template <int kStride>
-  void gather_row(int64_t o, int64_t y, T* out) const {
-    const size_t* ends = windows_end.data() + y * kStride;
-    RowWindows seen{{windows.data() + (y == 0 ? 0 : ends[-1]), windows.data() + ends[0],
-                     windows.data() + ends[kStride - 1]},
-                    o * s.pooled_height * s.pooled_width};
-    bool exist = true;
-    if (seen.of[0] < seen.of[2]) {
-      const SeenWindow &first = *seen.of[0], &last = seen.of[2][-1];
-      exist = seen.base + first.first - first.column + low >= 0 &&
-              seen.base + last.first - last.column + s.width / kStride + high + 2 * kLanes<T> <=
-                  values.count;
-    }
-    constexpr int kSpan = kStride * kLanes<T>;
-    for (int64_t start = 0; start < s.width;) {
-      // The last vector may overlap the one before it. `at`: of lane 0, or of column x + 1 one
-      // more.
-      const int64_t x = s.width < kSpan ? 0 : std::min(start, s.width - kSpan), at = x / kStride;
-      if (x == start && x + 2 * kSpan <= s.width && exist && at + low >= 0 &&
-          at + 1 + high + 2 * kLanes<T> <= s.pooled_width) {
-        gather_span<kStride, 2, true, true>(seen, y, x, out + x);
-        start += 2 * kSpan;
-        continue;
-      }
-      T row[kSpan];
-      T* const to = s.width < kSpan ? row : out + x;
-      exist ? gather_span<kStride, 1, true, false>(seen, y, x, to)
-            : gather_span<kStride, 1, false, false>(seen, y, x, to);
-      if (to == row) std::memcpy(out, row, static_cast<size_t>(s.width) * sizeof(T));
-      start += kSpan;
-    }
-  }
-
-  // Columns x to x + kVectors * kStride * kLanes.
-  template <int kStride, int kVectors, bool kExist, bool kInRow>
-  SEGFAST_LANES void gather_span(const RowWindows& seen, int64_t y, int64_t x, T* to) const {
-    bits_t<T> phase[kStride][kVectors];
-    for (int i = 0; i < kStride; ++i) {
-      const int64_t parity = (x + i) % kStride;
-      gather<kVectors, kExist, kInRow>(seen.of[parity], seen.of[parity + 1], seen.base,
-                                       (x + i) / kStride, y * s.width + x + i, kStride, phase[i]);
-    }
-    for (int v = 0; v < kVectors; ++v) {
-      if constexpr (kStride == 1) {
-        store_words(to + v * kLanes<T>, phase[0][v]);
-      } else {
-        store_word_pairs(to + 2 * v * kLanes<T>, phase[0][v], phase[1][v]);
-      }
-    }
-  }
-
-  // Larger strides: each window sends its value to its column, or, where it won in another row,
-  // beyond the row's end.
-  void send_row(int64_t y, T* out) {
-    std::fill(sums.begin(), sums.end(), accumulate_t<T>{0});
-    for (const SeenRow& row : rows) {
-      for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
-        uint64_t x;
-        if constexpr (kCodes) {
-          const uint64_t kw =
-              static_cast<uint64_t>(codes.data[row.first + ow] - row.kh * w.kernel_w);
-          x = static_cast<uint64_t>(ow * w.stride_w - w.pad_w) + kw * w.dilation_w;
-          x = kw < static_cast<uint64_t>(w.kernel_w) ? x : ~uint64_t{0};
-        } else {
-          x = static_cast<uint64_t>(indices.data[row.first + ow] - y * s.width);
-        }
-        auto& held = sums[std::min(x, static_cast<uint64_t>(s.width))];
-        const auto value = to_float(values.data[row.first + ow]);
-        held = kCombine == Combine::sum ? held + value : value;
-      }
-    }
-    for (int64_t x = 0; x < s.width; ++x) out[x] = from_float<T>(sums[static_cast<size_t>(x)]);
-  }
-
-  // Row y, inner > 1.
-  void gather_pixels(int64_t y, T* out) {
+  void scatter(int64_t o, int64_t y) {
     const int64_t inner = s.inner;
+    T* out = static_cast<T*>(a.map) + (o * s.height + y) * s.width * inner;
+    find_rows(o, y);
     size_t column = 0;
     for (int64_t x = 0; x < s.width; ++x, out += inner) {
       const size_t end = columns_end[static_cast<size_t>(x)];
@@ -420,15 +469,14 @@ struct ScatterRowAny {
       for (const SeenRow& row : rows) {
         for (size_t k = column; k < end; ++k) {
           const int code = row.kh * w.kernel_w + columns[k].kw;
-          windows.push_back({(row.first + columns[k].ow) * inner, 0, static_cast<word_t<T>>(code)});
+          windows.push_back({(row.first + columns[k].ow) * inner, static_cast<word_t<T>>(code)});
         }
       }
       column = end;
-      const SeenWindow *const first = windows.data(), *const last = first + windows.size();
       const int64_t position = y * s.width + x;
       bits_t<T> one[1];
       if (inner < kLanes<T>) {
-        gather<1, false, true>(first, last, 0, 0, position, 0, one);
+        gather<1, false>(0, position, one);
         store_some_words(out, one[0], static_cast<int>(inner));
         continue;
       }
@@ -436,23 +484,15 @@ struct ScatterRowAny {
       int64_t c = 0;
       for (; c + kBlock * kLanes<T> <= inner; c += kBlock * kLanes<T>) {
         bits_t<T> several[kBlock];
-        gather<kBlock, true, true>(first, last, 0, c, position, 0, several);
+        gather<kBlock, true>(c, position, several);
         for (int v = 0; v < kBlock; ++v) store_words(out + c + v * kLanes<T>, several[v]);
       }
       for (; c < inner; c += kLanes<T>) {
         c = std::min(c, inner - kLanes<T>);  // the last may overlap
-        gather<1, true, true>(first, last, 0, c, position, 0, one);
+        gather<1, true>(c, position, one);
         store_words(out + c, one[0]);
       }
     }
-  }
-
-  void scatter(int64_t o, int64_t y) {
-    T* out = static_cast<T*>(a.map) + (o * s.height + y) * s.width * s.inner;
-    if (s.inner == 1 && w.stride_w == 1) return gather_row<1>(o, y, out);
-    if (s.inner == 1 && w.stride_w == 2) return gather_row<2>(o, y, out);
-    find_rows(o, y);
-    s.inner > 1 ? gather_pixels(y, out) : send_row(y, out);
   }
 };
 
@@ -536,18 +576,16 @@ inline bool overlaps(const Window2d& w) {
 }
 
 // Whether to visit each window once, a scalar at a time, rather than each element's taps by
-// vectors: pays with many taps, wide sums, and strides, which leave fewer windows than elements.
-// Measured for 3x3 and 5x5 windows with strides 1 and 2 in all types; the bound lies between.
+// vectors: where windows do not lie so that neighbouring elements meet neighbouring windows, and
+// where there are more taps than vectors make up for (measured up to 7x7, in all types).
 template <typename T>
-bool visits_windows(const Window2d& w) {
-  const int taps = w.kernel_h * w.kernel_w;
-  return taps * static_cast<int>(sizeof(accumulate_t<T>)) * w.stride_w >= 64;
+bool visits_windows(const PoolShape& s, const Window2d& w) {
+  return s.inner == 1 && (w.stride_w > 2 || !overlaps(w) || w.taps() > 5 * kLanes<T>);
 }
 
 template <typename Row>
-void scatter_rows_with(const ScatterArguments& a, int64_t begin, int64_t end) {
-  Row row{a};
-  const int64_t rows = scatter_rows_per_map(a.shape, a.window);
+void scatter_rows_with(Row row, int64_t begin, int64_t end) {
+  const int64_t rows = scatter_rows_per_map(row.a.shape, row.a.window);
   int64_t o = begin / rows, y = begin % rows;
   for (int64_t item = begin; item < end; ++item) {
     row.scatter(o, y);
@@ -555,21 +593,31 @@ void scatter_rows_with(const ScatterArguments& a, int64_t begin, int64_t end) {
   }
 }
 
+template <typename T, typename Moved, Combine kCombine, bool kCodes>
+void scatter_rows_any(const ScatterArguments& a, int64_t begin, int64_t end) {
+  if (visits_windows<T>(a.shape, a.window)) {
+    if (kCombine == Combine::sum && overlaps(a.window)) {
+      place_rows<T, accumulate_t<T>, true, kCodes>(a, begin, end);
+    } else {
+      place_rows<Moved, Moved, false, kCodes>(a, begin, end);
+    }
+  } else if (a.shape.inner > 1) {
+    scatter_rows_with(ScatterPixels<T, kCombine, kCodes>(a), begin, end);
+  } else if (a.window.stride_w == 1) {
+    scatter_rows_with(ScatterRowsAlong<T, kCombine, kCodes, 1>(a, end), begin, end);
+  } else {
+    scatter_rows_with(ScatterRowsAlong<T, kCombine, kCodes, 2>(a, end), begin, end);
+  }
+}
+
 template <typename T, typename Moved, Combine kCombine>
 void scatter_rows_of(const ScatterArguments& a, int64_t begin, int64_t end) {
   if (a.window.is_2x2()) {
-    scatter_rows_with<ScatterRows2x2<Moved>>(a, begin, end);
-  } else if (a.shape.inner == 1 && !overlaps(a.window)) {
-    a.record_kind == Record::codes8 ? place_rows<Moved, Moved, false, true>(a, begin, end)
-                                    : place_rows<Moved, Moved, false, false>(a, begin, end);
-  } else if (a.shape.inner == 1 && kCombine == Combine::sum && visits_windows<T>(a.window)) {
-    using Held = accumulate_t<T>;
-    a.record_kind == Record::codes8 ? place_rows<T, Held, true, true>(a, begin, end)
-                                    : place_rows<T, Held, true, false>(a, begin, end);
+    scatter_rows_with(ScatterRows2x2<Moved>{a}, begin, end);
   } else if (a.record_kind == Record::codes8) {
-    scatter_rows_with<ScatterRowAny<T, kCombine, true>>(a, begin, end);
+    scatter_rows_any<T, Moved, kCombine, true>(a, begin, end);
   } else {
-    scatter_rows_with<ScatterRowAny<T, kCombine, false>>(a, begin, end);
+    scatter_rows_any<T, Moved, kCombine, false>(a, begin, end);
   }
 }
 
