@@ -218,150 +218,203 @@ SEGFAST_LANES bits_t<T> combined_words(lanes_t<T> held) {
   return kCombine == Combine::sum ? words_of<T>(held) : exact_words<T>(held);
 }
 
-// inner = 1, strides 1 and 2 along the width: a row of the map at a time, each of its elements
-// meets the windows that see it, in their order. The rows of windows that the row sees are held in
-// the width of sums, records as what tells one tap from another: the code, or an index's distance
-// from its window's origin. They have room on both sides which no tap wins, so that vectors need
-// not know where a row ends. 16-bit elements are added up in float, rounded once.
-template <typename T, Combine kCombine, bool kCodes, int kStride>
-struct ScatterRowsAlong {
+// The rows of windows that a row of the map sees: their values in the width of sums, and as records
+// what tells one tap of a window from another in a word, the code or an index's distance from the
+// window's origin. So windows are converted once, however many elements see them.
+template <typename T, bool kCodes>
+struct HeldRows {
   using Value = accumulate_t<T>;
   using Word = word_t<T>;
-  // A tap along the width by which columns of one parity see windows.
-  struct SeenColumn {
-    int64_t at;  // of the window that column 0 or 1 sees, in its held row
-    Word won;    // what a record in the first row of taps holds where it won
-  };
-  // A held row that the row of the map sees.
-  struct SeenRow {
-    int64_t place;
-    Word won;  // what a record holds in addition where it won there
+
+  const PoolShape& s;
+  const Window2d& w;
+  Elements<T> given;
+  Elements<uint8_t> codes;
+  Elements<int64_t> indices;
+  int64_t margin, width;  // room before a row's windows, and all of a row
+  // Row oh stands in place oh % count, one row before it is seen: loads that overlap stores would
+  // wait for them.
+  int64_t count;
+  int64_t map = -1, next_row = 0;  // whose rows are held, up to which
+  // Where there are no windows the record is no tap's.
+  std::vector<Value> values;
+  std::vector<Word> records;
+
+  HeldRows(const ScatterArguments& a, int64_t margin, int64_t width)
+      : s(a.shape),
+        w(a.window),
+        given{static_cast<const T*>(a.values), s.pooled_numel()},
+        codes{static_cast<const uint8_t*>(a.record), s.pooled_numel()},
+        indices{static_cast<const int64_t*>(a.record), s.pooled_numel()},
+        margin(margin),
+        width(width),
+        count(int64_t{w.kernel_h - 1} * w.dilation_h / w.stride_h + 2),
+        values(static_cast<size_t>(count * width)),
+        records(static_cast<size_t>(count * width), kNoTap<Word>) {}
+
+  // Of rows of windows that see row y: the first, and the one behind the last.
+  int64_t first_row(int64_t y) const {
+    return first_window<int64_t>(y, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h);
+  }
+  int64_t last_row(int64_t y) const {
+    return last_window<int64_t>(y, w.stride_h, w.pad_h, s.pooled_height);
+  }
+  // Where row oh's windows are held.
+  int64_t place(int64_t oh) const { return oh % count * width + margin; }
+  // What a record holds where its window won row y, in addition to what tells the column.
+  int64_t won_along_height(int64_t kh) const {
+    return kCodes ? kh * w.kernel_w : kh * w.dilation_h * s.width;
+  }
+  int64_t won_along_width(int64_t kw) const { return kCodes ? kw : kw * w.dilation_w; }
+
+  // n windows from `from` on. Of the first, and every `step` from there, the origin.
+  void hold_run(int64_t from, int64_t n, int64_t to, int64_t origin, int64_t step) {
+    const Elements<T> all = given;  // copies: see ScatterRows2x2
+    Value* const value = values.data() + to;
+    Word* const record = records.data() + to;
+    for (int64_t i = 0; n < kLanes<T> && i < n; ++i) {
+      value[i] = to_float(all.data[from + i]);
+      record[i] = kCodes ? static_cast<Word>(codes.data[from + i])
+                         : static_cast<Word>(indices.data[from + i] - origin - i * step);
+    }
+    for (int64_t start = 0; n >= kLanes<T> && start < n; start += kLanes<T>) {
+      const int64_t i = std::min(start, n - kLanes<T>);  // the last may overlap
+      store_vector(value + i, load_lanes(all.data + from + i));
+      if constexpr (kCodes) {
+        store_vector(record + i, load_taps<T>(codes.data + from + i));
+      } else {
+        store_vector(record + i, load_indices_at<T, true>(indices, from + i) -
+                                     lane_positions<T>(origin + i * step, step));
+      }
+    }
+  }
+
+  // Holds all that row y of map o sees, and a row more.
+  void hold(int64_t o, int64_t y) {
+    if (o != map) map = o, next_row = 0;
+    const int64_t end = std::min(last_row(y) + 1, s.pooled_height);
+    for (next_row = std::max(next_row, first_row(y)); next_row < end; ++next_row) {
+      const int64_t row = (o * s.pooled_height + next_row) * s.pooled_width;
+      const int64_t origin = (next_row * w.stride_h - w.pad_h) * s.width - w.pad_w;
+      if (s.inner == 1) {
+        hold_run(row, s.pooled_width, place(next_row), origin, w.stride_w);
+      } else if (kCodes) {
+        hold_run(row * s.inner, s.pooled_width * s.inner, place(next_row), 0, 0);
+      } else {
+        for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
+          hold_run((row + ow) * s.inner, s.inner, place(next_row) + ow * s.inner,
+                   origin + ow * w.stride_w, 0);
+        }
+      }
+    }
+  }
+
+  // kVectors vectors of elements, each of which meets a window of those at `at` that it won.
+  template <Combine kCombine, int kVectors>
+  SEGFAST_LANES void meet(int64_t at, Word won, lanes_t<T> (&held)[kVectors]) const {
+    const Value* const value = values.data() + at;
+    const Word* const record = records.data() + at;
+    const bits_t<T> all_won = bits_t<T>{} + won;
+    for (int v = 0; v < kVectors; ++v) {
+      held[v] = combine<T, kCombine>(held[v], load_vector<lanes_t<T>>(value + v * kLanes<T>),
+                                     load_vector<bits_t<T>>(record + v * kLanes<T>), all_won);
+    }
+  }
+};
+
+// inner = 1, strides 1 and 2 along the width: a row of the map at a time, each of its elements
+// meets the windows that see it, in their order. Held rows have room on both sides, so that vectors
+// need not know where a row ends. 16-bit elements are added up in float, rounded once.
+template <typename T, Combine kCombine, bool kCodes, int kStride>
+struct ScatterRowsAlong {
+  using Word = word_t<T>;
+  // The windows that a row's elements of one parity see by one tap.
+  struct SeenWindows {
+    int64_t at;  // where the first of them is held
+    Word won;    // what its record holds where it won
   };
   static constexpr int kSpan = kStride * kLanes<T>;  // columns of the map in a vector of windows
-  static constexpr int kBlock = 4;  // vectors whose sums do not wait for each other
+  static constexpr int kBlock = 8 / kStride;  // vectors at once: sums that do not wait for others
 
   const ScatterArguments& a;
   const PoolShape& s = a.shape;
   const Window2d& w = a.window;
   const T* end;  // of the rows that this thread writes: what it spills beyond a row it mends next
-  Elements<T> given{static_cast<const T*>(a.values), s.pooled_numel()};
-  Elements<uint8_t> codes{static_cast<const uint8_t*>(a.record), s.pooled_numel()};
-  Elements<int64_t> indices{static_cast<const int64_t*>(a.record), s.pooled_numel()};
-  std::vector<SeenColumn> columns[kStride];  // of each parity
-  std::vector<SeenRow> rows;
-  int64_t margin = 0, held_width;       // room before a held row's windows, and all of it
-  int64_t held_rows;                    // row oh stands in place oh % held_rows
-  int64_t held_map = -1, next_row = 0;  // whose rows are held, up to which
-  std::vector<Value> values;
-  std::vector<Word> records;
+  HeldRows<T, kCodes> rows;
+  std::vector<SeenWindows> windows;  // of each row of a map, of either parity
+  std::vector<size_t> windows_end;
+
+  // How far windows lie before column 0's, and beyond those of the last column's vector.
+  static int64_t margin_of(const Window2d& w) {
+    return ceil_div<int64_t>(std::max<int64_t>(0, int64_t{w.kernel_w - 1} * w.dilation_w - w.pad_w),
+                             kStride);
+  }
+  static int64_t width_of(const PoolShape& s, const Window2d& w) {
+    const int64_t seen =
+        ceil_div<int64_t>(s.width, kSpan) * kLanes<T> + (kStride - 1 + w.pad_w) / kStride;
+    return margin_of(w) + std::max(s.pooled_width, seen);
+  }
 
   ScatterRowsAlong(const ScatterArguments& arguments, int64_t end_item)
-      : a(arguments), end(static_cast<const T*>(a.map) + end_item * a.shape.width) {
-    int64_t reach = 0;
-    for (int parity = 0; parity < kStride; ++parity) {
-      for (int kw = w.kernel_w - 1; kw >= 0; --kw) {
-        const int64_t start = parity + w.pad_w - int64_t{kw} * w.dilation_w;
+      : a(arguments),
+        end(static_cast<const T*>(a.map) + end_item * a.shape.width),
+        rows(a, margin_of(w), width_of(s, w)) {
+    for (int64_t y = 0; y < s.height; ++y) {
+      for (int64_t x = 0; x < kStride; ++x) list_windows(y, x);
+    }
+  }
+
+  void list_windows(int64_t y, int64_t x) {
+    for (int64_t oh = rows.first_row(y); oh < rows.last_row(y); ++oh) {
+      const int64_t kh = tap_along<int64_t>(y, oh, w.stride_h, w.pad_h, w.dilation_h);
+      for (int64_t kw = w.kernel_w - 1; kh >= 0 && kw >= 0; --kw) {
+        const int64_t start = x + w.pad_w - kw * w.dilation_w;
         if (start % kStride != 0) continue;
-        const Word won = static_cast<Word>(kCodes ? kw : int64_t{kw} * w.dilation_w);
-        columns[parity].push_back({start / kStride, won});
-        margin = std::max(margin, -start / kStride);
-        reach = std::max(reach, start / kStride);
+        const int64_t won = rows.won_along_height(kh) + rows.won_along_width(kw);
+        windows.push_back({rows.place(oh) + start / kStride, static_cast<Word>(won)});
       }
     }
-    for (auto& parity : columns) {
-      for (SeenColumn& column : parity) column.at += margin;
-    }
-    const int64_t seen = ceil_div<int64_t>(s.width, kSpan) * kLanes<T> + reach;
-    held_width = margin + std::max(s.pooled_width, seen);
-    held_rows = (int64_t{w.kernel_h - 1} * w.dilation_h) / w.stride_h + 1;
-    values.assign(static_cast<size_t>(held_rows * held_width), Value{0});
-    records.assign(static_cast<size_t>(held_rows * held_width), kNoTap<Word>);
+    windows_end.push_back(windows.size());
   }
 
-  int64_t place_of(int64_t oh) const { return oh % held_rows * held_width; }
-
-  void hold_row(int64_t o, int64_t oh) {
-    const int64_t row = (o * s.pooled_height + oh) * s.pooled_width;
-    const int64_t place = place_of(oh) + margin;
-    const int64_t origin = (oh * w.stride_h - w.pad_h) * s.width - w.pad_w;
-    Value* const value = values.data() + place;
-    Word* const record = records.data() + place;
-    const int64_t n = s.pooled_width;
-    if (n < kLanes<T>) {
-      for (int64_t ow = 0; ow < n; ++ow) {
-        value[ow] = to_float(given.data[row + ow]);
-        record[ow] = kCodes ? static_cast<Word>(codes.data[row + ow])
-                            : static_cast<Word>(indices.data[row + ow] - origin - ow * kStride);
-      }
-      return;
-    }
-    for (int64_t start = 0; start < n; start += kLanes<T>) {
-      const int64_t ow = std::min(start, n - kLanes<T>);  // the last may overlap
-      store_vector(value + ow, load_lanes(given.data + row + ow));
-      bits_t<T> names;
-      if constexpr (kCodes) {
-        names = load_taps<T>(codes.data + row + ow);
-      } else {
-        names = load_indices_at<T, true>(indices, row + ow) -
-                lane_positions<T>(origin + ow * kStride, kStride);
-      }
-      store_vector(record + ow, names);
-    }
-  }
-
-  // kVectors spans of a row of the map, the first of which starts at `column` of either parity.
+  // kVectors vectors of elements of one parity, which see the windows `column` behind those listed.
   template <int kVectors>
-  SEGFAST_LANES void gather(int64_t column, T* out) const {
-    bits_t<T> words[kStride][kVectors];
-    for (int parity = 0; parity < kStride; ++parity) {
-      const SeenColumn* const first = columns[parity].data();
-      const SeenColumn* const last = first + columns[parity].size();
-      lanes_t<T> held[kVectors] = {};
-      for (const SeenRow& row : rows) {
-        for (const SeenColumn* seen = first; seen < last; ++seen) {
-          const Value* const value = values.data() + row.place + column + seen->at;
-          const Word* const record = records.data() + row.place + column + seen->at;
-          const bits_t<T> won = bits_t<T>{} + (row.won + seen->won);
-          for (int v = 0; v < kVectors; ++v) {
-            held[v] = combine<T, kCombine>(held[v], load_vector<lanes_t<T>>(value + v * kLanes<T>),
-                                           load_vector<bits_t<T>>(record + v * kLanes<T>), won);
-          }
-        }
-      }
-      for (int v = 0; v < kVectors; ++v) words[parity][v] = combined_words<T, kCombine>(held[v]);
+  SEGFAST_LANES void gather(const SeenWindows* seen, const SeenWindows* last, int64_t column,
+                            bits_t<T> (&out)[kVectors]) const {
+    lanes_t<T> held[kVectors] = {};
+    for (; seen < last; ++seen) {
+      rows.template meet<kCombine>(column + seen->at, seen->won, held);
     }
-    for (int v = 0; v < kVectors; ++v) {
-      if constexpr (kStride == 1) {
-        store_words(out + v * kSpan, words[0][v]);
-      } else {
-        store_word_pairs(out + v * kSpan, words[0][v], words[1][v]);
-      }
+    for (int v = 0; v < kVectors; ++v) out[v] = combined_words<T, kCombine>(held[v]);
+  }
+
+  // kVectors spans of row y from column x on.
+  template <int kVectors>
+  SEGFAST_LANES void gather_spans(int64_t y, int64_t x, T* out) const {
+    const SeenWindows* const all = windows.data();
+    const size_t* const ends = windows_end.data() + y * kStride;
+    bits_t<T> even[kVectors];
+    gather(all + (y == 0 ? 0 : ends[-1]), all + ends[0], x / kStride, even);
+    if constexpr (kStride == 1) {
+      for (int v = 0; v < kVectors; ++v) store_words(out + v * kSpan, even[v]);
+    } else {
+      bits_t<T> odd[kVectors];
+      gather(all + ends[0], all + ends[1], x / kStride, odd);
+      for (int v = 0; v < kVectors; ++v) store_word_pairs(out + v * kSpan, even[v], odd[v]);
     }
   }
 
   void scatter(int64_t o, int64_t y) {
-    if (o != held_map) held_map = o, next_row = 0;
-    const int64_t first = first_window<int64_t>(y, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h);
-    const int64_t last = last_window<int64_t>(y, w.stride_h, w.pad_h, s.pooled_height);
-    for (next_row = std::max(next_row, first); next_row < last; ++next_row) hold_row(o, next_row);
-    rows.clear();
-    for (int64_t oh = first; oh < last; ++oh) {
-      const int64_t kh = tap_along<int64_t>(y, oh, w.stride_h, w.pad_h, w.dilation_h);
-      const int64_t won = kCodes ? kh * w.kernel_w : kh * w.dilation_h * s.width;
-      if (kh >= 0) rows.push_back({place_of(oh), static_cast<Word>(won)});
-    }
-
+    rows.hold(o, y);
     T* const out = static_cast<T*>(a.map) + (o * s.height + y) * s.width;
     int64_t x = 0;
-    for (; x + kBlock * kSpan <= s.width; x += kBlock * kSpan) {
-      gather<kBlock>(x / kStride, out + x);
-    }
+    for (; x + kBlock * kSpan <= s.width; x += kBlock * kSpan) gather_spans<kBlock>(y, x, out + x);
     for (; x < s.width; x += kSpan) {
       if (out + x + kSpan <= end) {
-        gather<1>(x / kStride, out + x);
+        gather_spans<1>(y, x, out + x);
       } else {
         T last[kSpan];
-        gather<1>(x / kStride, last);
+        gather_spans<1>(y, x, last);
         std::memcpy(out + x, last, static_cast<size_t>(s.width - x) * sizeof(T));
       }
     }
@@ -372,126 +425,81 @@ struct ScatterRowsAlong {
 // order.
 template <typename T, Combine kCombine, bool kCodes>
 struct ScatterPixels {
-  // A row of windows that sees the row of the map, and the tap along the height by which it does.
-  struct SeenRow {
-    int64_t first;  // of its windows
-    int kh;
-  };
-  // The same for a column of windows.
-  struct SeenColumn {
-    int64_t ow;
-    int kw;
-  };
-  struct SeenWindow {
-    int64_t first;  // its first channel
-    word_t<T> won;  // the code it holds where it won
+  using Word = word_t<T>;
+  // Windows that see a row or a column of the map: where the first of them is held, in its row for
+  // a column, and what its record holds where it won.
+  struct Seen {
+    int64_t at;
+    Word won;
   };
 
   const ScatterArguments& a;
   const PoolShape& s = a.shape;
   const Window2d& w = a.window;
-  Elements<T> values{static_cast<const T*>(a.values), s.pooled_numel()};
-  Elements<uint8_t> codes{static_cast<const uint8_t*>(a.record), s.pooled_numel()};
-  Elements<int64_t> indices{static_cast<const int64_t*>(a.record), s.pooled_numel()};
-  std::vector<SeenRow> rows;
-  std::vector<SeenColumn> columns;  // of all columns of the map, one after another
+  HeldRows<T, kCodes> rows;
+  std::vector<Seen> seen_rows;
+  std::vector<Seen> columns;        // of all columns of the map, one after another
   std::vector<size_t> columns_end;  // of each column
-  std::vector<SeenWindow> windows;  // of a pixel
 
-  explicit ScatterPixels(const ScatterArguments& arguments) : a(arguments) {
+  explicit ScatterPixels(const ScatterArguments& arguments)
+      : a(arguments), rows(a, 0, s.pooled_width * s.inner + kLanes<T>) {
     for (int64_t x = 0; x < s.width; ++x) {
       const int64_t last = last_window<int64_t>(x, w.stride_w, w.pad_w, s.pooled_width);
       for (int64_t ow = first_window<int64_t>(x, w.kernel_w, w.stride_w, w.pad_w, w.dilation_w);
            ow < last; ++ow) {
-        const int kw = tap_along<int64_t>(x, ow, w.stride_w, w.pad_w, w.dilation_w);
-        if (kw >= 0) columns.push_back({ow, kw});
+        const int64_t kw = tap_along<int64_t>(x, ow, w.stride_w, w.pad_w, w.dilation_w);
+        const Word won = static_cast<Word>(rows.won_along_width(kw));
+        if (kw >= 0) columns.push_back({ow * s.inner, won});
       }
       columns_end.push_back(columns.size());
     }
   }
 
-  void find_rows(int64_t o, int64_t y) {
-    rows.clear();
-    const int64_t last = last_window<int64_t>(y, w.stride_h, w.pad_h, s.pooled_height);
-    for (int64_t oh = first_window<int64_t>(y, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h);
-         oh < last; ++oh) {
-      const int kh = tap_along<int64_t>(y, oh, w.stride_h, w.pad_h, w.dilation_h);
-      if (kh >= 0) rows.push_back({(o * s.pooled_height + oh) * s.pooled_width, kh});
-    }
-  }
-
-  template <bool kExist>
-  SEGFAST_LANES static bits_t<T> records_at(const Elements<uint8_t>& codes, int64_t first) {
-    if (kExist || codes.holds(first, kLanes<T>)) return load_taps<T>(codes.data + first);
-    uint8_t existing[kLanes<T>];
-    copy_existing(codes, first, kLanes<T>, existing);
-    return load_taps<T>(existing);
-  }
-  template <bool kExist>
-  SEGFAST_LANES static bits_t<T> records_at(const Elements<int64_t>& indices, int64_t first) {
-    return load_indices_at<T, kExist>(indices, first);
-  }
-  SEGFAST_LANES const auto& records() const {
-    if constexpr (kCodes) {
-      return codes;
-    } else {
-      return indices;
-    }
-  }
-
-  // kVectors * kLanes channels from c on of the pixel at `position`, which meet the windows listed;
-  // several vectors, so that their sums do not wait for each other. kExist: all those channels do.
-  template <int kVectors, bool kExist>
-  SEGFAST_LANES void gather(int64_t c, int64_t position, bits_t<T> (&out)[kVectors]) const {
-    const auto record = records();  // copies: see ScatterRows2x2
-    const Elements<T> given = values;
-    const SeenWindow *const first = windows.data(), *const last = first + windows.size();
+  // kVectors vectors of channels from c on, of the column of the map that sees those from `first`
+  // on.
+  template <int kVectors>
+  SEGFAST_LANES void gather(const Seen* first, const Seen* last, int64_t c,
+                            bits_t<T> (&out)[kVectors]) const {
     lanes_t<T> held[kVectors] = {};
-    for (const SeenWindow* window = first; window < last; ++window) {
-      const bits_t<T> won = bits_t<T>{} + (kCodes ? window->won : static_cast<word_t<T>>(position));
-      for (int v = 0; v < kVectors; ++v) {
-        const int64_t at = window->first + c + v * kLanes<T>;
-        held[v] = combine<T, kCombine>(held[v], load_lanes_if<kExist>(given, at),
-                                       records_at<kExist>(record, at), won);
+    for (const Seen& row : seen_rows) {
+      for (const Seen* column = first; column < last; ++column) {
+        rows.template meet<kCombine>(row.at + column->at + c, row.won + column->won, held);
       }
     }
     for (int v = 0; v < kVectors; ++v) out[v] = combined_words<T, kCombine>(held[v]);
   }
 
   void scatter(int64_t o, int64_t y) {
+    constexpr int kBlock = 8;  // vectors at once: sums that do not wait for others
     const int64_t inner = s.inner;
     T* out = static_cast<T*>(a.map) + (o * s.height + y) * s.width * inner;
-    find_rows(o, y);
-    size_t column = 0;
+    rows.hold(o, y);
+    seen_rows.clear();
+    for (int64_t oh = rows.first_row(y); oh < rows.last_row(y); ++oh) {
+      const int64_t kh = tap_along<int64_t>(y, oh, w.stride_h, w.pad_h, w.dilation_h);
+      const Word won = static_cast<Word>(rows.won_along_height(kh));
+      if (kh >= 0) seen_rows.push_back({rows.place(oh), won});
+    }
+    const Seen* first = columns.data();
     for (int64_t x = 0; x < s.width; ++x, out += inner) {
-      const size_t end = columns_end[static_cast<size_t>(x)];
-      windows.clear();
-      for (const SeenRow& row : rows) {
-        for (size_t k = column; k < end; ++k) {
-          const int code = row.kh * w.kernel_w + columns[k].kw;
-          windows.push_back({(row.first + columns[k].ow) * inner, static_cast<word_t<T>>(code)});
-        }
-      }
-      column = end;
-      const int64_t position = y * s.width + x;
+      const Seen* const last = columns.data() + columns_end[static_cast<size_t>(x)];
       bits_t<T> one[1];
-      if (inner < kLanes<T>) {
-        gather<1, false>(0, position, one);
-        store_some_words(out, one[0], static_cast<int>(inner));
-        continue;
-      }
-      constexpr int kBlock = 4;
       int64_t c = 0;
       for (; c + kBlock * kLanes<T> <= inner; c += kBlock * kLanes<T>) {
         bits_t<T> several[kBlock];
-        gather<kBlock, true>(c, position, several);
+        gather(first, last, c, several);
         for (int v = 0; v < kBlock; ++v) store_words(out + c + v * kLanes<T>, several[v]);
       }
-      for (; c < inner; c += kLanes<T>) {
+      for (; inner >= kLanes<T> && c < inner; c += kLanes<T>) {
         c = std::min(c, inner - kLanes<T>);  // the last may overlap
-        gather<1, true>(c, position, one);
+        gather(first, last, c, one);
         store_words(out + c, one[0]);
       }
+      if (inner < kLanes<T>) {
+        gather(first, last, 0, one);
+        store_some_words(out, one[0], static_cast<int>(inner));
+      }
+      first = last;
     }
   }
 };
@@ -538,17 +546,19 @@ void place_rows(const ScatterArguments& a, int64_t begin, int64_t end) {
         }
         values = converted.data();
       }
+      const uint8_t* const codes = static_cast<const uint8_t*>(a.record) + row;
+      const int64_t* const indices = static_cast<const int64_t*>(a.record) + row;
+      const int64_t origin = top * s.width - w.pad_w;
+      const uint64_t size = static_cast<uint64_t>(rows * s.width);
       for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
         int64_t position;
         if constexpr (kCodes) {
-          const uint8_t code = static_cast<const uint8_t*>(a.record)[row + ow];
-          if (code == kEmptyCode) continue;
-          position = top * s.width + ow * w.stride_w - w.pad_w + offsets.at[code];
+          position = origin + ow * w.stride_w + offsets.at[codes[ow]];
         } else {
-          position = static_cast<const int64_t*>(a.record)[row + ow] - y * s.width;
+          position = indices[ow] - y * s.width;
         }
-        // Rows of the same windows may be another thread's.
-        if (position < 0 || position >= rows * s.width) continue;
+        // Rows of the same windows may be another thread's; an empty window's position is none.
+        if (static_cast<uint64_t>(position) >= size) continue;
         if constexpr (kAdd) {
           out[position] += values[ow];
         } else {
