@@ -350,8 +350,7 @@ struct PoolRow {
     if (n < kLanes<T>) {
       return pool_channels<1, false>(map, origin, seen, count, output, numbers, n);
     }
-    constexpr int kBlock =
-        4;  // as many as AVX2 has registers for  // as many as the registers hold
+    constexpr int kBlock = 4;  // as many as AVX2 has registers for
     int at = 0;
     for (; at + kBlock * kLanes<T> <= n; at += kBlock * kLanes<T>) {
       pool_channels<kBlock, true>(map, origin + at, seen, count, output + at, numbers + at, n);

@@ -7,10 +7,14 @@
 //   2x2, two rows of the map at once: contiguous bf16 0.5 -> 3.0; channels_last bf16 2.1 -> 3.7
 //   3x3, stride 2, sums in registers: contiguous fp32 1.0 -> 2.6, bf16 0.2 -> 1.3; channels_last
 //   bf16 0.7 -> 2.8 (of this, bytes widened by an instruction rather than by GCC 12: contiguous
-//   bf16 2.2 times, channels_last bf16 3.6 times) 5x5, stride 5, placed over zeros: contiguous bf16
-//   0.2 -> 2.9
-// 5x5, stride 2, each window visited once rather than each element's taps (other runs before and
-// after): contiguous fp32 2.2 -> 3.2, bf16 0.7 -> 1.1; of [1, 64, 64, 64] fp32 0.3 -> 0.7
+//   bf16 2.2 times, channels_last bf16 3.6 times)
+//   5x5, stride 5, placed over zeros: contiguous bf16 0.2 -> 2.9
+//   5x5, stride 2, each window visited once rather than each element's taps (other runs before and
+//   after): contiguous fp32 2.2 -> 3.2, bf16 0.7 -> 1.1; of [1, 64, 64, 64] fp32 0.3 -> 0.7
+// Microseconds of [1, 64, 64, 64] (one thread of a Zen 3, AVX2), before and after windows are held
+// in the width of sums, so that each is converted once, and visits of windows test once for what is
+// not theirs:
+//   GAINS
 
 namespace segfast {
 namespace SEGFAST_ISA {
@@ -28,20 +32,14 @@ struct ScatterArguments {
   const Window2d& window;
 };
 
-// The low halves of kLanes int64 indices, of which `indices` may hold fewer. Positions that one
-// window can name never differ by as much as 2^32.
-template <typename T, bool kExist = false>
-SEGFAST_LANES bits_t<T> load_indices_at(const Elements<int64_t>& indices, int64_t first) {
-  typedef uint64_t Wide __attribute__((vector_size(kLanes<T> * 8)));
-  Wide wide;
-  if (kExist || indices.holds(first, kLanes<T>)) {
-    std::memcpy(&wide, indices.data + first, sizeof wide);
+// The low halves of kLanes int64 indices; all of them where lanes are as wide.
+template <typename T>
+SEGFAST_LANES bits_t<T> load_indices(const int64_t* indices) {
+  if constexpr (sizeof(word_t<T>) == 8) {
+    return load_vector<bits_t<T>>(indices);
   } else {
-    int64_t existing[kLanes<T>];
-    copy_existing(indices, first, kLanes<T>, existing);
-    std::memcpy(&wide, existing, sizeof wide);
+    return load_word_pairs(reinterpret_cast<const float*>(indices)).even;
   }
-  return __builtin_convertvector(wide, bits_t<T>);
 }
 
 // The taps of up to kTile 2x2 windows of a run, a byte each, from codes or from indices.
@@ -283,7 +281,7 @@ struct HeldRows {
       if constexpr (kCodes) {
         store_vector(record + i, load_taps<T>(codes.data + from + i));
       } else {
-        store_vector(record + i, load_indices_at<T, true>(indices, from + i) -
+        store_vector(record + i, load_indices<T>(indices.data + from + i) -
                                      lane_positions<T>(origin + i * step, step));
       }
     }
@@ -504,26 +502,27 @@ struct ScatterPixels {
   }
 };
 
-// inner = 1: each window's value placed over zeros, or, with kAdd, added where windows overlap, in
-// Held, rounded once.
+// Each window's value placed over zeros, or, with kAdd, added where windows overlap, in Held,
+// rounded once.
 template <typename T, typename Held, bool kAdd, bool kCodes>
 void place_rows(const ScatterArguments& a, int64_t begin, int64_t end) {
   const PoolShape& s = a.shape;
   const Window2d& w = a.window;
-  const TapOffsets offsets(w, s.width);
+  const TapOffsets offsets(w, s.width, s.inner);
   constexpr bool kInPlace = std::is_same_v<T, Held>;
   const Elements<T> given{static_cast<const T*>(a.values), s.pooled_numel()};
+  const int64_t width = s.width * s.inner, windows = s.pooled_width * s.inner;  // of a row
   std::vector<Held> sums, converted;  // unless in place: of the map, and a row of windows
-  if (!kInPlace) converted.resize(static_cast<size_t>(s.pooled_width + kLanes<T>));
+  if (!kInPlace) converted.resize(static_cast<size_t>(windows + kLanes<T>));
   for (int64_t item = begin; item < end;) {
     const int64_t o = item / s.height, y = item % s.height;
     const int64_t rows = std::min(s.height - y, end - item);
-    T* const map = static_cast<T*>(a.map) + item * s.width;
+    T* const map = static_cast<T*>(a.map) + item * width;
     Held* out;
     if constexpr (kInPlace) {
       out = map;
     } else {
-      sums.resize(static_cast<size_t>(rows * s.width + kLanes<T>));
+      sums.resize(static_cast<size_t>(rows * width + kLanes<T>));
       out = sums.data();
     }
     const int64_t first = first_window<int64_t>(y, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h);
@@ -533,42 +532,47 @@ void place_rows(const ScatterArguments& a, int64_t begin, int64_t end) {
       const int64_t top = oh * w.stride_h - w.pad_h - y;  // in rows of `out`
       const int64_t bottom =
           std::clamp<int64_t>(top + int64_t{w.kernel_h - 1} * w.dilation_h + 1, cleared, rows);
-      std::fill(out + cleared * s.width, out + bottom * s.width, Held{});
+      std::fill(out + cleared * width, out + bottom * width, Held{});
       cleared = bottom;
-      const int64_t row = (o * s.pooled_height + oh) * s.pooled_width;
+      const int64_t row = (o * s.pooled_height + oh) * windows;
       const Held* __restrict values;
       if constexpr (kInPlace) {
         values = given.data + row;
       } else {
-        for (int64_t ow = 0; ow < s.pooled_width; ow += kLanes<T>) {
-          const lanes_t<T> some = load_lanes_if<false>(given, row + ow);
-          std::memcpy(&converted[static_cast<size_t>(ow)], &some, sizeof some);
+        for (int64_t i = 0; i < windows; i += kLanes<T>) {
+          const lanes_t<T> some = load_lanes_if<false>(given, row + i);
+          std::memcpy(&converted[static_cast<size_t>(i)], &some, sizeof some);
         }
         values = converted.data();
       }
       const uint8_t* const codes = static_cast<const uint8_t*>(a.record) + row;
       const int64_t* const indices = static_cast<const int64_t*>(a.record) + row;
-      const int64_t origin = top * s.width - w.pad_w;
-      const uint64_t size = static_cast<uint64_t>(rows * s.width);
-      for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
-        int64_t position;
-        if constexpr (kCodes) {
-          position = origin + ow * w.stride_w + offsets.at[codes[ow]];
-        } else {
-          position = indices[ow] - y * s.width;
-        }
-        // Rows of the same windows may be another thread's; an empty window's position is none.
-        if (static_cast<uint64_t>(position) >= size) continue;
-        if constexpr (kAdd) {
-          out[position] += values[ow];
-        } else {
-          out[position] = values[ow];
+      // A row of windows, or the channels of each.
+      const int64_t runs = s.inner == 1 ? 1 : s.pooled_width, length = windows / runs;
+      const int64_t step = s.inner == 1 ? w.stride_w : 1;
+      for (int64_t run = 0; run < runs; ++run) {
+        const int64_t origin = top * width + (run * w.stride_w - w.pad_w) * s.inner;
+        const int64_t at = run * length;
+        for (int64_t i = 0; i < length; ++i) {
+          int64_t position;
+          if constexpr (kCodes) {
+            position = origin + i * step + offsets.at[codes[at + i]];
+          } else {
+            position = (indices[at + i] - y * s.width) * s.inner + (s.inner == 1 ? 0 : i);
+          }
+          // Rows of the same windows may be another thread's; an empty window's position is none.
+          if (static_cast<uint64_t>(position) >= static_cast<uint64_t>(rows * width)) continue;
+          if constexpr (kAdd) {
+            out[position] += values[at + i];
+          } else {
+            out[position] = values[at + i];
+          }
         }
       }
     }
-    std::fill(out + cleared * s.width, out + rows * s.width, Held{});
+    std::fill(out + cleared * width, out + rows * width, Held{});
     if constexpr (!kInPlace) {
-      const int64_t n = rows * s.width;
+      const int64_t n = rows * width;
       for (int64_t i = 0; i < n; i += kLanes<T>) {
         lanes_t<T> some;
         std::memcpy(&some, out + i, sizeof some);
@@ -586,11 +590,14 @@ inline bool overlaps(const Window2d& w) {
 }
 
 // Whether to visit each window once, a scalar at a time, rather than each element's taps by
-// vectors: where windows do not lie so that neighbouring elements meet neighbouring windows, and
-// where there are more taps than vectors make up for (measured up to 7x7, in all types).
+// vectors: where neighbouring elements do not meet neighbouring windows, and where there are more
+// taps than vectors make up for (measured for 3x3 to 9x9 windows with strides 1 and 2 in all
+// types). 16-bit elements are rounded afterwards, channels of them from sums of a whole map.
 template <typename T>
 bool visits_windows(const PoolShape& s, const Window2d& w) {
-  return s.inner == 1 && (w.stride_w > 2 || !overlaps(w) || w.taps() > 5 * kLanes<T>);
+  if (s.inner == 1 && (w.stride_w > 2 || !overlaps(w))) return true;
+  if (s.inner > 1 && kNarrow<T>) return w.taps() >= 6 * kLanes<T>;
+  return w.taps() * w.stride_w >= (s.inner == 1 && !kNarrow<T> ? 2 : 3) * kLanes<T>;
 }
 
 template <typename Row>
