@@ -7,6 +7,12 @@
 //   from codes: contiguous bf16 0.6 -> 5.1, fp32 1.8 -> 4.7; channels_last bf16 1.7 -> 2.7
 //   from indices, gathered: channels_last fp32 0.3 -> 3.5, bf16 0.2 -> 1.4
 //   backward: contiguous codes bf16 0.6 -> 3.1, indices fp32 0.6 -> 1.2, bf16 0.6 -> 1.4
+// Microseconds of [1, 64, 64, 64] (one thread of a Zen 3, AVX2), before and after indices are
+// checked as they are told apart, both halves of eight with two shuffles, and loads without a
+// guard:
+//   from indices: contiguous fp32 258 -> 80, bf16 255 -> 72; channels_last fp32 165 -> 46, bf16 149
+//   -> 38; backward: contiguous fp32 200 -> 72, bf16 187 -> 70; channels_last fp32 198 -> 49, bf16
+//   176 -> 40
 #include "common/lanes.h"
 #include "kernels/pool_codes/pool_lanes.h"
 #include "kernels/pool_codes/pool_scatter.h"
