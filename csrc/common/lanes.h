@@ -297,6 +297,33 @@ SEGFAST_LANES Lanes16 narrow16(LaneTypes<float>::Bits x) {
 }
 #endif
 
+// ---- the 32-bit lanes of either half of x, as 64-bit ones
+
+#if defined(SEGFAST_ISA_AVX512)
+SEGFAST_LANES LaneTypes<double>::Bits lower_wide(LaneTypes<float>::Bits x) {
+  return (LaneTypes<double>::Bits)_mm512_maskz_cvtepu32_epi64(
+      0xff, _mm512_maskz_extracti64x4_epi64(0xff, (__m512i)x, 0));
+}
+SEGFAST_LANES LaneTypes<double>::Bits upper_wide(LaneTypes<float>::Bits x) {
+  return (LaneTypes<double>::Bits)_mm512_maskz_cvtepu32_epi64(
+      0xff, _mm512_maskz_extracti64x4_epi64(0xff, (__m512i)x, 1));
+}
+#elif defined(SEGFAST_ISA_AVX2)
+SEGFAST_LANES LaneTypes<double>::Bits lower_wide(LaneTypes<float>::Bits x) {
+  return (LaneTypes<double>::Bits)_mm256_cvtepu32_epi64(_mm256_castsi256_si128((__m256i)x));
+}
+SEGFAST_LANES LaneTypes<double>::Bits upper_wide(LaneTypes<float>::Bits x) {
+  return (LaneTypes<double>::Bits)_mm256_cvtepu32_epi64(_mm256_extracti128_si256((__m256i)x, 1));
+}
+#else
+SEGFAST_LANES LaneTypes<double>::Bits lower_wide(LaneTypes<float>::Bits x) {
+  return (LaneTypes<double>::Bits)lower_pairs(x, LaneTypes<float>::Bits{});
+}
+SEGFAST_LANES LaneTypes<double>::Bits upper_wide(LaneTypes<float>::Bits x) {
+  return (LaneTypes<double>::Bits)upper_pairs(x, LaneTypes<float>::Bits{});
+}
+#endif
+
 // ---- N elements as words: 16-bit ones as above, others as their own bits
 
 template <typename T>
@@ -329,6 +356,16 @@ SEGFAST_LANES WordPair<T> load_word_pairs(const T* address) {
   if constexpr (kNarrow<T>) {
     return {x & 0xffffu, x >> 16};
   } else {
+#if defined(SEGFAST_ISA_AVX2) && !defined(SEGFAST_ISA_AVX512)
+    if constexpr (sizeof(T) == 4) {
+      // Joined from halves as they are loaded, so that no lane need cross (GCC 12 moves each of the
+      // two vectors across, for either result).
+      const float* const at = reinterpret_cast<const float*>(address);
+      const __m256 low = _mm256_loadu2_m128(at + 8, at), high = _mm256_loadu2_m128(at + 12, at + 4);
+      return {(bits_t<T>)_mm256_shuffle_ps(low, high, _MM_SHUFFLE(2, 0, 2, 0)),
+              (bits_t<T>)_mm256_shuffle_ps(low, high, _MM_SHUFFLE(3, 1, 3, 1))};
+    }
+#endif
     const auto y = load_vector<bits_t<T>>(address + kLanes<T>);
     return {evens(x, y), odds(x, y)};
   }

@@ -226,16 +226,23 @@ struct PoolRow {
       const int64_t step = run.along_row ? w.stride_w : 0;
       const int64_t origin = (run.oh * w.stride_h - w.pad_h) * s.width + ow * w.stride_w - w.pad_w;
       if constexpr (k2x2) {
-        using Bits = bits_t<double>;  // 64-bit lanes
-        const Bits below = Bits{} + static_cast<uint64_t>(s.width), none{};
-        for (int i = 0; i < n; i += kLanes<double>) {
+        // The tap's distance in 32-bit lanes, of which two vectors of 64-bit ones are made.
+        using Bits = bits_t<float>;
+        using Wide = bits_t<double>;
+        constexpr int kWide = kLanes<double>;
+        const Bits below = Bits{} + static_cast<uint32_t>(s.width), none{};
+        for (int i = 0; i < n; i += 2 * kWide) {
           const Bits tap = widen_bytes<Bits>(numbers + i);
-          const Bits index = lane_positions<double>(origin + i * step, step) + (tap & 1) +
-                             ((tap & 2) != none ? below : none);
-          if (n - i >= kLanes<double>) {
-            store_vector(indices + i, index);
+          const Bits offset = (tap & 1) + ((tap & 2) != none ? below : none);
+          const int64_t start = origin + i * step;
+          const Wide low = lower_wide(offset) + lane_positions<double>(start, step);
+          const Wide high = upper_wide(offset) + lane_positions<double>(start + kWide * step, step);
+          if (n - i >= 2 * kWide) {
+            store_vector(indices + i, low);
+            store_vector(indices + i + kWide, high);
           } else {
-            std::memcpy(indices + i, &index, static_cast<size_t>(n - i) * sizeof(int64_t));
+            store_some_own(indices + i, low, n - i);
+            if (n - i > kWide) store_some_own(indices + i + kWide, high, n - i - kWide);
           }
         }
       } else if (w.taps() <= kMaxCodedTaps) {
@@ -254,6 +261,24 @@ struct PoolRow {
     }
   }
 
+  // The first row of the map that a row of windows sees and the one above it does not.
+  int64_t new_row(int64_t oh) const {
+    const Window2d& w = p.window;
+    return (oh - 1) * w.stride_h - w.pad_h + int64_t{w.kernel_h - 1} * w.dilation_h + 1;
+  }
+
+  // What kLanes windows see of the rows from `row` on that are new to them, into the second-level
+  // cache. The machine foresees a row's end, not the jump over the rows that were read beside it.
+  SEGFAST_LANES void prefetch_windows(const T* row) const {
+    const int stride_h = k2x2 ? 2 : p.window.stride_h, stride_w = k2x2 ? 2 : p.window.stride_w;
+    const int bytes = kLanes<T> * stride_w * static_cast<int>(sizeof(T));
+    for (int y = 0; y < stride_h; ++y, row += p.shape.width) {
+      for (int at = 0; at < bytes; at += 64) {
+        __builtin_prefetch(reinterpret_cast<const char*>(row) + at, 0, 2);
+      }
+    }
+  }
+
   void pool_row(int64_t o, int64_t oh, T* output) {
     const PoolShape& s = p.shape;
     const Run run = row_run(s, o, oh);
@@ -266,6 +291,7 @@ struct PoolRow {
     const int64_t reach =
         (run.length + kLanes<T>)*w.stride_w + int64_t{w.kernel_w} * w.dilation_w + 2 * kLanes<T>;
     const bool exist = origin >= w.pad_w && origin + last_row * s.width + reach <= plan.map.count;
+    const int64_t ahead = origin - w.pad_w + new_row(oh + 2) * s.width;
     output += run.number * run.length;
     for (int64_t first = 0; first < run.length; first += kTile) {
       const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
@@ -273,6 +299,7 @@ struct PoolRow {
         const int at = n < kLanes<T> ? 0 : std::min(start, n - kLanes<T>);  // the last may overlap
         const int64_t ow = first + at;
         const bool inside = row_inside && plan.columns.holds(ow, kLanes<T>);
+        if (inside) prefetch_windows(plan.map.data + ahead + ow * w.stride_w);
         const Best<T> best = inside  ? pool_windows<true, true>(origin, oh, ow)
                              : exist ? pool_windows<false, true>(origin, oh, ow)
                                      : pool_windows<false, false>(origin, oh, ow);
@@ -323,8 +350,7 @@ struct PoolRow {
     if (n < kLanes<T>) {
       return pool_channels<1, false>(map, origin, seen, count, output, numbers, n);
     }
-    constexpr int kBlock =
-        4;  // as many as AVX2 has registers for  // as many as the registers hold
+    constexpr int kBlock = 4;  // as many as AVX2 has registers for
     int at = 0;
     for (; at + kBlock * kLanes<T> <= n; at += kBlock * kLanes<T>) {
       pool_channels<kBlock, true>(map, origin + at, seen, count, output + at, numbers + at, n);

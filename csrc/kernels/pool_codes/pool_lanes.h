@@ -232,15 +232,18 @@ inline Inside columns_inside(const PoolShape& s, const Window2d& w) {
   return {s.width, s.pooled_width, w.kernel_w, w.stride_w, w.pad_w, w.dilation_w};
 }
 
-// Offsets of each tap from its window's origin, for windows small enough for a table.
+// Offsets of each tap from its window's origin, in elements, for windows small enough for a table;
+// of what is no tap of theirs, beyond any map.
 struct TapOffsets {
   int64_t at[kMaxCodedTaps + 1];
 
-  TapOffsets(const Window2d& window, int64_t width) {
+  TapOffsets(const Window2d& window, int64_t width, int64_t inner = 1) {
     const int taps = window.taps() <= kMaxCodedTaps ? window.taps() : 0;
+    std::fill(at, at + kMaxCodedTaps + 1, std::numeric_limits<int64_t>::min() / 2);
     for (int tap = 0; tap < taps; ++tap) {
-      at[tap] = int64_t{tap / window.kernel_w} * window.dilation_h * width +
-                int64_t{tap % window.kernel_w} * window.dilation_w;
+      at[tap] = (int64_t{tap / window.kernel_w} * window.dilation_h * width +
+                 int64_t{tap % window.kernel_w} * window.dilation_w) *
+                inner;
     }
   }
 };

@@ -7,10 +7,14 @@
 //   2x2, two rows of the map at once: contiguous bf16 0.5 -> 3.0; channels_last bf16 2.1 -> 3.7
 //   3x3, stride 2, sums in registers: contiguous fp32 1.0 -> 2.6, bf16 0.2 -> 1.3; channels_last
 //   bf16 0.7 -> 2.8 (of this, bytes widened by an instruction rather than by GCC 12: contiguous
-//   bf16 2.2 times, channels_last bf16 3.6 times) 5x5, stride 5, placed over zeros: contiguous bf16
-//   0.2 -> 2.9
-// 5x5, stride 2, each window visited once rather than each element's taps (other runs before and
-// after): contiguous fp32 2.2 -> 3.2, bf16 0.7 -> 1.1; of [1, 64, 64, 64] fp32 0.3 -> 0.7
+//   bf16 2.2 times, channels_last bf16 3.6 times)
+//   5x5, stride 5, placed over zeros: contiguous bf16 0.2 -> 2.9
+//   5x5, stride 2, each window visited once rather than each element's taps (other runs before and
+//   after): contiguous fp32 2.2 -> 3.2, bf16 0.7 -> 1.1; of [1, 64, 64, 64] fp32 0.3 -> 0.7
+// Milliseconds of [4, 256, 90, 120] bf16 (two threads of a Zen 3, AVX2), before and after windows
+// are held in the width of sums, so that each is converted once:
+//   contiguous 3x3, stride 2 4.0 -> 2.5, stride 1 7.9 -> 6.1; 5x5, stride 2 3.9 -> 3.0;
+//   channels_last 5x5, stride 2 4.1 -> 3.2
 
 namespace segfast {
 namespace SEGFAST_ISA {
@@ -28,28 +32,24 @@ struct ScatterArguments {
   const Window2d& window;
 };
 
-// The low halves of kLanes int64 indices, of which `indices` may hold fewer. Positions that one
-// window can name never differ by as much as 2^32.
-template <typename T, bool kExist = false>
-SEGFAST_LANES bits_t<T> load_indices_at(const Elements<int64_t>& indices, int64_t first) {
-  typedef uint64_t Wide __attribute__((vector_size(kLanes<T> * 8)));
-  Wide wide;
-  if (kExist || indices.holds(first, kLanes<T>)) {
-    std::memcpy(&wide, indices.data + first, sizeof wide);
+// The low halves of kLanes int64 indices; all of them where lanes are as wide.
+template <typename T>
+SEGFAST_LANES bits_t<T> load_indices(const int64_t* indices) {
+  if constexpr (sizeof(word_t<T>) == 8) {
+    return load_vector<bits_t<T>>(indices);
   } else {
-    int64_t existing[kLanes<T>];
-    copy_existing(indices, first, kLanes<T>, existing);
-    std::memcpy(&wide, existing, sizeof wide);
+    return load_word_pairs(reinterpret_cast<const float*>(indices)).even;
   }
-  return __builtin_convertvector(wide, bits_t<T>);
 }
 
-// The taps of up to kTile 2x2 windows of a run, a byte each, from codes or from indices that lie in
-// their own windows.
+// The taps of up to kTile 2x2 windows of a run, a byte each, from codes or from indices.
 struct TapTile {
+  using Words = bits_t<float>;
+
   const PoolShape& s;
   Elements<uint8_t> codes;  // none: indices
   Elements<int64_t> indices;
+  Words foreign = {};  // not zero: indices of windows that had a tile lay in no such window
   alignas(64) uint8_t taps[kTile + kLaneBytes] = {};
 
   TapTile(const PoolShape& shape, const void* record, Record kind)
@@ -67,19 +67,42 @@ struct TapTile {
     if (codes.data != nullptr) {
       return unpack_codes2(codes, run.number * s.run_bytes() + first / kCodesPerByte, n, taps);
     }
-    using Bits = bits_t<float>;
     const int64_t step = run.along_row ? 2 : 0, start = run.number * run.length + first;
-    const int64_t position = 2 * (run.oh * s.width + run.ow) + first * step;
+    const int64_t origin = 2 * (run.oh * s.width + run.ow) + first * step;
     const Elements<int64_t> all = indices;
-    const uint32_t width = static_cast<uint32_t>(s.width);
-    for (int i = 0; i < n; i += kLanes<float>) {
-      const Bits offset =
-          load_indices_at<float>(all, start + i) - lane_positions<float>(position + i * step, step);
-      const Bits below = offset - width;
-      const Bits upper = offset == 0 ? Bits{} : Bits{} + 1u;
-      // The second row first: in a map one column wide its left is at 1 as well.
-      store_taps<float>(taps + i, below == 0 ? Bits{} + 2u : below == 1 ? Bits{} + 3u : upper);
+    Words others = foreign;
+    if ((origin + n * step + s.width + 2) >> 32 != 0) others |= 1;
+    for (int at = 0; at < n; at += kLanes<float>) {
+      const int i = n < kLanes<float> ? 0 : std::min(at, n - kLanes<float>);  // may overlap
+      if (n >= kLanes<float>) {
+        others |= read_taps(all.data + start + i, origin + i * step, step, taps + i);
+      } else {
+        int64_t some[kLanes<float>];
+        for (int k = 0; k < kLanes<float>; ++k) some[k] = all.data[start + std::min(k, n - 1)];
+        others |= read_taps(some, origin, step, taps) &
+                  (lane_positions<float>(0, 1) < n ? ~Words{} : Words{});
+      }
     }
+    foreign = others;
+  }
+
+  // Lanes of what is returned are 0 where the index lies in its own window. The lower half of an
+  // index tells the tap; planes that need the upper one are left to those who take any indices.
+  SEGFAST_LANES Words read_taps(const int64_t* index, int64_t origin, int64_t step,
+                                uint8_t* to) const {
+    const WordPair<float> halves = load_word_pairs(reinterpret_cast<const float*>(index));
+    const Words upper_row = halves.even - lane_positions<float>(origin, step);
+    const Words lower_row = upper_row - static_cast<uint32_t>(s.width);
+    // The second row first: in a map one column wide its left is at 1 as well.
+    const auto is_lower = lower_row >> 1 == 0;
+    store_taps<float>(to, is_lower ? lower_row + 2 : upper_row);
+    return halves.odd | (is_lower ? Words{} : upper_row >> 1);
+  }
+
+  bool has_foreign() const {
+    uint32_t any = 0;
+    for (int k = 0; k < kLanes<float>; ++k) any |= foreign[k];
+    return any != 0;
   }
 };
 
@@ -96,64 +119,62 @@ struct ScatterRows2x2 {
     return taps == kTap ? value : Bits{};
   }
 
-  // Map columns, as many of 2 kLanes as there are windows.
-  SEGFAST_LANES static void store_columns(T* row, bits_t<T> even, bits_t<T> odd, int windows) {
-    if (windows >= kLanes<T>) return store_word_pairs(row, even, odd);
-    T all[2 * kLanes<T>];
-    store_word_pairs(all, even, odd);
-    std::memcpy(row, all, static_cast<size_t>(2 * windows) * sizeof(T));
-  }
-
   void scatter_row(int64_t o, int64_t oh, T* upper, T* lower) {
     const Run run = row_run(s, o, oh);
-    const Elements<T> values{static_cast<const T*>(a.values), s.pooled_numel()};
+    const T* const values = static_cast<const T*>(a.values) + run.number * run.length;
     for (int64_t first = 0; first < run.length; first += kTile) {
       const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
       const int whole = static_cast<int>(std::min<int64_t>(n, s.width / 2 - first));
       tile.open(run, first, n);
       const uint8_t* const taps = tile.taps;
-      const int64_t values_at = run.number * run.length + first;
       T* const upper_at = upper + 2 * first;
       T* const lower_at = lower + 2 * first;
-      for (int start = 0; start < whole; start += kLanes<T>) {
-        // The last vector may overlap the one before it.
-        const int at = whole < kLanes<T> ? 0 : std::min(start, whole - kLanes<T>);
+      for (int start = 0; whole >= kLanes<T> && start < whole; start += kLanes<T>) {
+        const int at = std::min(start, whole - kLanes<T>);  // the last may overlap
         const bits_t<T> tap = load_taps<T>(taps + at);
-        const bits_t<T> value = load_words_at(values, values_at + at);
-        store_columns(upper_at + 2 * at, where<0>(tap, value), where<1>(tap, value), whole - at);
+        const bits_t<T> value = load_words(values + first + at);
+        store_word_pairs(upper_at + 2 * at, where<0>(tap, value), where<1>(tap, value));
         if (lower == nullptr) continue;
-        store_columns(lower_at + 2 * at, where<2>(tap, value), where<3>(tap, value), whole - at);
+        store_word_pairs(lower_at + 2 * at, where<2>(tap, value), where<3>(tap, value));
       }
-      if (whole == n) continue;
-      // A last window with one column.
-      const bits_t<T> tap = load_taps<T>(taps + whole);
-      const bits_t<T> value = load_words_at(values, values_at + whole);
-      store_some_words<T>(upper_at + 2 * whole, where<0>(tap, value), 1);
-      if (lower != nullptr) store_some_words<T>(lower_at + 2 * whole, where<2>(tap, value), 1);
+      // Fewer than a vector, and a last window with one column.
+      for (int i = whole >= kLanes<T> ? whole : 0; i < n; ++i) {
+        for (int tap = 0; tap < 4; ++tap) {
+          T* const row = tap < 2 ? upper_at : lower_at;
+          if ((tap >= 2 && lower == nullptr) || (tap % 2 == 1 && i >= whole)) continue;
+          row[2 * i + tap % 2] = taps[i] == tap ? values[first + i] : T{};
+        }
+      }
     }
   }
 
   void scatter_pixel(int64_t o, int64_t oh, int64_t ow, T* upper, T* lower) {
     const Run run = channel_run(s, o, oh, ow);
-    const Elements<T> values{static_cast<const T*>(a.values), s.pooled_numel()};
+    const T* const values = static_cast<const T*>(a.values) + run.number * run.length;
     const int64_t inner = s.inner;
     const bool has_right = 2 * ow + 1 < s.width;
     const uint8_t* const taps = tile.taps;
     for (int64_t first = 0; first < run.length; first += kTile) {
       const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
       tile.open(run, first, n);
-      const int64_t values_at = run.number * run.length + first;
-      for (int start = 0; start < n; start += kOwnLanes<T>) {
-        const int at = n < kOwnLanes<T> ? 0 : std::min(start, n - kOwnLanes<T>);
+      T* const left = upper + 2 * ow * inner + first;
+      T* const below = lower + 2 * ow * inner + first;
+      for (int start = 0; n >= kOwnLanes<T> && start < n; start += kOwnLanes<T>) {
+        const int at = std::min(start, n - kOwnLanes<T>);
         const own_t<T> tap = load_own_taps<T>(taps + at);
-        const own_t<T> value = load_own_at(values, values_at + at);
-        T* const left = upper + 2 * ow * inner + first + at;
-        store_some_own(left, where<0>(tap, value), n - at);
-        if (has_right) store_some_own(left + inner, where<1>(tap, value), n - at);
+        const own_t<T> value = load_vector<own_t<T>>(values + first + at);
+        store_vector(left + at, where<0>(tap, value));
+        if (has_right) store_vector(left + inner + at, where<1>(tap, value));
         if (lower == nullptr) continue;
-        T* const below = lower + 2 * ow * inner + first + at;
-        store_some_own(below, where<2>(tap, value), n - at);
-        if (has_right) store_some_own(below + inner, where<3>(tap, value), n - at);
+        store_vector(below + at, where<2>(tap, value));
+        if (has_right) store_vector(below + inner + at, where<3>(tap, value));
+      }
+      for (int i = 0; n < kOwnLanes<T> && i < n; ++i) {
+        for (int tap = 0; tap < 4; ++tap) {
+          T* const row = tap < 2 ? left : below;
+          if ((tap >= 2 && lower == nullptr) || (tap % 2 == 1 && !has_right)) continue;
+          row[tap % 2 * inner + i] = taps[i] == tap ? values[first + i] : T{};
+        }
       }
     }
   }
@@ -179,303 +200,329 @@ struct ScatterRows2x2 {
   }
 };
 
-// Any windows, a row of the map at a time: each of its elements meets the windows that see it, in
-// their order. 16-bit elements are added up in float, rounded once.
+// What an element of the map holds after it met a window's value, if the window's record names it.
+template <typename T, Combine kCombine>
+SEGFAST_LANES lanes_t<T> combine(lanes_t<T> held, lanes_t<T> value, bits_t<T> record,
+                                 bits_t<T> won) {
+  if constexpr (kCombine == Combine::sum) {
+    return held + (record == won ? value : lanes_t<T>{});
+  } else {
+    return record == won ? value : held;
+  }
+}
+
+template <typename T, Combine kCombine>
+SEGFAST_LANES bits_t<T> combined_words(lanes_t<T> held) {
+  return kCombine == Combine::sum ? words_of<T>(held) : exact_words<T>(held);
+}
+
+// The rows of windows that a row of the map sees: their values in the width of sums, and as records
+// what tells one tap of a window from another in a word, the code or an index's distance from the
+// window's origin. So windows are converted once, however many elements see them.
+template <typename T, bool kCodes>
+struct HeldRows {
+  using Value = accumulate_t<T>;
+  using Word = word_t<T>;
+
+  const PoolShape& s;
+  const Window2d& w;
+  Elements<T> given;
+  Elements<uint8_t> codes;
+  Elements<int64_t> indices;
+  int64_t margin, width;  // room before a row's windows, and all of a row
+  // Row oh stands in place oh % count, one row before it is seen: loads that overlap stores would
+  // wait for them.
+  int64_t count;
+  int64_t map = -1, next_row = 0;  // whose rows are held, up to which
+  // Where there are no windows the record is no tap's.
+  std::vector<Value> values;
+  std::vector<Word> records;
+
+  HeldRows(const ScatterArguments& a, int64_t margin, int64_t width)
+      : s(a.shape),
+        w(a.window),
+        given{static_cast<const T*>(a.values), s.pooled_numel()},
+        codes{static_cast<const uint8_t*>(a.record), s.pooled_numel()},
+        indices{static_cast<const int64_t*>(a.record), s.pooled_numel()},
+        margin(margin),
+        width(width),
+        count(int64_t{w.kernel_h - 1} * w.dilation_h / w.stride_h + 2),
+        values(static_cast<size_t>(count * width)),
+        records(static_cast<size_t>(count * width), kNoTap<Word>) {}
+
+  // Of rows of windows that see row y: the first, and the one behind the last.
+  int64_t first_row(int64_t y) const {
+    return first_window<int64_t>(y, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h);
+  }
+  int64_t last_row(int64_t y) const {
+    return last_window<int64_t>(y, w.stride_h, w.pad_h, s.pooled_height);
+  }
+  // Where row oh's windows are held.
+  int64_t place(int64_t oh) const { return oh % count * width + margin; }
+  // What a record holds where its window won row y, in addition to what tells the column.
+  int64_t won_along_height(int64_t kh) const {
+    return kCodes ? kh * w.kernel_w : kh * w.dilation_h * s.width;
+  }
+  int64_t won_along_width(int64_t kw) const { return kCodes ? kw : kw * w.dilation_w; }
+
+  // n windows from `from` on. Of the first, and every `step` from there, the origin.
+  void hold_run(int64_t from, int64_t n, int64_t to, int64_t origin, int64_t step) {
+    const Elements<T> all = given;  // copies: see ScatterRows2x2
+    Value* const value = values.data() + to;
+    Word* const record = records.data() + to;
+    for (int64_t i = 0; n < kLanes<T> && i < n; ++i) {
+      value[i] = to_float(all.data[from + i]);
+      record[i] = kCodes ? static_cast<Word>(codes.data[from + i])
+                         : static_cast<Word>(indices.data[from + i] - origin - i * step);
+    }
+    for (int64_t start = 0; n >= kLanes<T> && start < n; start += kLanes<T>) {
+      const int64_t i = std::min(start, n - kLanes<T>);  // the last may overlap
+      store_vector(value + i, load_lanes(all.data + from + i));
+      if constexpr (kCodes) {
+        store_vector(record + i, load_taps<T>(codes.data + from + i));
+      } else {
+        store_vector(record + i, load_indices<T>(indices.data + from + i) -
+                                     lane_positions<T>(origin + i * step, step));
+      }
+    }
+  }
+
+  // Holds all that row y of map o sees, and a row more.
+  void hold(int64_t o, int64_t y) {
+    if (o != map) map = o, next_row = 0;
+    const int64_t end = std::min(last_row(y) + 1, s.pooled_height);
+    for (next_row = std::max(next_row, first_row(y)); next_row < end; ++next_row) {
+      const int64_t row = (o * s.pooled_height + next_row) * s.pooled_width;
+      const int64_t origin = (next_row * w.stride_h - w.pad_h) * s.width - w.pad_w;
+      if (s.inner == 1) {
+        hold_run(row, s.pooled_width, place(next_row), origin, w.stride_w);
+      } else if (kCodes) {
+        hold_run(row * s.inner, s.pooled_width * s.inner, place(next_row), 0, 0);
+      } else {
+        for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
+          hold_run((row + ow) * s.inner, s.inner, place(next_row) + ow * s.inner,
+                   origin + ow * w.stride_w, 0);
+        }
+      }
+    }
+  }
+
+  // kVectors vectors of elements, each of which meets a window of those at `at` that it won.
+  template <Combine kCombine, int kVectors>
+  SEGFAST_LANES void meet(int64_t at, Word won, lanes_t<T> (&held)[kVectors]) const {
+    const Value* const value = values.data() + at;
+    const Word* const record = records.data() + at;
+    const bits_t<T> all_won = bits_t<T>{} + won;
+    for (int v = 0; v < kVectors; ++v) {
+      held[v] = combine<T, kCombine>(held[v], load_vector<lanes_t<T>>(value + v * kLanes<T>),
+                                     load_vector<bits_t<T>>(record + v * kLanes<T>), all_won);
+    }
+  }
+};
+
+// inner = 1, strides 1 and 2 along the width: a row of the map at a time, each of its elements
+// meets the windows that see it, in their order. Held rows have room on both sides, so that vectors
+// need not know where a row ends. 16-bit elements are added up in float, rounded once.
+template <typename T, Combine kCombine, bool kCodes, int kStride>
+struct ScatterRowsAlong {
+  using Word = word_t<T>;
+  // The windows that a row's elements of one parity see by one tap.
+  struct SeenWindows {
+    int64_t at;  // where the first of them is held
+    Word won;    // what its record holds where it won
+  };
+  static constexpr int kSpan = kStride * kLanes<T>;  // columns of the map in a vector of windows
+  static constexpr int kBlock = 8 / kStride;  // vectors at once: sums that do not wait for others
+
+  const ScatterArguments& a;
+  const PoolShape& s = a.shape;
+  const Window2d& w = a.window;
+  const T* end;  // of the rows that this thread writes: what it spills beyond a row it mends next
+  HeldRows<T, kCodes> rows;
+  std::vector<SeenWindows> windows;  // of each row of a map, of either parity
+  std::vector<size_t> windows_end;
+
+  // How far windows lie before column 0's, and beyond those of the last column's vector.
+  static int64_t margin_of(const Window2d& w) {
+    return ceil_div<int64_t>(std::max<int64_t>(0, int64_t{w.kernel_w - 1} * w.dilation_w - w.pad_w),
+                             kStride);
+  }
+  static int64_t width_of(const PoolShape& s, const Window2d& w) {
+    const int64_t seen =
+        ceil_div<int64_t>(s.width, kSpan) * kLanes<T> + (kStride - 1 + w.pad_w) / kStride;
+    return margin_of(w) + std::max(s.pooled_width, seen);
+  }
+
+  ScatterRowsAlong(const ScatterArguments& arguments, int64_t end_item)
+      : a(arguments),
+        end(static_cast<const T*>(a.map) + end_item * a.shape.width),
+        rows(a, margin_of(w), width_of(s, w)) {
+    for (int64_t y = 0; y < s.height; ++y) {
+      for (int64_t x = 0; x < kStride; ++x) list_windows(y, x);
+    }
+  }
+
+  void list_windows(int64_t y, int64_t x) {
+    for (int64_t oh = rows.first_row(y); oh < rows.last_row(y); ++oh) {
+      const int64_t kh = tap_along<int64_t>(y, oh, w.stride_h, w.pad_h, w.dilation_h);
+      for (int64_t kw = w.kernel_w - 1; kh >= 0 && kw >= 0; --kw) {
+        const int64_t start = x + w.pad_w - kw * w.dilation_w;
+        if (start % kStride != 0) continue;
+        const int64_t won = rows.won_along_height(kh) + rows.won_along_width(kw);
+        windows.push_back({rows.place(oh) + start / kStride, static_cast<Word>(won)});
+      }
+    }
+    windows_end.push_back(windows.size());
+  }
+
+  // kVectors vectors of elements of one parity, which see the windows `column` behind those listed.
+  template <int kVectors>
+  SEGFAST_LANES void gather(const SeenWindows* seen, const SeenWindows* last, int64_t column,
+                            bits_t<T> (&out)[kVectors]) const {
+    lanes_t<T> held[kVectors] = {};
+    for (; seen < last; ++seen) {
+      rows.template meet<kCombine>(column + seen->at, seen->won, held);
+    }
+    for (int v = 0; v < kVectors; ++v) out[v] = combined_words<T, kCombine>(held[v]);
+  }
+
+  // kVectors spans of row y from column x on.
+  template <int kVectors>
+  SEGFAST_LANES void gather_spans(int64_t y, int64_t x, T* out) const {
+    const SeenWindows* const all = windows.data();
+    const size_t* const ends = windows_end.data() + y * kStride;
+    bits_t<T> even[kVectors];
+    gather(all + (y == 0 ? 0 : ends[-1]), all + ends[0], x / kStride, even);
+    if constexpr (kStride == 1) {
+      for (int v = 0; v < kVectors; ++v) store_words(out + v * kSpan, even[v]);
+    } else {
+      bits_t<T> odd[kVectors];
+      gather(all + ends[0], all + ends[1], x / kStride, odd);
+      for (int v = 0; v < kVectors; ++v) store_word_pairs(out + v * kSpan, even[v], odd[v]);
+    }
+  }
+
+  void scatter(int64_t o, int64_t y) {
+    rows.hold(o, y);
+    T* const out = static_cast<T*>(a.map) + (o * s.height + y) * s.width;
+    int64_t x = 0;
+    for (; x + kBlock * kSpan <= s.width; x += kBlock * kSpan) gather_spans<kBlock>(y, x, out + x);
+    for (; x < s.width; x += kSpan) {
+      if (out + x + kSpan <= end) {
+        gather_spans<1>(y, x, out + x);
+      } else {
+        T last[kSpan];
+        gather_spans<1>(y, x, last);
+        std::memcpy(out + x, last, static_cast<size_t>(s.width - x) * sizeof(T));
+      }
+    }
+  }
+};
+
+// inner > 1: a pixel of the map at a time, each channel meets the windows that see it, in their
+// order.
 template <typename T, Combine kCombine, bool kCodes>
-struct ScatterRowAny {
-  // A row of windows that sees the row of the map, and the tap along the height by which it does.
-  struct SeenRow {
-    int64_t first;  // of its windows
-    int kh;
-  };
-  // The same for a column of windows.
-  struct SeenColumn {
-    int64_t ow;
-    int kw;
-  };
-  struct SeenWindow {
-    int64_t first;   // its first channel, or its place within its plane
-    int64_t column;  // within its row
-    word_t<T> won;   // the code it holds where it won
+struct ScatterPixels {
+  using Word = word_t<T>;
+  // Windows that see a row or a column of the map: where the first of them is held, in its row for
+  // a column, and what its record holds where it won.
+  struct Seen {
+    int64_t at;
+    Word won;
   };
 
   const ScatterArguments& a;
   const PoolShape& s = a.shape;
   const Window2d& w = a.window;
-  Elements<T> values{static_cast<const T*>(a.values), s.pooled_numel()};
-  Elements<uint8_t> codes{static_cast<const uint8_t*>(a.record), s.pooled_numel()};
-  Elements<int64_t> indices{static_cast<const int64_t*>(a.record), s.pooled_numel()};
-  std::vector<SeenRow> rows;
-  std::vector<SeenColumn> columns;  // of all columns of the map, one after another; inner > 1
+  HeldRows<T, kCodes> rows;
+  std::vector<Seen> seen_rows;
+  std::vector<Seen> columns;        // of all columns of the map, one after another
   std::vector<size_t> columns_end;  // of each column
-  // Of a pixel (inner > 1); or for strides 1 and 2, of each row of the map, what its first columns
-  // of either parity see: those that follow see what follows. Then where each such list ends, and
-  // how far windows lie before and behind column 0's.
-  std::vector<SeenWindow> windows;
-  std::vector<size_t> windows_end;
-  int64_t low = 0, high = 0;
-  std::vector<accumulate_t<T>> sums;  // of a row; inner = 1 and a stride above 2
 
-  explicit ScatterRowAny(const ScatterArguments& arguments) : a(arguments) {
-    if (s.inner == 1) {
-      if (w.stride_w > 2) {
-        sums.resize(static_cast<size_t>(s.width + 1));
-      } else {
-        for (int64_t y = 0; y < s.height; ++y) list_row(y);
-      }
-      return;
-    }
+  explicit ScatterPixels(const ScatterArguments& arguments)
+      : a(arguments), rows(a, 0, s.pooled_width * s.inner + kLanes<T>) {
     for (int64_t x = 0; x < s.width; ++x) {
       const int64_t last = last_window<int64_t>(x, w.stride_w, w.pad_w, s.pooled_width);
       for (int64_t ow = first_window<int64_t>(x, w.kernel_w, w.stride_w, w.pad_w, w.dilation_w);
            ow < last; ++ow) {
-        const int kw = tap_along<int64_t>(x, ow, w.stride_w, w.pad_w, w.dilation_w);
-        if (kw >= 0) columns.push_back({ow, kw});
+        const int64_t kw = tap_along<int64_t>(x, ow, w.stride_w, w.pad_w, w.dilation_w);
+        const Word won = static_cast<Word>(rows.won_along_width(kw));
+        if (kw >= 0) columns.push_back({ow * s.inner, won});
       }
       columns_end.push_back(columns.size());
     }
   }
 
-  void find_rows(int64_t o, int64_t y) {
-    rows.clear();
-    const int64_t last = last_window<int64_t>(y, w.stride_h, w.pad_h, s.pooled_height);
-    for (int64_t oh = first_window<int64_t>(y, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h);
-         oh < last; ++oh) {
-      const int kh = tap_along<int64_t>(y, oh, w.stride_h, w.pad_h, w.dilation_h);
-      if (kh >= 0) rows.push_back({(o * s.pooled_height + oh) * s.pooled_width, kh});
-    }
-  }
-
-  SEGFAST_LANES static void combine(lanes_t<T>& held, lanes_t<T> value, bits_t<T> record,
-                                    bits_t<T> won) {
-    if constexpr (kCombine == Combine::sum) {
-      held += record == won ? value : lanes_t<T>{};
-    } else {
-      held = record == won ? value : held;
-    }
-  }
-
-  SEGFAST_LANES static bits_t<T> result(lanes_t<T> held) {
-    if constexpr (kCombine == Combine::sum) {
-      return words_of<T>(held);
-    } else {
-      return exact_words<T>(held);
-    }
-  }
-
-  template <bool kExist>
-  SEGFAST_LANES static bits_t<T> records_at(const Elements<uint8_t>& codes, int64_t first) {
-    if (kExist || codes.holds(first, kLanes<T>)) return load_taps<T>(codes.data + first);
-    uint8_t existing[kLanes<T>];
-    copy_existing(codes, first, kLanes<T>, existing);
-    return load_taps<T>(existing);
-  }
-  template <bool kExist>
-  SEGFAST_LANES static bits_t<T> records_at(const Elements<int64_t>& indices, int64_t first) {
-    return load_indices_at<T, kExist>(indices, first);
-  }
-  SEGFAST_LANES const auto& records() const {
-    if constexpr (kCodes) {
-      return codes;
-    } else {
-      return indices;
-    }
-  }
-
-  // kVectors * kLanes elements: each lane meets the windows `at` behind those listed, in the plane
-  // that starts at `base`; several vectors, so that their sums do not wait for each other.
-  // `position`: what indices hold where they won the first element, and every `step` from there.
-  // kExist: all of those windows lie in the tensor. kInRow: and in their rows.
-  template <int kVectors, bool kExist, bool kInRow>
-  SEGFAST_LANES void gather(const SeenWindow* first, const SeenWindow* last, int64_t base,
-                            int64_t at, int64_t position, int64_t step,
+  // kVectors vectors of channels from c on, of the column of the map that sees those from `first`
+  // on.
+  template <int kVectors>
+  SEGFAST_LANES void gather(const Seen* first, const Seen* last, int64_t c,
                             bits_t<T> (&out)[kVectors]) const {
-    const auto record = records();  // copies: see ScatterRows2x2
-    const Elements<T> given = values;
-    const int64_t pooled_width = s.pooled_width;
     lanes_t<T> held[kVectors] = {};
-    for (const SeenWindow* window = first; window < last; ++window) {
-      for (int v = 0; v < kVectors; ++v) {
-        const int64_t behind = at + v * kLanes<T>;
-        const bits_t<T> won = kCodes ? bits_t<T>{} + window->won
-                                     : lane_positions<T>(position + v * kLanes<T> * step, step);
-        bits_t<T> seen = records_at<kExist>(record, base + window->first + behind);
-        if (!kInRow) {
-          const auto exists =
-              lane_positions<T>(window->column + behind, 1) < static_cast<word_t<T>>(pooled_width);
-          seen = exists ? seen : ~won;
-        }
-        combine(held[v], load_lanes_if<kExist>(given, base + window->first + behind), seen, won);
+    for (const Seen& row : seen_rows) {
+      for (const Seen* column = first; column < last; ++column) {
+        rows.template meet<kCombine>(row.at + column->at + c, row.won + column->won, held);
       }
     }
-    for (int v = 0; v < kVectors; ++v) out[v] = result(held[v]);
-  }
-
-  void list_row(int64_t y) {
-    find_rows(0, y);
-    for (int parity = 0; parity < w.stride_w; ++parity) {
-      for (const SeenRow& row : rows) {
-        for (int kw = w.kernel_w - 1; kw >= 0; --kw) {
-          const int64_t start = parity + w.pad_w - int64_t{kw} * w.dilation_w;
-          if (w.stride_w == 2 && (start & 1) != 0) continue;
-          const int64_t column = w.stride_w == 2 ? start >> 1 : start;
-          const int code = row.kh * w.kernel_w + kw;
-          windows.push_back({row.first + column, column, static_cast<word_t<T>>(code)});
-          low = std::min(low, column);
-          high = std::max(high, column);
-        }
-      }
-      windows_end.push_back(windows.size());
-    }
-  }
-
-  // The windows that columns of a row see, and the plane they lie in.
-  struct RowWindows {
-    const SeenWindow* of[3];  // begin, end of parity 0, end of parity 1
-    int64_t base;
-  };
-
-  // Row y, strides 1 and 2.
-  template <int kStride>
-  void gather_row(int64_t o, int64_t y, T* out) const {
-    const size_t* ends = windows_end.data() + y * kStride;
-    RowWindows seen{{windows.data() + (y == 0 ? 0 : ends[-1]), windows.data() + ends[0],
-                     windows.data() + ends[kStride - 1]},
-                    o * s.pooled_height * s.pooled_width};
-    bool exist = true;
-    if (seen.of[0] < seen.of[2]) {
-      const SeenWindow &first = *seen.of[0], &last = seen.of[2][-1];
-      exist = seen.base + first.first - first.column + low >= 0 &&
-              seen.base + last.first - last.column + s.width / kStride + high + 2 * kLanes<T> <=
-                  values.count;
-    }
-    constexpr int kSpan = kStride * kLanes<T>;
-    for (int64_t start = 0; start < s.width;) {
-      // The last vector may overlap the one before it. `at`: of lane 0, or of column x + 1 one
-      // more.
-      const int64_t x = s.width < kSpan ? 0 : std::min(start, s.width - kSpan), at = x / kStride;
-      if (x == start && x + 2 * kSpan <= s.width && exist && at + low >= 0 &&
-          at + 1 + high + 2 * kLanes<T> <= s.pooled_width) {
-        gather_span<kStride, 2, true, true>(seen, y, x, out + x);
-        start += 2 * kSpan;
-        continue;
-      }
-      T row[kSpan];
-      T* const to = s.width < kSpan ? row : out + x;
-      exist ? gather_span<kStride, 1, true, false>(seen, y, x, to)
-            : gather_span<kStride, 1, false, false>(seen, y, x, to);
-      if (to == row) std::memcpy(out, row, static_cast<size_t>(s.width) * sizeof(T));
-      start += kSpan;
-    }
-  }
-
-  // Columns x to x + kVectors * kStride * kLanes.
-  template <int kStride, int kVectors, bool kExist, bool kInRow>
-  SEGFAST_LANES void gather_span(const RowWindows& seen, int64_t y, int64_t x, T* to) const {
-    bits_t<T> phase[kStride][kVectors];
-    for (int i = 0; i < kStride; ++i) {
-      const int64_t parity = (x + i) % kStride;
-      gather<kVectors, kExist, kInRow>(seen.of[parity], seen.of[parity + 1], seen.base,
-                                       (x + i) / kStride, y * s.width + x + i, kStride, phase[i]);
-    }
-    for (int v = 0; v < kVectors; ++v) {
-      if constexpr (kStride == 1) {
-        store_words(to + v * kLanes<T>, phase[0][v]);
-      } else {
-        store_word_pairs(to + 2 * v * kLanes<T>, phase[0][v], phase[1][v]);
-      }
-    }
-  }
-
-  // Larger strides: each window sends its value to its column, or, where it won in another row,
-  // beyond the row's end.
-  void send_row(int64_t y, T* out) {
-    std::fill(sums.begin(), sums.end(), accumulate_t<T>{0});
-    for (const SeenRow& row : rows) {
-      for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
-        uint64_t x;
-        if constexpr (kCodes) {
-          const uint64_t kw =
-              static_cast<uint64_t>(codes.data[row.first + ow] - row.kh * w.kernel_w);
-          x = static_cast<uint64_t>(ow * w.stride_w - w.pad_w) + kw * w.dilation_w;
-          x = kw < static_cast<uint64_t>(w.kernel_w) ? x : ~uint64_t{0};
-        } else {
-          x = static_cast<uint64_t>(indices.data[row.first + ow] - y * s.width);
-        }
-        auto& held = sums[std::min(x, static_cast<uint64_t>(s.width))];
-        const auto value = to_float(values.data[row.first + ow]);
-        held = kCombine == Combine::sum ? held + value : value;
-      }
-    }
-    for (int64_t x = 0; x < s.width; ++x) out[x] = from_float<T>(sums[static_cast<size_t>(x)]);
-  }
-
-  // Row y, inner > 1.
-  void gather_pixels(int64_t y, T* out) {
-    const int64_t inner = s.inner;
-    size_t column = 0;
-    for (int64_t x = 0; x < s.width; ++x, out += inner) {
-      const size_t end = columns_end[static_cast<size_t>(x)];
-      windows.clear();
-      for (const SeenRow& row : rows) {
-        for (size_t k = column; k < end; ++k) {
-          const int code = row.kh * w.kernel_w + columns[k].kw;
-          windows.push_back({(row.first + columns[k].ow) * inner, 0, static_cast<word_t<T>>(code)});
-        }
-      }
-      column = end;
-      const SeenWindow *const first = windows.data(), *const last = first + windows.size();
-      const int64_t position = y * s.width + x;
-      bits_t<T> one[1];
-      if (inner < kLanes<T>) {
-        gather<1, false, true>(first, last, 0, 0, position, 0, one);
-        store_some_words(out, one[0], static_cast<int>(inner));
-        continue;
-      }
-      constexpr int kBlock = 4;
-      int64_t c = 0;
-      for (; c + kBlock * kLanes<T> <= inner; c += kBlock * kLanes<T>) {
-        bits_t<T> several[kBlock];
-        gather<kBlock, true, true>(first, last, 0, c, position, 0, several);
-        for (int v = 0; v < kBlock; ++v) store_words(out + c + v * kLanes<T>, several[v]);
-      }
-      for (; c < inner; c += kLanes<T>) {
-        c = std::min(c, inner - kLanes<T>);  // the last may overlap
-        gather<1, true, true>(first, last, 0, c, position, 0, one);
-        store_words(out + c, one[0]);
-      }
-    }
+    for (int v = 0; v < kVectors; ++v) out[v] = combined_words<T, kCombine>(held[v]);
   }
 
   void scatter(int64_t o, int64_t y) {
-    T* out = static_cast<T*>(a.map) + (o * s.height + y) * s.width * s.inner;
-    if (s.inner == 1 && w.stride_w == 1) return gather_row<1>(o, y, out);
-    if (s.inner == 1 && w.stride_w == 2) return gather_row<2>(o, y, out);
-    find_rows(o, y);
-    s.inner > 1 ? gather_pixels(y, out) : send_row(y, out);
+    constexpr int kBlock = 8;  // vectors at once: sums that do not wait for others
+    const int64_t inner = s.inner;
+    T* out = static_cast<T*>(a.map) + (o * s.height + y) * s.width * inner;
+    rows.hold(o, y);
+    seen_rows.clear();
+    for (int64_t oh = rows.first_row(y); oh < rows.last_row(y); ++oh) {
+      const int64_t kh = tap_along<int64_t>(y, oh, w.stride_h, w.pad_h, w.dilation_h);
+      const Word won = static_cast<Word>(rows.won_along_height(kh));
+      if (kh >= 0) seen_rows.push_back({rows.place(oh), won});
+    }
+    const Seen* first = columns.data();
+    for (int64_t x = 0; x < s.width; ++x, out += inner) {
+      const Seen* const last = columns.data() + columns_end[static_cast<size_t>(x)];
+      bits_t<T> one[1];
+      int64_t c = 0;
+      for (; c + kBlock * kLanes<T> <= inner; c += kBlock * kLanes<T>) {
+        bits_t<T> several[kBlock];
+        gather(first, last, c, several);
+        for (int v = 0; v < kBlock; ++v) store_words(out + c + v * kLanes<T>, several[v]);
+      }
+      for (; inner >= kLanes<T> && c < inner; c += kLanes<T>) {
+        c = std::min(c, inner - kLanes<T>);  // the last may overlap
+        gather(first, last, c, one);
+        store_words(out + c, one[0]);
+      }
+      if (inner < kLanes<T>) {
+        gather(first, last, 0, one);
+        store_some_words(out, one[0], static_cast<int>(inner));
+      }
+      first = last;
+    }
   }
 };
 
-// inner = 1: each window's value placed over zeros, or, with kAdd, added where windows overlap, in
-// Held, rounded once.
+// Each window's value placed over zeros, or, with kAdd, added where windows overlap, in Held,
+// rounded once.
 template <typename T, typename Held, bool kAdd, bool kCodes>
 void place_rows(const ScatterArguments& a, int64_t begin, int64_t end) {
   const PoolShape& s = a.shape;
   const Window2d& w = a.window;
-  const TapOffsets offsets(w, s.width);
+  const TapOffsets offsets(w, s.width, s.inner);
   constexpr bool kInPlace = std::is_same_v<T, Held>;
   const Elements<T> given{static_cast<const T*>(a.values), s.pooled_numel()};
+  const int64_t width = s.width * s.inner, windows = s.pooled_width * s.inner;  // of a row
   std::vector<Held> sums, converted;  // unless in place: of the map, and a row of windows
-  if (!kInPlace) converted.resize(static_cast<size_t>(s.pooled_width + kLanes<T>));
+  if (!kInPlace) converted.resize(static_cast<size_t>(windows + kLanes<T>));
   for (int64_t item = begin; item < end;) {
     const int64_t o = item / s.height, y = item % s.height;
     const int64_t rows = std::min(s.height - y, end - item);
-    T* const map = static_cast<T*>(a.map) + item * s.width;
+    T* const map = static_cast<T*>(a.map) + item * width;
     Held* out;
     if constexpr (kInPlace) {
       out = map;
     } else {
-      sums.resize(static_cast<size_t>(rows * s.width + kLanes<T>));
+      sums.resize(static_cast<size_t>(rows * width + kLanes<T>));
       out = sums.data();
     }
     const int64_t first = first_window<int64_t>(y, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h);
@@ -485,40 +532,47 @@ void place_rows(const ScatterArguments& a, int64_t begin, int64_t end) {
       const int64_t top = oh * w.stride_h - w.pad_h - y;  // in rows of `out`
       const int64_t bottom =
           std::clamp<int64_t>(top + int64_t{w.kernel_h - 1} * w.dilation_h + 1, cleared, rows);
-      std::fill(out + cleared * s.width, out + bottom * s.width, Held{});
+      std::fill(out + cleared * width, out + bottom * width, Held{});
       cleared = bottom;
-      const int64_t row = (o * s.pooled_height + oh) * s.pooled_width;
+      const int64_t row = (o * s.pooled_height + oh) * windows;
       const Held* __restrict values;
       if constexpr (kInPlace) {
         values = given.data + row;
       } else {
-        for (int64_t ow = 0; ow < s.pooled_width; ow += kLanes<T>) {
-          const lanes_t<T> some = load_lanes_if<false>(given, row + ow);
-          std::memcpy(&converted[static_cast<size_t>(ow)], &some, sizeof some);
+        for (int64_t i = 0; i < windows; i += kLanes<T>) {
+          const lanes_t<T> some = load_lanes_if<false>(given, row + i);
+          std::memcpy(&converted[static_cast<size_t>(i)], &some, sizeof some);
         }
         values = converted.data();
       }
-      for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
-        int64_t position;
-        if constexpr (kCodes) {
-          const uint8_t code = static_cast<const uint8_t*>(a.record)[row + ow];
-          if (code == kEmptyCode) continue;
-          position = top * s.width + ow * w.stride_w - w.pad_w + offsets.at[code];
-        } else {
-          position = static_cast<const int64_t*>(a.record)[row + ow] - y * s.width;
-        }
-        // Rows of the same windows may be another thread's.
-        if (position < 0 || position >= rows * s.width) continue;
-        if constexpr (kAdd) {
-          out[position] += values[ow];
-        } else {
-          out[position] = values[ow];
+      const uint8_t* const codes = static_cast<const uint8_t*>(a.record) + row;
+      const int64_t* const indices = static_cast<const int64_t*>(a.record) + row;
+      // A row of windows, or the channels of each.
+      const int64_t runs = s.inner == 1 ? 1 : s.pooled_width, length = windows / runs;
+      const int64_t step = s.inner == 1 ? w.stride_w : 1;
+      for (int64_t run = 0; run < runs; ++run) {
+        const int64_t origin = top * width + (run * w.stride_w - w.pad_w) * s.inner;
+        const int64_t at = run * length;
+        for (int64_t i = 0; i < length; ++i) {
+          int64_t position;
+          if constexpr (kCodes) {
+            position = origin + i * step + offsets.at[codes[at + i]];
+          } else {
+            position = (indices[at + i] - y * s.width) * s.inner + (s.inner == 1 ? 0 : i);
+          }
+          // Rows of the same windows may be another thread's; an empty window's position is none.
+          if (static_cast<uint64_t>(position) >= static_cast<uint64_t>(rows * width)) continue;
+          if constexpr (kAdd) {
+            out[position] += values[at + i];
+          } else {
+            out[position] = values[at + i];
+          }
         }
       }
     }
-    std::fill(out + cleared * s.width, out + rows * s.width, Held{});
+    std::fill(out + cleared * width, out + rows * width, Held{});
     if constexpr (!kInPlace) {
-      const int64_t n = rows * s.width;
+      const int64_t n = rows * width;
       for (int64_t i = 0; i < n; i += kLanes<T>) {
         lanes_t<T> some;
         std::memcpy(&some, out + i, sizeof some);
@@ -536,18 +590,19 @@ inline bool overlaps(const Window2d& w) {
 }
 
 // Whether to visit each window once, a scalar at a time, rather than each element's taps by
-// vectors: pays with many taps, wide sums, and strides, which leave fewer windows than elements.
-// Measured for 3x3 and 5x5 windows with strides 1 and 2 in all types; the bound lies between.
+// vectors: where neighbouring elements do not meet neighbouring windows, and where there are more
+// taps than vectors make up for (measured for 3x3 to 9x9 windows with strides 1 and 2 in all
+// types). 16-bit elements are rounded afterwards, channels of them from sums of a whole map.
 template <typename T>
-bool visits_windows(const Window2d& w) {
-  const int taps = w.kernel_h * w.kernel_w;
-  return taps * static_cast<int>(sizeof(accumulate_t<T>)) * w.stride_w >= 64;
+bool visits_windows(const PoolShape& s, const Window2d& w) {
+  if (s.inner == 1 && (w.stride_w > 2 || !overlaps(w))) return true;
+  if (s.inner > 1 && kNarrow<T>) return w.taps() >= 6 * kLanes<T>;
+  return w.taps() * w.stride_w >= (s.inner == 1 && !kNarrow<T> ? 2 : 3) * kLanes<T>;
 }
 
 template <typename Row>
-void scatter_rows_with(const ScatterArguments& a, int64_t begin, int64_t end) {
-  Row row{a};
-  const int64_t rows = scatter_rows_per_map(a.shape, a.window);
+void scatter_rows_with(Row row, int64_t begin, int64_t end) {
+  const int64_t rows = scatter_rows_per_map(row.a.shape, row.a.window);
   int64_t o = begin / rows, y = begin % rows;
   for (int64_t item = begin; item < end; ++item) {
     row.scatter(o, y);
@@ -555,21 +610,31 @@ void scatter_rows_with(const ScatterArguments& a, int64_t begin, int64_t end) {
   }
 }
 
+template <typename T, typename Moved, Combine kCombine, bool kCodes>
+void scatter_rows_any(const ScatterArguments& a, int64_t begin, int64_t end) {
+  if (visits_windows<T>(a.shape, a.window)) {
+    if (kCombine == Combine::sum && overlaps(a.window)) {
+      place_rows<T, accumulate_t<T>, true, kCodes>(a, begin, end);
+    } else {
+      place_rows<Moved, Moved, false, kCodes>(a, begin, end);
+    }
+  } else if (a.shape.inner > 1) {
+    scatter_rows_with(ScatterPixels<T, kCombine, kCodes>(a), begin, end);
+  } else if (a.window.stride_w == 1) {
+    scatter_rows_with(ScatterRowsAlong<T, kCombine, kCodes, 1>(a, end), begin, end);
+  } else {
+    scatter_rows_with(ScatterRowsAlong<T, kCombine, kCodes, 2>(a, end), begin, end);
+  }
+}
+
 template <typename T, typename Moved, Combine kCombine>
 void scatter_rows_of(const ScatterArguments& a, int64_t begin, int64_t end) {
   if (a.window.is_2x2()) {
-    scatter_rows_with<ScatterRows2x2<Moved>>(a, begin, end);
-  } else if (a.shape.inner == 1 && !overlaps(a.window)) {
-    a.record_kind == Record::codes8 ? place_rows<Moved, Moved, false, true>(a, begin, end)
-                                    : place_rows<Moved, Moved, false, false>(a, begin, end);
-  } else if (a.shape.inner == 1 && kCombine == Combine::sum && visits_windows<T>(a.window)) {
-    using Held = accumulate_t<T>;
-    a.record_kind == Record::codes8 ? place_rows<T, Held, true, true>(a, begin, end)
-                                    : place_rows<T, Held, true, false>(a, begin, end);
+    scatter_rows_with(ScatterRows2x2<Moved>{a}, begin, end);
   } else if (a.record_kind == Record::codes8) {
-    scatter_rows_with<ScatterRowAny<T, kCombine, true>>(a, begin, end);
+    scatter_rows_any<T, Moved, kCombine, true>(a, begin, end);
   } else {
-    scatter_rows_with<ScatterRowAny<T, kCombine, false>>(a, begin, end);
+    scatter_rows_any<T, Moved, kCombine, false>(a, begin, end);
   }
 }
 
