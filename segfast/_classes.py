@@ -69,7 +69,9 @@ def check_target(logits: Tensor, target: Tensor) -> bool:
     return dense
 
 
-def check_values(target: Tensor, dense: bool, classes: int, ignore_index: int | None) -> None:
+def check_values(
+    target: Tensor, dense: bool, classes: int, ignore_index: int | None, name: str = "target"
+) -> None:
     """Raises IndexError for labels that are no class, and for soft targets outside [0, 1].
 
     On CUDA, and while torch.compile traces, an assertion of the device does, without a wait.
@@ -80,9 +82,9 @@ def check_values(target: Tensor, dense: bool, classes: int, ignore_index: int | 
     if ignore_index is not None:
         bad &= values != ignore_index
     if not target.is_cpu or torch.compiler.is_compiling():
-        torch._assert_async(~bad.any(), "a target is neither a class nor ignore_index")
+        torch._assert_async(~bad.any(), f"{name}: neither a class nor ignore_index")
     elif bool(bad.any()):
-        bad_target(target, dense, classes, ignore_index)
+        bad_target(target, dense, classes, ignore_index, name)
 
 
 def bad_target(

@@ -57,6 +57,12 @@ def as_labels(input: Tensor, target: Tensor) -> Tensor:
     return target.long() if target.is_floating_point() else target
 
 
+def masked(target: Tensor, kept: Tensor) -> Tensor:
+    """The target with -1 where ``kept``, which broadcasts over it, is zero."""
+    signed = target if target.is_floating_point() else target.to(torch.int16)
+    return signed.masked_fill(kept == 0, -1)
+
+
 def is_per_class(weight: Tensor | None, input: Tensor) -> bool:
     """Whether a weight that torch would broadcast over ``input`` [N, C, ...] is one number, or one
     for each class."""

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segfast.compat._common import as_labels, divided, in_type_of, is_per_class, sums
+from segfast.compat._common import as_labels, divided, in_type_of, is_per_class, masked, sums
 from segfast.functional.overlap_stats import OverlapStats
 from segfast.losses._base import sum_group
 
@@ -36,12 +36,6 @@ def _activation(function: Callable[[Tensor], Tensor] | None) -> str | None:
     if function is torch.sigmoid:
         return "sigmoid"
     return "softmax" if getattr(function, "__name__", "") == softmax_helper_dim1.__name__ else None
-
-
-def _masked(target: Tensor, kept: Tensor) -> Tensor:
-    """The target with -1 where ``kept``, which broadcasts over it, is zero."""
-    signed = target if target.is_floating_point() else target.to(torch.int16)
-    return signed.masked_fill(kept == 0, -1)
 
 
 class MemoryEfficientSoftDiceLoss(nn.Module):
@@ -92,7 +86,7 @@ class MemoryEfficientSoftDiceLoss(nn.Module):
         ignored = None
         if loss_mask is not None:
             kept = loss_mask if target.dim() == x.dim() else as_labels(x, loss_mask)
-            target, ignored = _masked(target, kept), -1
+            target, ignored = masked(target, kept), -1
         activation = _activation(self.apply_nonlin)
         input = x if activation or self.apply_nonlin is None else self.apply_nonlin(x)
         return in_type_of(self.from_stats(sums(input, target, activation, ignored)), x)
@@ -200,7 +194,7 @@ class DC_and_BCE_loss(nn.Module):  # noqa: N801 (nnU-Net's name)
         ``use_ignore_label``."""
         ignored = None
         if self.use_ignore_label:
-            target, ignored = _masked(target[:, :-1], target[:, -1:] == 0), -1
+            target, ignored = masked(target[:, :-1], target[:, -1:] == 0), -1
         weights = [self.ce.weight, self.ce.pos_weight]
         if not all(is_per_class(weight, net_output) for weight in weights):
             raise ValueError("weight and pos_weight must be numbers of channels, not of pixels")
