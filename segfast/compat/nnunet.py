@@ -209,3 +209,71 @@ class DC_and_BCE_loss(nn.Module):  # noqa: N801 (nnU-Net's name)
             ce = ce / net_output.numel()
         dc = self.dc.from_stats(stats)
         return in_type_of(self.weight_ce * ce + self.weight_dice * dc, net_output)
+
+
+class RobustCrossEntropyLoss(nn.CrossEntropyLoss):
+    """``nnunetv2.training.loss.robust_ce_loss.RobustCrossEntropyLoss``: torch's cross-entropy, of
+    labels [N, 1, ...] too, and of labels held in floats."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits [N, C, ...] against labels [N, 1, ...] or [N, ...]."""
+        return super().forward(input, as_labels(input, target).long())
+
+
+class TopKLoss(RobustCrossEntropyLoss):
+    """``nnunetv2.training.loss.robust_ce_loss.TopKLoss``: the mean over the ``k`` per cent of the
+    pixels, but at least one, whose cross-entropy is largest. It ranks pixels, so that torch
+    computes it."""
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        k: float = 10,
+        label_smoothing: float = 0,
+    ) -> None:
+        super().__init__(
+            weight, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing
+        )
+        self.k = k
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits [N, C, ...] against labels [N, 1, ...]."""
+        losses = super().forward(input, target).flatten()
+        if losses.numel() == 0:
+            return losses.sum()
+        count = max(int(losses.numel() * self.k / 100), 1)
+        return losses.topk(count, sorted=False).values.mean()
+
+
+class DC_and_topk_loss(nn.Module):  # noqa: N801 (nnU-Net's name)
+    """``nnunetv2.training.loss.compound_losses.DC_and_topk_loss``: :class:`SoftDiceLoss`, in one
+    pass, and :class:`TopKLoss`, by torch.
+
+    Args:
+        soft_dice_kwargs: of :class:`SoftDiceLoss`.
+        ce_kwargs: of :class:`TopKLoss`.
+        weight_ce, weight_dice: factors of the two.
+        ignore_label: label of pixels that do not count.
+    """
+
+    def __init__(
+        self,
+        soft_dice_kwargs: dict[str, Any],
+        ce_kwargs: dict[str, Any],
+        weight_ce: float = 1,
+        weight_dice: float = 1,
+        ignore_label: int | None = None,
+    ) -> None:
+        super().__init__()
+        if ignore_label is not None:
+            ce_kwargs = {**ce_kwargs, "ignore_index": ignore_label}
+        self.weight_ce, self.weight_dice, self.ignore_label = weight_ce, weight_dice, ignore_label
+        self.ce = TopKLoss(**ce_kwargs)
+        self.dc = SoftDiceLoss(softmax_helper_dim1, **soft_dice_kwargs)
+
+    def forward(self, net_output: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits [N, C, ...] against labels [N, 1, ...]."""
+        stats = sums(net_output, as_labels(net_output, target), "softmax", self.ce.ignore_index)
+        loss = self.weight_ce * self.ce(net_output, target)
+        return in_type_of(loss + self.weight_dice * self.dc.from_stats(stats), net_output)

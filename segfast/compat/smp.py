@@ -210,14 +210,16 @@ class FocalLoss(nn.Module):
         :class:`TverskyLoss`."""
         input, target = _shaped(self.mode, y_pred, y_true)
         if not self.from_logits:
-            p = input.clamp(self.eps, 1 - self.eps)
+            p = input.double().clamp(self.eps, 1 - self.eps)
             input = p.log() if self.mode == MULTICLASS_MODE else p.logit()
         weights = None if self.class_weights is None else self.class_weights.to(input.device)
         if self.plain or self.alpha == 1:  # all weight on positives: no ratio says that
             loss = torch.stack([self._plain(*pair) for pair in self._channels(input, target)])
-            if weights is None:
-                return loss[0] if self.mode == BINARY_MODE else loss.mean()
-            return (loss * weights).sum() / weights.sum()
+            if weights is not None:
+                loss = divided((loss * weights).sum(), weights.sum())
+            else:
+                loss = loss[0] if self.mode == BINARY_MODE else loss.mean()
+            return in_type_of(loss, y_pred)
         negative = 1.0 if self.alpha is None else 1 - self.alpha
         positive = None
         if self.alpha is not None:
@@ -248,7 +250,7 @@ class FocalLoss(nn.Module):
             kept = torch.ones_like(t, dtype=torch.bool)
             if self.ignore_index is not None:
                 kept = seen != self.ignore_index
-            pairs.append((z[kept], t[kept].to(z.dtype)))
+            pairs.append((z[kept].double(), t[kept].double()))
         return pairs
 
     def _plain(self, z: Tensor, t: Tensor) -> Tensor:
