@@ -81,10 +81,23 @@ def check_values(
     bad = ~((values >= 0) & (values <= (1 if dense else classes - 1)))  # ~: NaN is bad
     if ignore_index is not None:
         bad &= values != ignore_index
-    if not target.is_cpu or torch.compiler.is_compiling():
-        torch._assert_async(~bad.any(), f"{name}: neither a class nor ignore_index")
+    message = f"{name}: neither a class nor ignore_index"
+    if torch.compiler.is_compiling():
+        torch._assert_async(~bad.any(), message)
+        return
+    bad, target = _whole(bad), _whole(target)
+    if not target.is_cpu:
+        torch._assert_async(~bad.any(), message)
     elif bool(bad.any()):
         bad_target(target, dense, classes, ignore_index, name)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A tensor of a torch.func transform as it is outside: with all examples of a vmap."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def bad_target(

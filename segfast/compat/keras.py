@@ -6,8 +6,8 @@ JaccardLoss         (I + s) / (P + T - I + s)
 DiceLoss            ((1 + b^2) I + s) / (b^2 T + P + s)
 loss                1 - the mean over classes (and samples) of ``class_weights`` x score
 absent class        its score as it is: loss about 1
-cross-entropies,    means over samples, classes and pixels; ``alpha`` multiplies focal losses
-focal losses
+cross-entropies,    means over samples, classes and pixels; ``alpha`` multiplies the
+focal losses        categorical focal loss
 =================== ============================================================================
 
 As there, losses are added up and multiplied by numbers: ``BinaryCELoss() + 2 * DiceLoss()``, here
@@ -271,23 +271,30 @@ class CategoricalFocalLoss(Loss):
 
 
 class BinaryFocalLoss(Loss):
-    """``segmentation_models.losses.BinaryFocalLoss``: alpha times the focal loss of the sigmoid, of
-    positives and negatives alike. Targets are 0 and 1: Keras weighs the two terms of soft ones
-    apart."""
+    """``segmentation_models.losses.BinaryFocalLoss``: the focal loss of the sigmoid, positives
+    weighted by ``alpha`` and negatives by 1 - alpha (of which Keras' documentation says alpha).
+
+    Targets are 0 and 1: Keras weighs the two terms of soft ones apart. ``alpha`` is in [0, 1), as
+    no ratio to a weight of 0 says 1.
+    """
 
     is_entropy = True
 
     def __init__(self, alpha: float = 0.25, gamma: float = 2.0) -> None:
         super().__init__("sigmoid")
+        if not 0 <= alpha < 1:
+            raise ValueError(f"alpha must be in [0, 1), got {alpha}")
         self.alpha, self.gamma = alpha, gamma
 
     def stats_options(self, input: Tensor) -> dict[str, Any]:
         """See :class:`Loss`."""
-        return {"gamma": self.gamma}
+        ratio = self.alpha / (1 - self.alpha)
+        positive = torch.full((1,), ratio, dtype=torch.float64, device=input.device)
+        return {"gamma": self.gamma, "pos_weight": positive}
 
     def from_stats(self, stats: OverlapStats, input: Tensor) -> Tensor:
         """See :class:`Loss`."""
-        return self.alpha * stats.cross_entropy.sum() / input.numel()
+        return (1 - self.alpha) * stats.cross_entropy.sum() / input.numel()
 
 
 def _as_list(indexes: int | Sequence[int] | None) -> list[int] | None:
