@@ -85,14 +85,14 @@ def check_values(
     if torch.compiler.is_compiling():
         torch._assert_async(~bad.any(), message)
         return
-    bad, target = _whole(bad), _whole(target)
+    bad, target = whole(bad), whole(target)
     if not target.is_cpu:
         torch._assert_async(~bad.any(), message)
     elif bool(bad.any()):
         bad_target(target, dense, classes, ignore_index, name)
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Tensor) -> Tensor:
     """A tensor of a torch.func transform as it is outside: with all examples of a vmap."""
     functorch = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(tensor):

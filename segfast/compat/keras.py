@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from segfast._classes import check_choice, check_target, check_values
-from segfast.compat._common import in_type_of, numbers, sums
+from segfast.compat._common import in_type_of, mean, sums, weights
 from segfast.functional.overlap_stats import OverlapStats
 
 
@@ -118,8 +118,8 @@ class _RegionLoss(Loss):
         self.class_indexes = _as_list(class_indexes)
         self.per_image, self.smooth = per_image, smooth
         self.class_weights: Tensor | None
-        weights = numbers(class_weights, torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)
+        given = weights("class_weights", class_weights)
+        self.register_buffer("class_weights", given, persistent=False)
 
     def score(self, i: Tensor, p: Tensor, t: Tensor) -> Tensor:
         """The score of each group and class."""
@@ -131,7 +131,9 @@ class _RegionLoss(Loss):
         if self.class_indexes is not None:
             i, p, t = (x[:, self.class_indexes] for x in (i, p, t))
         score = self.score(i, p, t)
-        return 1 - (score if self.class_weights is None else score * self.class_weights).mean()
+        if self.class_weights is not None:
+            score = score * self.class_weights
+        return mean(1 - score)
 
 
 class JaccardLoss(_RegionLoss):
@@ -196,7 +198,7 @@ class BinaryCELoss(Loss):
 
     def from_stats(self, stats: OverlapStats, input: Tensor) -> Tensor:
         """See :class:`Loss`."""
-        return stats.cross_entropy.sum() / input.numel()
+        return stats.cross_entropy.sum() / max(input.numel(), 1)
 
 
 class CategoricalCELoss(Loss):
@@ -220,8 +222,8 @@ class CategoricalCELoss(Loss):
         self.class_indexes = _as_list(class_indexes)
         self.needs_own_pass = self.class_indexes is not None
         self.class_weights: Tensor | None
-        weights = numbers(class_weights, torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)
+        given = weights("class_weights", class_weights)
+        self.register_buffer("class_weights", given, persistent=False)
 
     def stats_options(self, input: Tensor) -> dict[str, Any]:
         """See :class:`Loss`."""
@@ -229,7 +231,7 @@ class CategoricalCELoss(Loss):
 
     def from_stats(self, stats: OverlapStats, input: Tensor) -> Tensor:
         """See :class:`Loss`."""
-        return stats.cross_entropy.sum() / input.numel()
+        return stats.cross_entropy.sum() / max(input.numel(), 1)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """See :class:`Loss`."""
@@ -267,7 +269,7 @@ class CategoricalFocalLoss(Loss):
         """See :class:`Loss`."""
         classes = input.shape[1] if self.class_indexes is None else len(self.class_indexes)
         terms = classes * input.shape[0] * input.shape[2:].numel()
-        return self.alpha * stats.cross_entropy.sum() / terms
+        return self.alpha * stats.cross_entropy.sum() / max(terms, 1)
 
 
 class BinaryFocalLoss(Loss):
@@ -294,7 +296,7 @@ class BinaryFocalLoss(Loss):
 
     def from_stats(self, stats: OverlapStats, input: Tensor) -> Tensor:
         """See :class:`Loss`."""
-        return (1 - self.alpha) * stats.cross_entropy.sum() / input.numel()
+        return (1 - self.alpha) * stats.cross_entropy.sum() / max(input.numel(), 1)
 
 
 def _as_list(indexes: int | Sequence[int] | None) -> list[int] | None:
@@ -305,6 +307,8 @@ def _as_list(indexes: int | Sequence[int] | None) -> list[int] | None:
 
 def _only(classes: list[int], input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and target of those classes; labels of others become -1."""
+    if not all(0 <= c < input.shape[1] for c in classes):
+        raise ValueError(f"class_indexes must be of {input.shape[1]} classes, got {classes}")
     dense = check_target(input, target)
     if dense:
         return input[:, classes], target[:, classes]

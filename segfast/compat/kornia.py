@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from segfast._classes import check_choice, check_target, check_values
-from segfast.compat._common import divided, in_type_of, sums
+from segfast.compat._common import check, divided, in_type_of, mean, reduced, sums
 from segfast.losses import lovasz
 from segfast.reference import overlap_stats as reference
 
@@ -59,7 +59,7 @@ def dice_loss(
         total = w.sum(1)
         loss = divided((w * (1 - 2 * i / (p + t + eps).clamp(min=1e-300))).sum(1), total)
         loss = torch.where(total == 0, 1, loss)
-    return in_type_of(loss.mean(), pred)
+    return in_type_of(mean(loss), pred)
 
 
 def tversky_loss(
@@ -78,7 +78,7 @@ def tversky_loss(
     present = t > 0
     size = (i + alpha * (p - i) + beta * (t - i) + eps).masked_fill(~present, 1)
     score = (i / size * present).sum(1) / present.sum(1).clamp(min=1)
-    return in_type_of(1 - score.mean(), pred)
+    return in_type_of(mean(1 - score), pred)
 
 
 def focal_loss(
@@ -105,6 +105,8 @@ def focal_loss(
     check_choice("reduction", reduction, REDUCTIONS)
     check_per_class("weight", weight, pred)
     classes = pred.shape[1]
+    if classes == 1:
+        raise ValueError("logits of one channel have no softmax; use binary_focal_loss_with_logits")
     factors = torch.ones(classes, dtype=torch.float64, device=pred.device)
     if alpha is not None:
         factors = factors * alpha
@@ -115,7 +117,7 @@ def focal_loss(
         return _focal_map(pred, target, ignore_index, gamma, None, factors)
     options = {"gamma": gamma, "class_weight": factors}
     loss = sums(pred, target, "softmax", ignore_index, **options).cross_entropy.sum()
-    return in_type_of(loss / pred.numel() if reduction == "mean" else loss, pred)
+    return in_type_of(loss / max(pred.numel(), 1) if reduction == "mean" else loss, pred)
 
 
 def binary_focal_loss_with_logits(
@@ -158,11 +160,11 @@ def binary_focal_loss_with_logits(
         loss = _focal_map(pred, target, ignore_index, gamma, negative, positive)
         if reduction == "none":
             return loss
-        return loss.mean() if reduction == "mean" else loss.sum()
+        return reduced(loss, reduction)
     options = {"class_weight": negative, "pos_weight": divided(positive, negative)}
     stats = sums(pred, target, "sigmoid", ignore_index, gamma=gamma, **options)
     loss = stats.cross_entropy.sum()
-    return in_type_of(loss / pred.numel() if reduction == "mean" else loss, pred)
+    return in_type_of(loss / max(pred.numel(), 1) if reduction == "mean" else loss, pred)
 
 
 def _focal_map(
@@ -207,9 +209,12 @@ def lovasz_softmax_loss(pred: Tensor, target: Tensor, weight: Tensor | None = No
 
 
 def check_per_class(name: str, weight: Tensor | None, pred: Tensor) -> None:
-    """Raises ValueError unless the weight is [C]."""
-    if weight is not None and list(weight.shape) != [pred.shape[1]]:
+    """Raises ValueError unless the weight is [C] and not negative."""
+    if weight is None:
+        return
+    if list(weight.shape) != [pred.shape[1]]:
         raise ValueError(f"{name} must have shape [{pred.shape[1]}], got {list(weight.shape)}")
+    check(weight >= 0, lambda: f"{name} must not be negative, got {weight.tolist()}")
 
 
 class DiceLoss(nn.Module):

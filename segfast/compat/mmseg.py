@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from segfast._classes import check_choice
-from segfast.compat._common import as_labels, in_type_of, numbers, reduced, sums
+from segfast.compat._common import as_labels, in_type_of, reduced, sums, weights
 
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -149,14 +149,15 @@ class TverskyLoss(nn.Module):
         self.smooth, self.loss_weight, self.ignore_index = smooth, loss_weight, ignore_index
         self.alpha, self.beta, self._loss_name = alpha, beta, loss_name
         self.class_weight: Tensor | None
-        weight = numbers(class_weight, torch.float64)
-        self.register_buffer("class_weight", weight, persistent=False)
+        given = weights("class_weight", class_weight)
+        self.register_buffer("class_weight", given, persistent=False)
 
     def forward(self, pred: Tensor, target: Tensor, **kwargs: Any) -> Tensor:
         """The loss of logits [N, C, ...] against labels [N, ...]."""
         i, p, t = sums(pred, as_labels(pred, target), "softmax", self.ignore_index)[:3]
         size = i + self.alpha * (p - i) + self.beta * (t - i)
-        loss = 1 - ((i + self.smooth) / (size + self.smooth)).mean(0)
+        each = 1 - (i + self.smooth) / (size + self.smooth)
+        loss = each.sum(0) / max(len(each), 1)
         if self.class_weight is not None:
             loss = loss * self.class_weight
         if self.ignore_index is not None:

@@ -37,6 +37,7 @@ from segfast.compat._common import (
     numbers,
     reduced,
     sums,
+    weights,
 )
 from segfast.functional.overlap_stats import OverlapStats
 from segfast.reference import overlap_stats as reference
@@ -520,7 +521,7 @@ class FocalLoss(nn.Module):
         first = self.first(input.shape[1])
         terms, counts = self._terms(input, known, ignored, first)
         if self.reduction == "none":
-            return terms.reshape(len(input), -1, *input.shape[2:])
+            return terms.reshape(len(input), terms.shape[1], *input.shape[2:])
         pixels = counts[:, 0].sum(1, dtype=torch.float64)
         return self.from_sums(terms.sum((1, 2), dtype=torch.float64), pixels, input.shape[1])
 
@@ -728,12 +729,8 @@ def _for_classes(numbers: Tensor, first: int, channels: int, name: str) -> Tenso
 
 def _weight(weight: Weight) -> Tensor | None:
     """The weight as a float tensor, [C] or [1]."""
-    result = numbers(weight, torch.float32)
-    if result is None:
-        return None
-    if bool((result < 0).any()):
-        raise ValueError(f"weight must not be negative, got {result.tolist()}")
-    return result.reshape(-1)
+    result = weights("weight", weight)
+    return None if result is None else result.reshape(-1)
 
 
 def _check_factors(**factors: float) -> None:

@@ -21,7 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segfast.compat._common import as_labels, divided, in_type_of, is_per_class, masked, sums
+from segfast.compat._common import (
+    as_labels,
+    divided,
+    in_type_of,
+    is_per_class,
+    masked,
+    mean,
+    sums,
+)
 from segfast.functional.overlap_stats import OverlapStats
 from segfast.losses._base import sum_group
 
@@ -72,7 +80,7 @@ class MemoryEfficientSoftDiceLoss(nn.Module):
             size = size - 2 * i
             i = i.clamp(min=self.clip_tp)
             size = size + 2 * i
-        return -((2 * i + self.smooth) / (size + self.smooth).clamp(min=1e-8)).mean()
+        return -mean((2 * i + self.smooth) / (size + self.smooth).clamp(min=1e-8))
 
     def forward(self, x: Tensor, y: Tensor, loss_mask: Tensor | None = None) -> Tensor:
         """The loss of ``x`` [N, C, ...].
@@ -206,7 +214,7 @@ class DC_and_BCE_loss(nn.Module):  # noqa: N801 (nnU-Net's name)
         if self.use_ignore_label:
             ce = divided(ce, stats.pixels[:, 0].sum())
         elif self.ce.reduction == "mean":
-            ce = ce / net_output.numel()
+            ce = ce / max(net_output.numel(), 1)
         dc = self.dc.from_stats(stats)
         return in_type_of(self.weight_ce * ce + self.weight_dice * dc, net_output)
 
