@@ -178,7 +178,7 @@ def _focal_map(
     """The focal loss of every value: of the sigmoid, or without ``negative`` of the softmax."""
     check_values(target, check_target(pred, target), max(pred.shape[1], 2), ignore_index)
     t, counts = reference.spread_targets(pred, target, True, ignore_index)
-    z = pred.flatten(2).to(t.dtype).masked_fill(~counts, 0)
+    z, t = pred.flatten(2).double().masked_fill(~counts, 0), t.double()
     tiny = torch.finfo(z.dtype).tiny  # the least number whose power has a finite slope
     if negative is None:
         log_p = z.log_softmax(1)
@@ -187,9 +187,9 @@ def _focal_map(
     else:
         focal = (nnf.logsigmoid(z * (1 - 2 * t)) * gamma).exp()
         loss = focal * nnf.binary_cross_entropy_with_logits(z, t, reduction="none")
-        loss = loss * torch.where(t > 0, 1, negative.to(t.dtype)[:, None])
-    loss = loss * torch.where(t > 0, positive.to(t.dtype)[:, None], 1)
-    return loss.masked_fill(~counts, 0).view(pred.shape)
+        loss = loss * torch.where(t > 0, 1, negative[:, None])
+    loss = loss * torch.where(t > 0, positive[:, None], 1)
+    return in_type_of(loss.masked_fill(~counts, 0).view(pred.shape), pred)
 
 
 def lovasz_hinge_loss(pred: Tensor, target: Tensor) -> Tensor:
@@ -311,6 +311,9 @@ class BinaryFocalLossWithLogits(nn.Module):
 
 class LovaszHingeLoss(nn.Module):
     """``kornia.losses.LovaszHingeLoss``; see :func:`lovasz_hinge_loss`."""
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         """The loss of logits [N, 1, ...] against labels [N, ...]."""

@@ -523,15 +523,15 @@ class FocalLoss(nn.Module):
         if self.reduction == "none":
             return terms.reshape(len(input), terms.shape[1], *input.shape[2:])
         pixels = counts[:, 0].sum(1, dtype=torch.float64)
-        return self.from_sums(terms.sum((1, 2), dtype=torch.float64), pixels, input.shape[1])
+        return self.from_sums(terms.sum((1, 2)), pixels, input.shape[1])
 
     def _terms(
         self, input: Tensor, target: Tensor, ignored: int | None, first: int
     ) -> tuple[Tensor, Tensor]:
         """The loss of each value from class ``first`` on, and where it counts, [N, C, S]."""
         t, counts = (x[:, first:] for x in reference.spread_targets(input, target, True, ignored))
-        z = input[:, first:].flatten(2).to(t.dtype).masked_fill(~counts, 0)
-        positive, negative = (x.to(t.dtype)[first:, None] for x in self.factors(input))
+        z, t = input[:, first:].flatten(2).double().masked_fill(~counts, 0), t.double()
+        positive, negative = (x[first:, None] for x in self.factors(input))
         if self.use_softmax:
             log_p = z.log_softmax(1)
             tiny = torch.finfo(z.dtype).tiny

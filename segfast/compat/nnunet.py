@@ -245,9 +245,9 @@ class TopKLoss(RobustCrossEntropyLoss):
         )
         self.k = k
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+    def forward(self, inp: Tensor, target: Tensor) -> Tensor:  # nnU-Net's names
         """The loss of logits [N, C, ...] against labels [N, 1, ...]."""
-        losses = super().forward(input, target).flatten()
+        losses = super().forward(inp, target).flatten()
         if losses.numel() == 0:
             return losses.sum()
         count = max(int(losses.numel() * self.k / 100), 1)
