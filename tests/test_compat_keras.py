@@ -1,4 +1,5 @@
-"""segfast.compat.keras against segmentation_models' formulas, written plainly: it needs Keras."""
+"""segfast.compat.keras against segmentation_models' formulas, written plainly: it needs Keras;
+test_compat_random.py runs its own formulas in torch."""
 
 from __future__ import annotations
 
