@@ -69,9 +69,7 @@ def check_target(logits: Tensor, target: Tensor) -> bool:
     return dense
 
 
-def check_values(
-    target: Tensor, dense: bool, classes: int, ignore_index: int | None, name: str = "target"
-) -> None:
+def check_values(target: Tensor, dense: bool, classes: int, ignore_index: int | None) -> None:
     """Raises IndexError for labels that are no class, and for soft targets outside [0, 1].
 
     On CUDA, and while torch.compile traces, an assertion of the device does, without a wait.
@@ -81,7 +79,7 @@ def check_values(
     bad = ~((values >= 0) & (values <= (1 if dense else classes - 1)))  # ~: NaN is bad
     if ignore_index is not None:
         bad &= values != ignore_index
-    message = f"{name}: neither a class nor ignore_index"
+    message = "a target is neither a class nor ignore_index"
     if torch.compiler.is_compiling():
         torch._assert_async(~bad.any(), message)
         return
@@ -89,7 +87,7 @@ def check_values(
     if not target.is_cpu:
         torch._assert_async(~bad.any(), message)
     elif bool(bad.any()):
-        bad_target(target, dense, classes, ignore_index, name)
+        bad_target(target, dense, classes, ignore_index)
 
 
 def whole(tensor: Tensor) -> Tensor:

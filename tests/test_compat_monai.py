@@ -192,3 +192,12 @@ def test_bad_arguments() -> None:
         monai.DiceCELoss(reduction="none")
     with pytest.raises(ValueError, match="one channel of labels"):
         monai.DiceCELoss(softmax=True)(torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4))
+    x, y, mask = torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4).long(), torch.ones(1, 1, 4, 4)
+    with pytest.raises(ValueError, match="mask must hold 0 and 1"):
+        monai.MaskedDiceLoss(softmax=True, to_onehot_y=True)(x, y, 0.5 * mask)
+    with pytest.raises(ValueError, match=r"mask must have shape \[1, 1, 4, 4\]"):
+        monai.MaskedDiceLoss(softmax=True, to_onehot_y=True)(x, y, mask[0])
+    with pytest.raises(ValueError, match="weight must be one number, or 3"):
+        monai.FocalLoss(to_onehot_y=True, weight=[1.0, 2.0])(x, y)
+    with pytest.raises(ValueError, match="alpha must be in"):
+        monai.FocalLoss(alpha=1.5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,16 +57,16 @@ def as_labels(input: Tensor, target: Tensor) -> Tensor:
     if not target.is_floating_point():
         return target
     labels = target.long()
-    check(labels == target, lambda: "target must hold whole numbers as labels, got fractions")
+    check(labels == target, "target must hold whole numbers as labels, got fractions")
     return labels
 
 
-def check(right: Tensor, message: Callable[[], str]) -> None:
+def check(right: Tensor, message: str) -> None:
     """Raises ValueError unless all is right; on CUDA, and compiled, the device asserts it."""
     if torch.compiler.is_compiling() or not right.is_cpu:
-        torch._assert_async(right.all(), message())
+        torch._assert_async(right.all(), message)
     elif not bool(whole(right).all()):
-        raise ValueError(message())
+        raise ValueError(message)
 
 
 def masked(target: Tensor, kept: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from torch.nn import functional as nnf
 from segfast._classes import check_choice, check_target, check_values, map_shape
 from segfast.compat._common import (
     as_labels,
+    check,
     divided,
     in_type_of,
     masked,
@@ -246,7 +247,7 @@ class MaskedDiceLoss(DiceLoss):
                 f"mask must have shape {[input.shape[0], 1, *input.shape[2:]]}, got "
                 f"{list(mask.shape)}"
             )
-        check_values(mask, True, 2, None, "mask")
+        check((mask == 0) | (mask == 1), "mask must hold 0 and 1, got other numbers")
         activation = self.activation(input.shape[1])
         if self.other_act is not None:
             input = self.other_act(input)
