@@ -214,6 +214,25 @@ def test_bad_input(name: str) -> None:
         assert call((1e4 * x).to(half), y).isfinite()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("fastai", "kornia focal") else pytest.mark.nightly)
+        for name in LABELLED
+    ],
+)
+def test_compiles_whole(name: str) -> None:
+    torch._dynamo.reset()
+    loss, with_channel = LABELLED[name]
+    x, y = torch.randn(2, C, 3, 4, requires_grad=True), torch.randint(C, (2, 3, 4))
+    y = y.unsqueeze(1) if with_channel else y
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    actual, expected = compiled(x, y), loss(x, y)
+    torch.testing.assert_close(actual, expected)
+    grads = [torch.autograd.grad(value.sum(), x) for value in (actual, expected)]
+    torch.testing.assert_close(*grads)
+
+
 def test_negative_weights_are_refused() -> None:
     bad = [-1.0] + [1.0] * (C - 1)
     x, y = torch.randn(SHAPE), labels(C, None)
