@@ -201,3 +201,19 @@ def test_bad_arguments() -> None:
         monai.FocalLoss(to_onehot_y=True, weight=[1.0, 2.0])(x, y)
     with pytest.raises(ValueError, match="alpha must be in"):
         monai.FocalLoss(alpha=1.5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_masked_dice(dtype: torch.dtype) -> None:
+    """With labels the masked pixels count as labelled with class 0, as in MONAI."""
+    for onehot, options in itertools.product(
+        (True, False), ({}, {"squared_pred": True}, {"include_background": False, "jaccard": True})
+    ):
+        logits, target = problem(SHAPES["2-D"], dtype, onehot)
+        for batch in (1, len(logits)):
+            mask = torch.rand(batch, 1, *logits.shape[2:]) < 0.7
+            options = {"to_onehot_y": not onehot, "softmax": True, **options}
+            mine, other = both("MaskedDiceLoss", **options)
+            in_float32 = options.get("squared_pred") and not onehot
+            rtol = IN_FLOAT32[dtype] if in_float32 else None
+            assert_same(mine, other, logits, target, mask.long(), rtol=rtol)
