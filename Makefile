@@ -75,7 +75,7 @@ $(SETUP): pyproject.toml constraints.txt
 $(ORIGINALS): $(BUILD)
 	@echo "Installing the libraries whose numbers the tests compare with"
 	@$(PIP) --no-build-isolation --editable '.[compat,export,timm]'
-	@$(PIP) --no-deps fastai fastcore nnunetv2
+	@$(PIP) --no-deps fastai fastcore mmsegmentation nnunetv2 segmentation-models
 	@touch $@
 
 # The switches of a build: a change of any of them builds again.

@@ -74,13 +74,28 @@ def check_values(target: Tensor, dense: bool, classes: int, ignore_index: int | 
 
     On CUDA, and while torch.compile traces, an assertion of the device does, without a wait.
     """
-    bad = ~((target >= 0) & (target <= (1 if dense else classes - 1)))  # ~: NaN is bad
+    # As int64, of which torch compares all: of uint16 it does not, and -1 is 255 to uint8.
+    values = target if target.is_floating_point() else target.long()
+    bad = ~((values >= 0) & (values <= (1 if dense else classes - 1)))  # ~: NaN is bad
     if ignore_index is not None:
-        bad &= (target if dense else target.long()) != ignore_index
-    if not target.is_cpu or torch.compiler.is_compiling():
-        torch._assert_async(~bad.any(), "a target is neither a class nor ignore_index")
+        bad &= values != ignore_index
+    message = "a target is neither a class nor ignore_index"
+    if torch.compiler.is_compiling():
+        torch._assert_async(~bad.any(), message)
+        return
+    bad, target = whole(bad), whole(target)
+    if not target.is_cpu:
+        torch._assert_async(~bad.any(), message)
     elif bool(bad.any()):
         bad_target(target, dense, classes, ignore_index)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of a torch.func transform as it is outside: with all examples of a vmap."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def bad_target(

@@ -19,7 +19,7 @@ DTYPES = tuple(RTOL)
 
 
 # Their dependencies are many, or conflict with those of the rest.
-BY_THEMSELVES = ("fastai", "fastcore", "nnunetv2")
+BY_THEMSELVES = ("fastai", "fastcore", "mmsegmentation", "nnunetv2", "segmentation-models")
 
 
 def how_to_install(package: str) -> str:

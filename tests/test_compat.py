@@ -135,3 +135,136 @@ def test_a_float_map_of_half_precision() -> None:
         torch.testing.assert_close(
             value.double(), formula(logits.double(), target), rtol=1e-6, atol=0
         )
+
+
+def losses_of_labels() -> dict[str, tuple[Any, bool]]:
+    """Every loss of labels, and whether these have a channel."""
+    labels_and_softmax = {"to_onehot_y": True, "softmax": True}
+    plain = {
+        "smp Dice": smp.DiceLoss("multiclass", class_weights=[1.0] * C),
+        "smp Jaccard": smp.JaccardLoss("multiclass"),
+        "smp Tversky": smp.TverskyLoss("multiclass", gamma=0.5),
+        "smp focal": smp.FocalLoss("multiclass"),
+        "smp focal, plain": smp.FocalLoss("multiclass", strict=True),
+        "smp cross-entropy": smp.SoftCrossEntropyLoss(smooth_factor=0.1),
+        "smp Lovasz": smp.LovaszLoss("multiclass"),
+        "kornia Dice": kornia.DiceLoss(),
+        "kornia Dice, macro": kornia.DiceLoss("macro"),
+        "kornia Tversky": kornia.TverskyLoss(0.5, 0.5),
+        "kornia focal": kornia.FocalLoss(0.5, reduction="mean"),
+        "kornia focal, map": kornia.FocalLoss(0.5),
+        "kornia Lovasz": kornia.LovaszSoftmaxLoss(),
+        "fastai": fastai.DiceLoss(),
+        "mmseg Dice": mmseg.DiceLoss(use_sigmoid=False),
+        "mmseg Tversky": mmseg.TverskyLoss(),
+        "keras sigmoid": keras.binary_focal_jaccard_loss,
+        "keras softmax": keras.categorical_focal_dice_loss,
+        "keras, some classes": keras.CategoricalCELoss(class_indexes=[0, 1]),
+    }
+    with_channel = {
+        "monai Dice": monai.DiceLoss(**labels_and_softmax),
+        "monai Tversky": monai.TverskyLoss(**labels_and_softmax),
+        "monai generalised Dice": monai.GeneralizedDiceLoss(**labels_and_softmax),
+        "monai MCC": monai.MCCLoss(**labels_and_softmax),
+        "monai Dice + CE": monai.DiceCELoss(**labels_and_softmax),
+        "monai Dice + focal": monai.DiceFocalLoss(to_onehot_y=True, sigmoid=True),
+        "monai generalised + focal": monai.GeneralizedDiceFocalLoss(**labels_and_softmax),
+        "monai focal": monai.FocalLoss(to_onehot_y=True),
+        "monai focal, map": monai.FocalLoss(to_onehot_y=True, reduction="none"),
+        "monai softmax focal": monai.FocalLoss(to_onehot_y=True, use_softmax=True),
+        "nnunet Dice": nnunet.SoftDiceLoss(nnunet.softmax_helper_dim1, ddp=False),
+        "nnunet Dice + CE": nnunet.DC_and_CE_loss({"ddp": False}, {}),
+        "nnunet Dice + top k": nnunet.DC_and_topk_loss({"ddp": False}, {}),
+    }
+    return {
+        **{name: (loss, False) for name, loss in plain.items()},
+        **{name: (loss, True) for name, loss in with_channel.items()},
+    }
+
+
+LABELLED = losses_of_labels()
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_bad_input(name: str) -> None:
+    """A sentence, a finite number of nothing, or NaN of NaN: never a silent wrong number."""
+    loss, with_channel = LABELLED[name]
+
+    def call(x: Tensor, y: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        value: Tensor = loss(x, y.unsqueeze(1) if with_channel else y).sum()
+        (grad,) = torch.autograd.grad(value, x)
+        assert grad.shape == x.shape and (grad.isfinite().all() or x.isnan().any())
+        return value
+
+    x, y = torch.randn(2, C, 3, 4), torch.randint(C, (2, 3, 4))
+    for bad in (y + C, y - C):
+        with pytest.raises(
+            IndexError, match=r"target must hold labels 0 to 4.* but holds labels from"
+        ):
+            call(x, bad)
+    with pytest.raises((ValueError, TypeError), match="whole numbers|integer labels"):
+        call(x, y + 0.5)
+    with pytest.raises(ValueError, match=r"target must have shape \[2, 3, 4\]"):
+        call(x, y[:, :2])
+    assert call(x[:, :, :0], y[:, :0]).isfinite()
+    assert call(x[:0], y[:0]).isfinite()
+    assert call(x.index_fill(1, torch.tensor([1]), torch.nan), y).isnan()
+    for half in (torch.float16, torch.bfloat16):
+        assert call((1e4 * x).to(half), y).isfinite()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("fastai", "kornia focal") else pytest.mark.nightly)
+        for name in LABELLED
+    ],
+)
+def test_compiles_whole(name: str) -> None:
+    torch._dynamo.reset()
+    loss, with_channel = LABELLED[name]
+    x, y = torch.randn(2, C, 3, 4, requires_grad=True), torch.randint(C, (2, 3, 4))
+    y = y.unsqueeze(1) if with_channel else y
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    actual, expected = compiled(x, y), loss(x, y)
+    torch.testing.assert_close(actual, expected)
+    grads = [torch.autograd.grad(value.sum(), x) for value in (actual, expected)]
+    torch.testing.assert_close(*grads)
+
+
+def test_negative_weights_are_refused() -> None:
+    bad = [-1.0] + [1.0] * (C - 1)
+    x, y = torch.randn(SHAPE), labels(C, None)
+    tensor = torch.tensor(bad)
+    calls: list[Callable[[], Any]] = [
+        lambda: smp.DiceLoss("multiclass", class_weights=bad),
+        lambda: smp.FocalLoss("multiclass", class_weights=bad),
+        lambda: monai.DiceLoss(weight=bad),
+        lambda: monai.FocalLoss(weight=bad),
+        lambda: monai.GeneralizedDiceFocalLoss(weight=bad),
+        lambda: nnunet.DC_and_CE_loss({"ddp": False}, {"weight": tensor})(x, y.unsqueeze(1)),
+        lambda: kornia.DiceLoss(weight=tensor)(x, y),
+        lambda: kornia.FocalLoss(None, weight=tensor)(x, y),
+        lambda: kornia.LovaszSoftmaxLoss(weight=tensor)(x, y),
+        lambda: mmseg.TverskyLoss(class_weight=bad),
+        lambda: keras.JaccardLoss(class_weights=bad),
+        lambda: keras.CategoricalCELoss(class_weights=bad),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="negative"):
+            call()
+
+
+@pytest.mark.parametrize("name", ["smp", "monai, Dice + focal"])
+def test_memory_of_a_compiled_loss_is_the_gradient(name: str) -> None:
+    """Compiled too, the graph holds nothing of the image's size but its gradient."""
+    torch._dynamo.reset()
+    loss, _, with_channel = CASES[name]
+    logits = torch.randn(1, 8, 256, 256, requires_grad=True)
+    target = torch.randint(8, (1, 1, 256, 256) if with_channel else (1, 256, 256))
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    compiled(logits, target).backward()  # compiles
+    logits.grad = None
+    peak = peak_bytes(lambda: compiled(logits, target).backward())
+    assert logits.nbytes <= peak <= 1.01 * logits.nbytes

@@ -1,4 +1,5 @@
-"""segfast.compat.keras against segmentation_models' formulas, written plainly: it needs Keras."""
+"""segfast.compat.keras against segmentation_models' formulas, written plainly: it needs Keras;
+test_compat_random.py runs its own formulas in torch."""
 
 from __future__ import annotations
 
@@ -109,3 +110,7 @@ def test_bad_arguments() -> None:
         keras.CategoricalCELoss() + keras.JaccardLoss()
     with pytest.raises(ValueError, match="at most one cross-entropy"):
         keras.BinaryCELoss() + keras.bce_dice_loss
+    with pytest.raises(ValueError, match="alpha must be in"):
+        keras.BinaryFocalLoss(alpha=1.0)
+    with pytest.raises(ValueError, match="class_indexes must be of 5 classes"):
+        keras.CategoricalCELoss(class_indexes=[5])(torch.zeros(SHAPE), labels(C, None))

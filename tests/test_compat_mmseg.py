@@ -1,5 +1,5 @@
-"""segfast.compat.mmseg against mmseg 1.2's formula, written plainly: mmseg is not on PyPI for this
-torch."""
+"""segfast.compat.mmseg against the formulas of mmseg 1.2, written plainly; mmseg itself runs in
+test_compat_random.py."""
 
 from __future__ import annotations
 

@@ -192,3 +192,28 @@ def test_bad_arguments() -> None:
         monai.DiceCELoss(reduction="none")
     with pytest.raises(ValueError, match="one channel of labels"):
         monai.DiceCELoss(softmax=True)(torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4))
+    x, y, mask = torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4).long(), torch.ones(1, 1, 4, 4)
+    with pytest.raises(ValueError, match="mask must hold 0 and 1"):
+        monai.MaskedDiceLoss(softmax=True, to_onehot_y=True)(x, y, 0.5 * mask)
+    with pytest.raises(ValueError, match=r"mask must have shape \[1, 1, 4, 4\]"):
+        monai.MaskedDiceLoss(softmax=True, to_onehot_y=True)(x, y, mask[0])
+    with pytest.raises(ValueError, match="weight must be one number, or 3"):
+        monai.FocalLoss(to_onehot_y=True, weight=[1.0, 2.0])(x, y)
+    with pytest.raises(ValueError, match="alpha must be in"):
+        monai.FocalLoss(alpha=1.5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_masked_dice(dtype: torch.dtype) -> None:
+    """With labels the masked pixels count as labelled with class 0, as in MONAI."""
+    for onehot, options in itertools.product(
+        (True, False), ({}, {"squared_pred": True}, {"include_background": False, "jaccard": True})
+    ):
+        logits, target = problem(SHAPES["2-D"], dtype, onehot)
+        for batch in (1, len(logits)):
+            mask = torch.rand(batch, 1, *logits.shape[2:]) < 0.7
+            options = {"to_onehot_y": not onehot, "softmax": True, **options}
+            mine, other = both("MaskedDiceLoss", **options)
+            in_float32 = options.get("squared_pred") and not onehot
+            rtol = IN_FLOAT32[dtype] if in_float32 else None
+            assert_same(mine, other, logits, target, mask.long(), rtol=rtol)

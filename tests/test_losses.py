@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
+import random
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from segfast import losses as L
 from segfast.bench.memory import peak_bytes
+from segfast.losses import _base as losses_base
 
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
 IGNORED = 255
 C = 4
+
+# The module: the package's name of it is the function.
+functional_module = sys.modules["segfast.functional.overlap_stats"]
 
 
 def problem(mode: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -142,6 +147,92 @@ def test_options_of_region_losses(empty: str, link: str, include_background: boo
     start = 0 if include_background else 1
     each, w = each[:, start:], w[:, start:]
     same_loss_and_gradient(loss(logits, labels), (each * w).sum() / w.sum(), logits)
+
+
+def random_region_loss(seed: int) -> tuple[nn.Module, Callable[..., Tensor], Tensor, Tensor]:
+    """A loss with every option drawn, its formula, logits and target."""
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    name = draw.choice(list(REGIONS))
+    mode = draw.choice(["multiclass", "binary", "multilabel"])
+    channels = 1 if mode == "binary" else C
+    background = draw.random() < 0.6 or mode == "binary"
+    weight = torch.rand(channels, dtype=torch.float64) + 0.1 if draw.random() < 0.5 else None
+    link = draw.choice(["linear", "linear", "negative", "log"])
+    smooth = draw.choice([(1e-5, 1e-5), (1.0, 0.5), (0.0, 1.0)])
+    options: dict[str, Any] = {
+        "ignore_index": IGNORED,
+        "reduce": draw.choice(["sample", "batch", "global"]),
+        "empty": draw.choice(["skip", "zero", "one", "include"]),
+        "reduction": draw.choice(["none", "mean", "sum"]),
+        "exponent": 1 if name == "MCC" else draw.choice([1, 2]),
+        "smooth": smooth,
+        "link": link,
+        "class_weight": weight,
+        "include_background": background,
+    }
+    if name != "FocalTversky" and link != "negative":
+        options["power"] = draw.choice([1.0, 2.0])
+    power = options.get("power", 0.75 if name == "FocalTversky" else 1.0)
+    logits, target = problem(mode)
+    if mode != "multiclass" and draw.random() < 0.5:  # soft
+        target = torch.rand(logits.shape, dtype=torch.float64)
+        target[:, -1] *= draw.choice([0, 1])
+        target[2] = IGNORED
+
+    def formula(logits: Tensor) -> Tensor:
+        kept = target != IGNORED
+        p = logits.softmax(1) if mode == "multiclass" else logits.sigmoid()
+        t, counts = target.masked_fill(~kept, 0), kept
+        if t.dim() < p.dim():
+            t, counts = t.unsqueeze(1), kept.unsqueeze(1).expand_as(p)
+            if mode != "binary":
+                t = t == torch.arange(C).view(-1, 1, 1)
+        t = (t * counts).double()
+        axes = (2, 3) if options["reduce"] == "sample" else (0, 2, 3)
+        q = options["exponent"]
+        parts = [(x * counts).sum(axes).reshape(-1, channels) for x in (p * t, p**q, t, counts)]
+        i, p, t, v = (x[:, 0 if background else 1 :] for x in parts)
+        top, bottom = {
+            "Dice": (2 * i, p + t),
+            "Jaccard": (i, p + t - i),
+            "Tversky": (i, i + 0.2 * (p - i) + 0.9 * (t - i)),
+            "FocalTversky": (i, i + 0.3 * (p - i) + 0.7 * (t - i)),
+            "FBeta": (5 * i, 4 * t + p),
+            "MCC": (i * v - p * t, (p * t * (v - p) * (v - t)).clamp(min=1e-12).sqrt()),
+        }[name]
+        score = (top + smooth[0]) / (bottom + smooth[1])
+        if link == "log":
+            loss = -score.clamp(min=1e-7).log()
+        else:
+            loss = -score if link == "negative" else 1 - score
+        loss = loss if power == 1 else loss.clamp(min=1e-12) ** power
+        if options["empty"] in ("zero", "one"):
+            loss = loss.where(t > 0, 1.0 if options["empty"] == "one" else 0.0)
+        w = ((t if options["empty"] == "skip" else v) > 0).double()
+        if weight is not None:
+            w = w * (weight if background else weight[1:])
+        if options["reduction"] == "none":
+            return loss * w
+        total = (loss * w).sum()
+        return total if options["reduction"] == "sum" else total / w.sum().clamp(min=1e-300)
+
+    return REGIONS[name][0](mode, **options), formula, logits, target
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(150), pytest.param(range(150, 3000), marks=pytest.mark.nightly)], ids=str
+)
+def test_all_options_of_region_losses_together(seeds: range) -> None:
+    for seed in seeds:
+        loss, formula, logits, target = random_region_loss(seed)
+        actual, expected = loss(logits, target), formula(logits)
+        slope = torch.randn_like(expected)
+        try:
+            assert actual.shape == expected.shape
+            same_loss_and_gradient((actual * slope).sum(), (expected * slope).sum(), logits)
+        except AssertionError as error:
+            raise AssertionError(f"random_region_loss({seed}): {loss}") from error
 
 
 def test_reductions() -> None:
@@ -307,6 +398,42 @@ def test_combined_losses_are_sums(reduce: str) -> None:
     same_loss_and_gradient(both(logits, labels), expected, logits)
 
 
+def test_a_sum_of_losses_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pass forward and one backward, however many losses are added up."""
+    calls: list[str] = []
+    for module, name in (
+        (losses_base, "overlap_stats"),
+        (functional_module, "_overlap_stats"),
+        (functional_module, "_overlap_stats_backward"),
+    ):
+        function = getattr(module, name)
+
+        def counting(*args: Any, function: Any = function, name: str = name, **kwargs: Any) -> Any:
+            calls.append(name)
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, counting)
+    region: dict[str, Any] = {"class_weight": [1.0, 2.0, 0.0, 1.0], "exponent": 2}
+    sums = [build(name) for name in L.list_losses() if "lovasz" not in name] + [
+        L.CombinedLoss([L.BCELoss("multilabel"), L.DiceLoss("multilabel", link="log")]),
+        L.CombinedLoss(
+            [
+                L.DiceLoss(**region),
+                L.FocalLoss(gamma=1.5),
+                L.JaccardLoss(reduce="sample", exponent=2),
+                L.TverskyLoss(exponent=2, link="log"),
+                L.GeneralizedDiceLoss(exponent=2),
+            ],
+            [1.0, 2.0, 3.0, 4.0, 5.0],
+        ),
+    ]
+    for loss in sums:
+        logits, labels = problem("multiclass")
+        calls.clear()
+        loss(logits, labels.masked_fill(labels == IGNORED, 0)).backward()
+        assert calls == ["overlap_stats", "_overlap_stats", "_overlap_stats_backward"], loss
+
+
 def build(name: str, **options: Any) -> nn.Module:
     mode = "multiclass" if "multiclass" in L.loss_modes(name) else "multilabel"
     return L.create_loss(name, mode=mode, **options)
@@ -423,8 +550,15 @@ def test_your_own_ratio() -> None:
     same_loss_and_gradient(names["loss"](logits, labels), expected, logits)
 
 
+COMPILED = ("dice_ce", "focal_tversky", "generalized_dice", "dice_bce", "lovasz_softmax")
+
+
 @pytest.mark.parametrize(
-    "name", ["dice_ce", "focal_tversky", "generalized_dice", "dice_bce", "lovasz_softmax"]
+    "name",
+    [
+        pytest.param(name, marks=() if name in COMPILED else pytest.mark.nightly)
+        for name in L.list_losses()
+    ],
 )
 def test_compiles_whole(device: torch.device, name: str) -> None:
     torch._dynamo.reset()
@@ -459,6 +593,29 @@ def test_under_autocast_checkpointing_and_func() -> None:
     torch.testing.assert_close(torch.func.grad(step)(images), plain)
     each = torch.vmap(lambda image, label: loss(image[None], label[None]))(layer(images), labels)
     assert each.shape == (2,)
+
+
+@pytest.mark.parametrize("name", L.list_losses())
+def test_under_func_and_vmap(name: str) -> None:
+    """torch.func.grad is autograd, and a vmap the losses of single examples; bad labels raise."""
+    loss = build(name, ignore_index=IGNORED)
+    logits, labels = problem("multiclass")
+    (expected,) = torch.autograd.grad(loss(logits, labels), logits)
+    actual = torch.func.grad(lambda x: loss(x, labels))(logits.detach())
+    torch.testing.assert_close(actual, expected, **EXACT)
+
+    def one(image: Tensor, label: Tensor) -> Tensor:
+        result: Tensor = loss(image[None], label[None])
+        return result
+
+    values, grads = [], []
+    for image, label in zip(logits, labels, strict=True):
+        values.append(one(image, label))
+        grads.append(torch.autograd.grad(values[-1], image)[0])
+    each = torch.vmap(torch.func.grad_and_value(one))(logits.detach(), labels)
+    torch.testing.assert_close(each, (torch.stack(grads), torch.stack(values)), **EXACT)
+    with pytest.raises(IndexError, match="labels 0 to 3 or ignore_index 255"):
+        torch.vmap(one)(logits, labels + 3)
 
 
 def test_under_a_gradient_scaler() -> None:
@@ -599,56 +756,22 @@ def test_bad_arguments(case: tuple[Callable[[], Any], str]) -> None:
         case[0]()
 
 
-def scores() -> list[Any]:
-    from segfast.metrics import BoundaryF1, MeanIoU
+def test_ranks_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    """Two processes of torchrun, of one and two images, some of whose pixels are ignored."""
+    import ranks
 
-    options: dict[str, Any] = {"ignore_index": IGNORED}
-    return [MeanIoU(C, **options), MeanIoU(C, per_image=True, **options), BoundaryF1(C, **options)]
-
-
-def _rank(rank: int, file: str, logits: Tensor, labels: Tensor, guess: Tensor, out: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-    torch.set_num_threads(1)
-    layer = nn.Conv2d(2, C, 1, bias=False, dtype=torch.float64)
-    nn.init.constant_(layer.weight, 0.3)
-    with torch.no_grad():
-        layer.weight[1] = -0.5
-    model = nn.parallel.DistributedDataParallel(layer)
-    mine = slice(0, 1) if rank == 0 else slice(1, 3)  # unequal batches
-    loss = L.DiceCELoss(ignore_index=IGNORED, reduce="global")(model(logits[mine]), labels[mine])
-    loss.backward()
-    metrics = scores()
-    for metric in metrics:
-        metric.update(guess[mine], labels[mine])
-    values = [metric.compute() for metric in metrics]  # of all ranks
-    torch.save((loss.detach(), layer.weight.grad, values), f"{out}{rank}")
-    dist.barrier()
-    # Without the teardown: gloo's threads now and then abort a process that ends while DDP still
-    # holds its group, and all that this rank has to say is in the file.
-    os._exit(0)
-
-
-def test_ranks_give_the_gradient_of_the_whole_batch(tmp_path: Any) -> None:
     images = torch.randn(3, 2, 6, 7, dtype=torch.float64)
     _, labels = problem("multiclass")
     labels[2, 3:] = 1
     guess = torch.randint(C - 1, labels.shape)
-    mp.spawn(
-        _rank,
-        (str(tmp_path / "store"), images, labels, guess, str(tmp_path / "rank")),
-        nprocs=2,
+    torch.save((images, labels, guess), tmp_path / "batch")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    subprocess.run(
+        [*torchrun, "--nproc-per-node", "2", str(Path(ranks.__file__)), str(tmp_path)],
+        check=True,
+        timeout=300,
     )
-    layer = nn.Conv2d(2, C, 1, bias=False, dtype=torch.float64)
-    nn.init.constant_(layer.weight, 0.3)
-    with torch.no_grad():
-        layer.weight[1] = -0.5
-    loss = L.DiceCELoss(ignore_index=IGNORED)(layer(images), labels)
-    loss.backward()
-    metrics = scores()
-    for metric in metrics:
-        metric.update(guess, labels)
+    expected = ranks.results(images, labels, guess, slice(0, 3), "batch")
     for rank in (0, 1):
-        value, grad, values = torch.load(tmp_path / f"rank{rank}")
-        torch.testing.assert_close(values, [metric.compute() for metric in metrics])
-        torch.testing.assert_close(value, loss.detach(), **EXACT)
-        torch.testing.assert_close(grad, layer.weight.grad, **EXACT)
+        actual = torch.load(tmp_path / f"rank{rank}")
+        torch.testing.assert_close(actual, expected, **EXACT)

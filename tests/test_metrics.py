@@ -5,21 +5,25 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
+import random
 from typing import Any
 
 import pytest
 import torch
 from compat_cases import original
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.classification import (
     BinaryJaccardIndex,
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
     MulticlassF1Score,
     MulticlassJaccardIndex,
+    MultilabelAccuracy,
     MultilabelJaccardIndex,
 )
 
+from segfast.bench.memory import peak_bytes
 from segfast.metrics import BoundaryF1, ConfusionMatrix, DiceScore, MeanIoU, PixelAccuracy
 
 C = 5
@@ -292,3 +296,197 @@ def test_bad_arguments() -> None:
         MeanIoU(2, "multilabel").update(torch.zeros(1, 3, 4), torch.zeros(1, 3, 4).long())
     with pytest.raises(IndexError, match="labels 0 to 2"):
         MeanIoU(3).update(torch.zeros(1, 3, 4), torch.full((1, 4), 3))
+
+
+RANDOM = [range(60), pytest.param(range(60, 2000), marks=pytest.mark.nightly)]
+
+
+def random_batches(draw: random.Random, mode: str, ignored: int | None) -> list[Any]:
+    """Logits and labels of two batches, of any spatial shape, some without the last class."""
+    classes = 1 if mode == "binary" else draw.randint(2, 7)
+    space = [draw.randint(1, 9) for _ in range(draw.randint(1, 3))]
+    result = []
+    for _ in range(2):
+        n = draw.randint(1, 3)
+        logits = torch.randn(n, classes, *space)
+        shape = (n, classes, *space) if mode == "multilabel" else (n, *space)
+        labels = torch.randint(classes if mode == "multiclass" else 2, shape)
+        if mode == "multiclass" and draw.random() < 0.5:
+            logits[:, -1] = -9
+            labels[labels == classes - 1] = 0
+        if ignored is not None:
+            labels[torch.rand(shape) < draw.choice([0.1, 0.6])] = ignored
+        result.append((logits, labels))
+    return result
+
+
+@pytest.mark.parametrize("seeds", RANDOM, ids=str)
+@pytest.mark.parametrize("mode", ["multiclass", "multilabel", "binary"])
+def test_equals_torchmetrics_at_random(mode: str, seeds: range) -> None:
+    """The Jaccard index with any average, threshold, ignore_index (a class, too) and shape."""
+    for seed in seeds:
+        draw = random.Random(seed)
+        torch.manual_seed(seed)
+        ignored = draw.choice([None, 255, -1, *([0, 1] if mode == "multiclass" else [])])
+        pairs = random_batches(draw, mode, ignored)
+        classes, threshold = pairs[0][0].shape[1], draw.choice([0.5, 0.3])
+        average = draw.choice(["macro", "micro", "weighted", "none"])
+        options: dict[str, Any] = {"ignore_index": ignored}
+        metric = MeanIoU(
+            classes,
+            mode,
+            average=average,
+            threshold=threshold,
+            empty="zero" if average == "none" else "skip",
+            **options,
+        )
+        if mode == "multiclass":
+            theirs = MulticlassJaccardIndex(classes, average=average, **options)
+        elif mode == "multilabel":
+            options["threshold"] = threshold
+            theirs = MultilabelJaccardIndex(classes, average=average, **options)
+        else:
+            theirs = BinaryJaccardIndex(threshold, **options)
+        seen = [(x if mode == "multiclass" else x.sigmoid(), y) for x, y in pairs]
+        if mode == "binary":
+            seen = [(x.squeeze(1), y) for x, y in seen]
+        expected, actual = after(theirs, seen), after(metric, pairs)
+        if metric.confusion.sum() == 0:
+            assert average == "none" or actual.isnan()  # nothing to score
+        else:
+            try:
+                assert_same_number(actual.reshape(expected.shape), expected)
+            except AssertionError as error:
+                raise AssertionError(f"seed {seed}, {average}, ignored {ignored}") from error
+
+
+@pytest.mark.parametrize("metric", [MeanIoU, DiceScore, PixelAccuracy])
+@pytest.mark.parametrize("average", ["macro", "micro", "weighted"])
+def test_an_ignored_class_is_left_out(metric: Any, average: str) -> None:
+    """As if neither it nor predictions of it were there, whatever `empty` says of absent ones."""
+    logits, labels = torch.randn(2, 4, 9, 9), torch.randint(4, (2, 9, 9))
+    predicted = logits.argmax(1)
+    scores = []
+    for empty in ("skip", "zero", "one"):
+        mine = metric(4, average=average, ignore_index=1, empty=empty)
+        scores.append(after(mine, [(logits, labels)]))
+    each, sizes = [], []
+    for c in (0, 2, 3):
+        counts = labels != 1
+        truth, guess = (labels == c) & counts, (predicted == c) & counts
+        hits, union = (truth & guess).sum(), (truth | guess).sum()
+        both, right = truth.sum() + guess.sum(), truth.sum()
+        ratio = {MeanIoU: (hits, union), DiceScore: (2 * hits, both), PixelAccuracy: (hits, right)}
+        each.append(torch.stack(ratio[metric]).double())
+        sizes.append(right.double())
+    top, bottom = torch.stack(each).unbind(1)
+    weights = torch.stack(sizes) if average == "weighted" else torch.ones(3).double()
+    expected = (top / bottom * weights).sum() / weights.sum()
+    if average == "micro":
+        expected = top.sum() / bottom.sum()
+    for score in scores:
+        torch.testing.assert_close(score, expected, rtol=1e-12, atol=0)
+
+
+def test_weighted_accuracy_of_several_labels_equals_torchmetrics() -> None:
+    """Weighted by each class's positives."""
+    logits, labels = torch.randn(4, 3, 8, 9), torch.randint(2, (4, 3, 8, 9))
+    labels[:, 1] &= labels[:, 2]
+    theirs = MultilabelAccuracy(3, average="weighted")
+    expected = after(theirs, [(logits.sigmoid(), labels)])
+    mine = PixelAccuracy(3, "multilabel", average="weighted")
+    assert_same_number(after(mine, [(logits, labels)]), expected)
+
+
+class NoHostSync(TorchDispatchMode):
+    """Fails where the host would wait for a device: a tensor becomes a number or a truth value, or
+    a shape depends on values."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "bincount", "unique", "is_nonzero")
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name = function.__name__
+        boolean = any(
+            isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8)
+            for index in (args[1] if name.startswith("index.") else ())
+        )
+        assert not boolean and name.split(".")[0] not in self.WAITS, f"{name} waits for the device"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("mode", ["multiclass", "multilabel", "binary"])
+def test_updates_do_not_wait_for_the_device(mode: str, per_image: bool) -> None:
+    """What the kernels themselves do is tested on a GPU, with torch's own alarm for waits."""
+    draw = random.Random(0)
+    pairs = random_batches(draw, mode, 255)
+    classes = pairs[0][0].shape[1]
+    metrics = [
+        score(classes, mode, per_image=per_image, ignore_index=255, average=average)
+        for score in (MeanIoU, DiceScore, PixelAccuracy)
+        for average in ("macro", "micro", "weighted", "none")
+    ]
+    for metric in (*metrics, ConfusionMatrix(classes, mode, ignore_index=255)):
+        with NoHostSync():
+            for logits, labels in pairs:
+                metric.update(logits, labels)
+    with pytest.raises(AssertionError, match="waits"), NoHostSync():
+        bool(logits.sum() > 0)
+    with pytest.raises(AssertionError, match="waits"), NoHostSync():
+        logits[logits > 0]
+
+
+@pytest.mark.cuda
+def test_updates_do_not_wait_for_a_gpu() -> None:
+    logits, labels = torch.randn(2, 5, 64, 64).cuda(), torch.randint(5, (2, 64, 64)).cuda()
+    metrics = [MeanIoU(5).cuda(), DiceScore(5, per_image=True).cuda(), ConfusionMatrix(5).cuda()]
+    for metric in metrics:
+        metric.update(logits, labels)  # the first launch may load code
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for metric in metrics:
+            metric.update(logits, labels)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("mode", ["multiclass", "multilabel", "binary"])
+def test_updates_make_no_temporary_of_the_images_size(mode: str, per_image: bool) -> None:
+    classes = 1 if mode == "binary" else 4
+    logits = torch.randn(2, classes, 256, 256)
+    labels = torch.randint(2, logits.shape if mode == "multilabel" else (2, 256, 256)).byte()
+    for metric in (MeanIoU(classes, mode, per_image=per_image), PixelAccuracy(classes, mode)):
+        metric.update(logits, labels)
+        assert peak_bytes(lambda m=metric: m.update(logits, labels), logits.device) < 4096
+
+
+def test_bad_input_of_updates() -> None:
+    """A sentence that says what is required and what came."""
+    logits, labels = torch.zeros(2, 3, 4, 5), torch.zeros(2, 4, 5, dtype=torch.long)
+    for metric in (MeanIoU(3), DiceScore(3, per_image=True), PixelAccuracy(3), ConfusionMatrix(3)):
+        with pytest.raises(TypeError, match="integer labels, got"):
+            metric.update(logits, labels.float())
+        with pytest.raises(IndexError, match="labels 0 to 2, but holds labels from 3 to 3"):
+            metric.update(logits, labels + 3)
+        with pytest.raises(IndexError, match="prediction must hold labels 0 to 2"):
+            metric.update(labels - 1, labels)
+        with pytest.raises(
+            ValueError, match=r"target must have shape \[2, 4, 5\], got \[2, 3, 5\]"
+        ):
+            metric.update(logits, labels[:, :3])
+        with pytest.raises(ValueError, match="number of channels"):
+            metric.update(logits[:, :2], labels)
+        metric.update(logits[:0], labels[:0])
+        metric.update(logits[:, :, :0], labels[:, :0])
+        nothing = metric.compute()
+        assert nothing.sum() == 0 if isinstance(metric, ConfusionMatrix) else nothing.isnan()
+    nothing = MeanIoU(3, ignore_index=255)
+    nothing.update(logits, torch.full_like(labels, 255))
+    assert nothing.compute().isnan()
+    with pytest.raises(ValueError, match="smooth must not be negative"):
+        MeanIoU(3, smooth=-1.0)
+    with pytest.raises(ValueError, match="threshold must lie between 0 and 1"):
+        MeanIoU(mode="binary", threshold=1.5).update(logits[:, :1], labels)

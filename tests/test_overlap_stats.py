@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from cases import FLOATS, LAYOUTS, lay_out
-from memory import peak_bytes
 from op_tester import Arguments, OpTester
 from torch import Tensor
 
 from segfast import functional as F
 from segfast._classes import dense_format_of
+from segfast.bench.memory import peak_bytes
 from segfast.reference import overlap_stats as twin
 
 # [N, C, ...] of the logits.
@@ -38,6 +39,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "all at once": {"exponent": 2, "label_smoothing": 0.2, "gamma": 1.5},
     "minimum": {"minimum": True},
 }
+
+INTEGERS = (
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.uint16,
+    torch.int32,
+    torch.int64,
+)
 
 # float32 sums against float64 ones: pixels are added in pieces of 128 and then in double, so the
 # error is that of a few roundings of each term. 16-bit logits are exact in float32.
@@ -70,7 +80,14 @@ def lay_out_any(tensor: Tensor, layout: str) -> Tensor:
     return lay_out(tensor, layout)
 
 
-def assert_equals_twin(logits: Tensor, target: Tensor, sigmoid: bool, **options: Any) -> None:
+def assert_equals_twin(
+    logits: Tensor,
+    target: Tensor,
+    sigmoid: bool,
+    ignored: int | None = -1,
+    scale_of_gradient: float = 1.0,
+    **options: Any,
+) -> None:
     """Sums and gradients are those of the twin in float64."""
     mode = "multilabel" if sigmoid else "multiclass"
     mine = logits.detach().clone(memory_format=torch.preserve_format).requires_grad_()
@@ -78,14 +95,14 @@ def assert_equals_twin(logits: Tensor, target: Tensor, sigmoid: bool, **options:
     options = {
         key: x.to(logits.device) if isinstance(x, Tensor) else x for key, x in options.items()
     }
-    actual = F.overlap_stats(mine, target, mode, -1, **options)
+    actual = F.overlap_stats(mine, target, mode, ignored, **options)
     order = ("class_weight", "pos_weight", "pixel_weight")
     expected = twin.overlap_stats(
         theirs,
         target,
         *(options.get(name) for name in order),
         sigmoid,
-        -1,
+        ignored,
         options.get("exponent", 1),
         options.get("label_smoothing", 0.0),
         options.get("gamma", 0.0),
@@ -106,7 +123,7 @@ def assert_equals_twin(logits: Tensor, target: Tensor, sigmoid: bool, **options:
     # One rounding to the type of the logits, on top of float32's.
     eps = torch.finfo(logits.dtype).eps
     # All classes' gradients hold one sum over the classes.
-    atol = 1e-6 * max(1, logits.shape[1] / 64)
+    atol = 1e-6 * max(1, scale_of_gradient, logits.shape[1] / 64)
     tolerance = EXACT if logits.dtype == torch.float64 else {"rtol": eps + 5e-6, "atol": atol}
     torch.testing.assert_close(grad.double(), expected_grad, **tolerance)
 
@@ -156,9 +173,7 @@ def test_a_target_for_each_class(
             )
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.int64], ids=str
-)
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_integer_labels(device: torch.device, dtype: torch.dtype, channels: int) -> None:
     logits = torch.randn(2, channels, 5, 6, device=device)
@@ -381,6 +396,64 @@ def test_the_twin_refuses_the_same(
         twin.overlap_stats(logits, target, None, None, None, bool(mode), None, 1, 0.0, 0.0, False)
 
 
+def random_problem(seed: int) -> tuple[Tensor, Tensor, bool, int | None, dict[str, Any]]:
+    """Logits, target, whether sigmoid, ignore_index and options: all of them drawn, so that they
+    meet in every combination, with 1 to 256 classes in 1 to 3 dimensions."""
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    some = lambda: draw.random() < 0.4  # noqa: E731
+    sigmoid = some()
+    classes = draw.choice([2, 3, 8, 12, 19, 32, 33, 64, 128, draw.randint(2, 256)])
+    classes = 1 if sigmoid and draw.random() < 0.3 else classes
+    dimensions = draw.randint(1, 3)
+    space = [draw.randint(1, (300, 24, 9)[dimensions - 1]) for _ in range(dimensions)]
+    shape = (draw.randint(1, 3), classes, *space)
+    logits = draw.choice([0.1, 1, 3, 10, 50]) * torch.randn(shape, dtype=torch.float64)
+    logits = lay_out_any(logits.to(draw.choice(FLOATS)), draw.choice(LAYOUTS))
+    ignored = draw.choice([None, -1, 255, -100, 0, classes - 1])
+    share = 0.0 if ignored is None else draw.choice([0.1, 0.5, 1.0])
+    if draw.random() < 0.6:
+        target = labels_for(shape, None)
+        target[torch.rand(target.shape) < share] = ignored or 0
+        dtype = draw.choice([x for x in INTEGERS if torch.equal(target.to(x).long(), target)])
+    else:
+        target = torch.rand(shape, dtype=torch.float64)
+        dtype = draw.choice(FLOATS)
+        if some():  # one-hot, or any 0 and 1
+            target, dtype = target.round(), draw.choice([*FLOATS, torch.int16, torch.int64])
+        target[torch.rand(shape) < share / classes] = ignored or 0
+        target = lay_out_any(target, draw.choice(LAYOUTS))
+    options: dict[str, Any] = {
+        name: weight.to(draw.choice([torch.float16, torch.float32, torch.float64]))
+        for name, weight in weights_for(shape, sigmoid).items()
+        if some()
+    }
+    if "class_weight" in options and some():
+        options["class_weight"] = options["class_weight"][:1]  # one for all
+    if some():
+        options["exponent"] = 2
+    if some():
+        options["label_smoothing"] = draw.choice([0.1, 1.0])
+    if some():
+        options["gamma"] = draw.choice([0.5, 1.0, 2.0, 5.0])
+    options["minimum"] = some()
+    return logits, target.to(dtype), sigmoid, ignored, options
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(50), pytest.param(range(50, 4000), marks=pytest.mark.nightly)], ids=str
+)
+def test_all_options_together(device: torch.device, seeds: range) -> None:
+    for seed in seeds:
+        logits, target, sigmoid, ignored, options = random_problem(seed)
+        try:  # of the random slopes, up to 4, each gradient holds a few that cancel
+            assert_equals_twin(
+                logits.to(device), target.to(device), sigmoid, ignored, 4.0, **options
+            )
+        except Exception as error:
+            raise AssertionError(f"random_problem({seed})") from error
+
+
 @pytest.mark.parametrize("sigmoid", [False, True], ids=["softmax", "sigmoid"])
 @pytest.mark.parametrize("classes", [1, 2, 3, 31, 32, 33, 64, 150, 255, 256])
 def test_any_number_of_classes(device: torch.device, classes: int, sigmoid: bool) -> None:
@@ -403,7 +476,11 @@ def test_memory_is_the_gradient_and_nothing_else() -> None:
     """Forward and backward allocate the gradient of the logits and small sums."""
     logits = torch.randn(1, 8, 256, 256, requires_grad=True)
     labels = torch.randint(8, (1, 256, 256))
-    peak = peak_bytes(lambda: F.overlap_stats(logits, labels).cross_entropy.sum().backward())
+
+    def both_ways() -> None:
+        F.overlap_stats(logits, labels).cross_entropy.sum().backward()
+
+    peak = peak_bytes(both_ways, logits.device)
     assert logits.nbytes <= peak <= 1.01 * logits.nbytes
 
 

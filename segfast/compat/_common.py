@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segfast._classes import check_target, check_values
+from segfast._classes import check_target, check_values, whole
 from segfast.functional.overlap_stats import OverlapStats, overlap_stats
 from segfast.reference import overlap_stats as reference
 
@@ -51,10 +51,28 @@ def _sums_of_probabilities(
 
 
 def as_labels(input: Tensor, target: Tensor) -> Tensor:
-    """A label map [N, ...] of [N, 1, ...] or [N, ...], also where it holds floats."""
+    """A label map [N, ...] of [N, 1, ...] or [N, ...]; floats are taken that are whole numbers."""
     if target.dim() == input.dim():
         target = target.squeeze(1)
-    return target.long() if target.is_floating_point() else target
+    if not target.is_floating_point():
+        return target
+    labels = target.long()
+    check(labels == target, "target must hold whole numbers as labels, got fractions")
+    return labels
+
+
+def check(right: Tensor, message: str) -> None:
+    """Raises ValueError unless all is right; on CUDA, and compiled, the device asserts it."""
+    if torch.compiler.is_compiling() or not right.is_cpu:
+        torch._assert_async(right.all(), message)
+    elif not bool(whole(right).all()):
+        raise ValueError(message)
+
+
+def masked(target: Tensor, kept: Tensor) -> Tensor:
+    """The target with -1 where ``kept``, which broadcasts over it, is zero."""
+    signed = target if target.is_floating_point() else target.to(torch.int16)
+    return signed.masked_fill(kept == 0, -1)
 
 
 def is_per_class(weight: Tensor | None, input: Tensor) -> bool:
@@ -71,6 +89,14 @@ def numbers(values: Sequence[float] | float | Tensor | None, dtype: torch.dtype)
     return None if values is None else torch.as_tensor(values, dtype=dtype).detach().clone()
 
 
+def weights(name: str, values: Sequence[float] | float | Tensor | None) -> Tensor | None:
+    """The weights of classes as the libraries keep them: float32, and not negative."""
+    result = numbers(values, torch.float32)
+    if result is not None and not bool((result >= 0).all()):
+        raise ValueError(f"{name} must not be negative, got {result.tolist()}")
+    return result
+
+
 def divided(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Their quotient; 0 / 0 is 0, with gradient 0."""
     return numerator / denominator.masked_fill(denominator == 0, 1)
@@ -80,7 +106,12 @@ def reduced(loss: Tensor, reduction: str) -> Tensor:
     """The mean, the sum, or all."""
     if reduction == "none":
         return loss
-    return loss.mean() if reduction == "mean" else loss.sum()
+    return mean(loss) if reduction == "mean" else loss.sum()
+
+
+def mean(loss: Tensor) -> Tensor:
+    """The mean; 0 of nothing."""
+    return loss.sum() / max(loss.numel(), 1)
 
 
 def in_type_of(loss: Tensor, input: Tensor) -> Tensor:

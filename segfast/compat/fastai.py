@@ -44,7 +44,8 @@ class DiceLoss:
 
     def __call__(self, pred: Tensor, targ: Tensor) -> Tensor:
         """The loss of logits [N, C, ...] against labels [N, ...]."""
-        pred, targ = (x.as_subclass(Tensor) for x in (pred, targ))  # of fastai's TensorBase
+        # Of fastai's TensorBase; torch.compile refuses to be told what is a Tensor anyway.
+        pred, targ = (x if type(x) is Tensor else x.as_subclass(Tensor) for x in (pred, targ))
         exponent = 2 if self.square_in_union else 1
         i, p, t = sums(pred, as_labels(pred, targ), "softmax", exponent=exponent)[:3]
         loss = 1 - (2 * i + self.smooth) / (p + t + self.smooth)

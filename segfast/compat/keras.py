@@ -6,7 +6,8 @@ JaccardLoss         (I + s) / (P + T - I + s)
 DiceLoss            ((1 + b^2) I + s) / (b^2 T + P + s)
 loss                1 - the mean over classes (and samples) of ``class_weights`` x score
 absent class        its score as it is: loss about 1
-cross-entropies     means over samples, classes and pixels
+cross-entropies,    means over samples, classes and pixels; ``alpha`` multiplies the
+focal losses        categorical focal loss
 =================== ============================================================================
 
 As there, losses are added up and multiplied by numbers: ``BinaryCELoss() + 2 * DiceLoss()``, here
@@ -23,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segfast._classes import check_choice
-from segfast.compat._common import in_type_of, numbers, sums
+from segfast._classes import check_choice, check_target, check_values
+from segfast.compat._common import in_type_of, mean, sums, weights
 from segfast.functional.overlap_stats import OverlapStats
 
 
@@ -36,12 +37,13 @@ class Loss(nn.Module):
     """
 
     is_entropy = False
+    needs_own_pass = False
 
     def __init__(self, activation: str) -> None:
         super().__init__()
         self.activation = check_choice("activation", activation, ("sigmoid", "softmax"))
 
-    def stats_options(self) -> dict[str, Any]:
+    def stats_options(self, input: Tensor) -> dict[str, Any]:
         """The options of overlap_stats that the loss wants."""
         return {}
 
@@ -51,7 +53,7 @@ class Loss(nn.Module):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits [N, C, ...] against one-hot [N, C, ...] or labels [N, ...]."""
-        stats = sums(input, target, self.activation, **self.stats_options())
+        stats = sums(input, target, self.activation, **self.stats_options(input))
         return in_type_of(self.from_stats(stats, input), input)
 
     def __add__(self, other: Loss) -> Loss:
@@ -90,14 +92,17 @@ class SumOfLosses(Loss):
         """The pairs."""
         return list(zip(self.factors, self.losses, strict=True))
 
-    def stats_options(self) -> dict[str, Any]:
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """See :class:`Loss`."""
-        return {key: x for _, loss in self.parts() for key, x in loss.stats_options().items()}
-
-    def from_stats(self, stats: OverlapStats, input: Tensor) -> Tensor:
-        """See :class:`Loss`."""
-        values = [factor * loss.from_stats(stats, input) for factor, loss in self.parts()]
-        return torch.stack(values).sum()
+        alone = [(f, loss) for f, loss in self.parts() if loss.needs_own_pass]
+        together = [(f, loss) for f, loss in self.parts() if not loss.needs_own_pass]
+        values = [factor * loss(input, target).double() for factor, loss in alone]
+        if together:
+            options = [loss.stats_options(input) for _, loss in together]
+            merged = {key: x for each in options for key, x in each.items()}
+            stats = sums(input, target, self.activation, **merged)
+            values += [factor * loss.from_stats(stats, input) for factor, loss in together]
+        return in_type_of(torch.stack(values).sum(), input)
 
 
 class _RegionLoss(Loss):
@@ -110,11 +115,11 @@ class _RegionLoss(Loss):
         activation: str,
     ) -> None:
         super().__init__(activation)
-        self.class_indexes = [class_indexes] if isinstance(class_indexes, int) else class_indexes
+        self.class_indexes = _as_list(class_indexes)
         self.per_image, self.smooth = per_image, smooth
         self.class_weights: Tensor | None
-        weights = numbers(class_weights, torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)
+        given = weights("class_weights", class_weights)
+        self.register_buffer("class_weights", given, persistent=False)
 
     def score(self, i: Tensor, p: Tensor, t: Tensor) -> Tensor:
         """The score of each group and class."""
@@ -126,7 +131,9 @@ class _RegionLoss(Loss):
         if self.class_indexes is not None:
             i, p, t = (x[:, self.class_indexes] for x in (i, p, t))
         score = self.score(i, p, t)
-        return 1 - (score if self.class_weights is None else score * self.class_weights).mean()
+        if self.class_weights is not None:
+            score = score * self.class_weights
+        return mean(1 - score)
 
 
 class JaccardLoss(_RegionLoss):
@@ -191,35 +198,137 @@ class BinaryCELoss(Loss):
 
     def from_stats(self, stats: OverlapStats, input: Tensor) -> Tensor:
         """See :class:`Loss`."""
-        return stats.cross_entropy.sum() / input.numel()
+        return stats.cross_entropy.sum() / max(input.numel(), 1)
 
 
 class CategoricalCELoss(Loss):
     """``segmentation_models.losses.CategoricalCELoss``: softmax; the sum over classes, weighted by
-    ``class_weights``, divided by the number of classes, averaged over pixels."""
+    ``class_weights``, divided by the number of classes, averaged over pixels.
+
+    Args:
+        class_weights: factors of the classes.
+        class_indexes: the softmax is one of these classes alone, in a pass of its own; pixels of
+            the others add 0.
+    """
 
     is_entropy = True
 
-    def __init__(self, class_weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        class_weights: Sequence[float] | None = None,
+        class_indexes: int | Sequence[int] | None = None,
+    ) -> None:
         super().__init__("softmax")
+        self.class_indexes = _as_list(class_indexes)
+        self.needs_own_pass = self.class_indexes is not None
         self.class_weights: Tensor | None
-        weights = numbers(class_weights, torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)
+        given = weights("class_weights", class_weights)
+        self.register_buffer("class_weights", given, persistent=False)
 
-    def stats_options(self) -> dict[str, Any]:
+    def stats_options(self, input: Tensor) -> dict[str, Any]:
         """See :class:`Loss`."""
         return {"class_weight": self.class_weights}
 
     def from_stats(self, stats: OverlapStats, input: Tensor) -> Tensor:
         """See :class:`Loss`."""
-        return stats.cross_entropy.sum() / input.numel()
+        return stats.cross_entropy.sum() / max(input.numel(), 1)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """See :class:`Loss`."""
+        if self.class_indexes is None:
+            return super().forward(input, target)
+        input, target = _only(self.class_indexes, input, target)
+        stats = sums(input, target, "softmax", -1, **self.stats_options(input))
+        return in_type_of(self.from_stats(stats, input), input)
+
+
+class CategoricalFocalLoss(Loss):
+    """``segmentation_models.losses.CategoricalFocalLoss``: -alpha (1 - p)^gamma log p of the
+    softmax, for the classes ``class_indexes`` (all by default)."""
+
+    is_entropy = True
+
+    def __init__(
+        self,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        class_indexes: int | Sequence[int] | None = None,
+    ) -> None:
+        super().__init__("softmax")
+        self.alpha, self.gamma, self.class_indexes = alpha, gamma, _as_list(class_indexes)
+
+    def stats_options(self, input: Tensor) -> dict[str, Any]:
+        """See :class:`Loss`."""
+        if self.class_indexes is None:
+            return {"gamma": self.gamma}
+        chosen = torch.zeros(input.shape[1], dtype=torch.float64, device=input.device)
+        chosen[self.class_indexes] = 1
+        return {"gamma": self.gamma, "class_weight": chosen}
+
+    def from_stats(self, stats: OverlapStats, input: Tensor) -> Tensor:
+        """See :class:`Loss`."""
+        classes = input.shape[1] if self.class_indexes is None else len(self.class_indexes)
+        terms = classes * input.shape[0] * input.shape[2:].numel()
+        return self.alpha * stats.cross_entropy.sum() / max(terms, 1)
+
+
+class BinaryFocalLoss(Loss):
+    """``segmentation_models.losses.BinaryFocalLoss``: the focal loss of the sigmoid, positives
+    weighted by ``alpha`` and negatives by 1 - alpha (of which Keras' documentation says alpha).
+
+    Targets are 0 and 1: Keras weighs the two terms of soft ones apart. ``alpha`` is in [0, 1), as
+    no ratio to a weight of 0 says 1.
+    """
+
+    is_entropy = True
+
+    def __init__(self, alpha: float = 0.25, gamma: float = 2.0) -> None:
+        super().__init__("sigmoid")
+        if not 0 <= alpha < 1:
+            raise ValueError(f"alpha must be in [0, 1), got {alpha}")
+        self.alpha, self.gamma = alpha, gamma
+
+    def stats_options(self, input: Tensor) -> dict[str, Any]:
+        """See :class:`Loss`."""
+        ratio = self.alpha / (1 - self.alpha)
+        positive = torch.full((1,), ratio, dtype=torch.float64, device=input.device)
+        return {"gamma": self.gamma, "pos_weight": positive}
+
+    def from_stats(self, stats: OverlapStats, input: Tensor) -> Tensor:
+        """See :class:`Loss`."""
+        return (1 - self.alpha) * stats.cross_entropy.sum() / max(input.numel(), 1)
+
+
+def _as_list(indexes: int | Sequence[int] | None) -> list[int] | None:
+    if indexes is None:
+        return None
+    return [indexes] if isinstance(indexes, int) else list(indexes)
+
+
+def _only(classes: list[int], input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and target of those classes; labels of others become -1."""
+    if not all(0 <= c < input.shape[1] for c in classes):
+        raise ValueError(f"class_indexes must be of {input.shape[1]} classes, got {classes}")
+    dense = check_target(input, target)
+    if dense:
+        return input[:, classes], target[:, classes]
+    check_values(target, dense, input.shape[1], None)
+    places = torch.full((input.shape[1],), -1, device=target.device)
+    places[classes] = torch.arange(len(classes), device=target.device)
+    return input[:, classes], places[target.long()]
 
 
 dice_loss = DiceLoss()
 jaccard_loss = JaccardLoss()
 binary_crossentropy = BinaryCELoss()
 categorical_crossentropy = CategoricalCELoss()
+binary_focal_loss = BinaryFocalLoss()
+categorical_focal_loss = CategoricalFocalLoss()
 bce_dice_loss = BinaryCELoss() + DiceLoss()
 bce_jaccard_loss = BinaryCELoss() + JaccardLoss()
 cce_dice_loss = CategoricalCELoss() + DiceLoss(activation="softmax")
 cce_jaccard_loss = CategoricalCELoss() + JaccardLoss(activation="softmax")
+binary_focal_dice_loss = BinaryFocalLoss() + DiceLoss()
+binary_focal_jaccard_loss = BinaryFocalLoss() + JaccardLoss()
+categorical_focal_dice_loss = CategoricalFocalLoss() + DiceLoss(activation="softmax")
+categorical_focal_jaccard_loss = CategoricalFocalLoss() + JaccardLoss(activation="softmax")

@@ -1,5 +1,5 @@
-"""The Dice loss of mmsegmentation 1.2 (Apache-2.0): ``mmseg.models.losses.DiceLoss``, by its
-formula.
+"""The overlap losses of mmsegmentation 1.2 (Apache-2.0): ``mmseg.models.losses``, by their
+formulas. The Dice loss:
 
 =================== ============================================================================
 sums                of each sample, over its classes and pixels
@@ -15,11 +15,14 @@ a gradient, as if they were negatives of every class. That is its number with ``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from segfast._classes import check_choice
-from segfast.compat._common import as_labels, in_type_of, reduced, sums
+from segfast.compat._common import as_labels, in_type_of, reduced, sums, weights
 
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -56,7 +59,7 @@ class DiceLoss(nn.Module):
         self.use_sigmoid, self.activate = use_sigmoid, activate
         self.reduction = check_choice("reduction", reduction, REDUCTIONS)
         self.naive_dice, self.loss_weight, self.eps = naive_dice, loss_weight, eps
-        self.ignore_index, self.loss_name, self.strict = ignore_index, loss_name, strict
+        self.ignore_index, self._loss_name, self.strict = ignore_index, loss_name, strict
 
     def forward(
         self,
@@ -65,6 +68,8 @@ class DiceLoss(nn.Module):
         weight: Tensor | None = None,
         avg_factor: float | None = None,
         reduction_override: str | None = None,
+        ignore_index: int | None = 255,
+        **kwargs: Any,
     ) -> Tensor:
         """The loss of ``pred`` [N, C, ...].
 
@@ -74,6 +79,7 @@ class DiceLoss(nn.Module):
             weight: [N], of the samples.
             avg_factor: the divisor of the mean.
             reduction_override: instead of ``reduction``.
+            ignore_index, kwargs: what mmseg's heads pass, and its loss does not read either.
         """
         reduction = check_choice("reduction", reduction_override or self.reduction, REDUCTIONS)
         classes = pred.shape[1]
@@ -104,10 +110,71 @@ class DiceLoss(nn.Module):
             loss = 1 - 2 * i / (size + 2 * self.eps)
         if weight is not None:
             loss = loss * weight
-        if avg_factor is not None and reduction == "sum":
-            raise ValueError("avg_factor is the divisor of reduction 'mean', got 'sum'")
-        if avg_factor is not None and reduction == "mean":
-            result = loss.sum() / avg_factor
-        else:
-            result = reduced(loss, reduction)
-        return in_type_of(self.loss_weight * result, pred)
+        return in_type_of(self.loss_weight * _averaged(loss, reduction, avg_factor), pred)
+
+    @property
+    def loss_name(self) -> str:
+        """What mmseg logs the loss as."""
+        return self._loss_name
+
+
+class TverskyLoss(nn.Module):
+    """``mmseg.models.losses.TverskyLoss``: a scalar for every ``reduction``.
+
+    The sum over the classes of ``class_weight`` (1 - score), averaged over samples, divided by the
+    number of classes; score (I + s) / (I + alpha (P - I) + beta (T - I) + s), of the softmax.
+
+    Args:
+        smooth: added to numerator and denominator.
+        class_weight: [C], factors of the classes' losses.
+        loss_weight: factor of the loss.
+        ignore_index: label of pixels that do not count; where it is a class, that class's loss is
+            left out too.
+        alpha: weight of false positives.
+        beta: weight of false negatives.
+        loss_name: what mmseg logs the loss as.
+    """
+
+    def __init__(
+        self,
+        smooth: float = 1,
+        class_weight: Sequence[float] | None = None,
+        loss_weight: float = 1.0,
+        ignore_index: int | None = 255,
+        alpha: float = 0.3,
+        beta: float = 0.7,
+        loss_name: str = "loss_tversky",
+    ) -> None:
+        super().__init__()
+        self.smooth, self.loss_weight, self.ignore_index = smooth, loss_weight, ignore_index
+        self.alpha, self.beta, self._loss_name = alpha, beta, loss_name
+        self.class_weight: Tensor | None
+        given = weights("class_weight", class_weight)
+        self.register_buffer("class_weight", given, persistent=False)
+
+    def forward(self, pred: Tensor, target: Tensor, **kwargs: Any) -> Tensor:
+        """The loss of logits [N, C, ...] against labels [N, ...]."""
+        i, p, t = sums(pred, as_labels(pred, target), "softmax", self.ignore_index)[:3]
+        size = i + self.alpha * (p - i) + self.beta * (t - i)
+        each = 1 - (i + self.smooth) / (size + self.smooth)
+        loss = each.sum(0) / max(len(each), 1)
+        if self.class_weight is not None:
+            loss = loss * self.class_weight
+        if self.ignore_index is not None:
+            classes = torch.arange(len(loss), device=loss.device)
+            loss = loss.masked_fill(classes.eq(self.ignore_index), 0)
+        return in_type_of(self.loss_weight * loss.mean(), pred)
+
+    @property
+    def loss_name(self) -> str:
+        """What mmseg logs the loss as."""
+        return self._loss_name
+
+
+def _averaged(loss: Tensor, reduction: str, avg_factor: float | None) -> Tensor:
+    """mmseg's reduction, whose divisor may be given."""
+    if avg_factor is None or reduction == "none":
+        return reduced(loss, reduction)
+    if reduction == "sum":
+        raise ValueError("avg_factor is the divisor of reduction 'mean', got 'sum'")
+    return loss.sum() / (avg_factor + torch.finfo(torch.float32).eps)

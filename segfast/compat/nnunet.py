@@ -21,7 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segfast.compat._common import as_labels, divided, in_type_of, is_per_class, sums
+from segfast.compat._common import (
+    as_labels,
+    divided,
+    in_type_of,
+    is_per_class,
+    masked,
+    mean,
+    sums,
+)
 from segfast.functional.overlap_stats import OverlapStats
 from segfast.losses._base import sum_group
 
@@ -36,12 +44,6 @@ def _activation(function: Callable[[Tensor], Tensor] | None) -> str | None:
     if function is torch.sigmoid:
         return "sigmoid"
     return "softmax" if getattr(function, "__name__", "") == softmax_helper_dim1.__name__ else None
-
-
-def _masked(target: Tensor, kept: Tensor) -> Tensor:
-    """The target with -1 where ``kept``, which broadcasts over it, is zero."""
-    signed = target if target.is_floating_point() else target.to(torch.int16)
-    return signed.masked_fill(kept == 0, -1)
 
 
 class MemoryEfficientSoftDiceLoss(nn.Module):
@@ -78,7 +80,7 @@ class MemoryEfficientSoftDiceLoss(nn.Module):
             size = size - 2 * i
             i = i.clamp(min=self.clip_tp)
             size = size + 2 * i
-        return -((2 * i + self.smooth) / (size + self.smooth).clamp(min=1e-8)).mean()
+        return -mean((2 * i + self.smooth) / (size + self.smooth).clamp(min=1e-8))
 
     def forward(self, x: Tensor, y: Tensor, loss_mask: Tensor | None = None) -> Tensor:
         """The loss of ``x`` [N, C, ...].
@@ -92,7 +94,7 @@ class MemoryEfficientSoftDiceLoss(nn.Module):
         ignored = None
         if loss_mask is not None:
             kept = loss_mask if target.dim() == x.dim() else as_labels(x, loss_mask)
-            target, ignored = _masked(target, kept), -1
+            target, ignored = masked(target, kept), -1
         activation = _activation(self.apply_nonlin)
         input = x if activation or self.apply_nonlin is None else self.apply_nonlin(x)
         return in_type_of(self.from_stats(sums(input, target, activation, ignored)), x)
@@ -200,7 +202,7 @@ class DC_and_BCE_loss(nn.Module):  # noqa: N801 (nnU-Net's name)
         ``use_ignore_label``."""
         ignored = None
         if self.use_ignore_label:
-            target, ignored = _masked(target[:, :-1], target[:, -1:] == 0), -1
+            target, ignored = masked(target[:, :-1], target[:, -1:] == 0), -1
         weights = [self.ce.weight, self.ce.pos_weight]
         if not all(is_per_class(weight, net_output) for weight in weights):
             raise ValueError("weight and pos_weight must be numbers of channels, not of pixels")
@@ -212,6 +214,74 @@ class DC_and_BCE_loss(nn.Module):  # noqa: N801 (nnU-Net's name)
         if self.use_ignore_label:
             ce = divided(ce, stats.pixels[:, 0].sum())
         elif self.ce.reduction == "mean":
-            ce = ce / net_output.numel()
+            ce = ce / max(net_output.numel(), 1)
         dc = self.dc.from_stats(stats)
         return in_type_of(self.weight_ce * ce + self.weight_dice * dc, net_output)
+
+
+class RobustCrossEntropyLoss(nn.CrossEntropyLoss):
+    """``nnunetv2.training.loss.robust_ce_loss.RobustCrossEntropyLoss``: torch's cross-entropy, of
+    labels [N, 1, ...] too, and of labels held in floats."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits [N, C, ...] against labels [N, 1, ...] or [N, ...]."""
+        return super().forward(input, as_labels(input, target).long())
+
+
+class TopKLoss(RobustCrossEntropyLoss):
+    """``nnunetv2.training.loss.robust_ce_loss.TopKLoss``: the mean over the ``k`` per cent of the
+    pixels, but at least one, whose cross-entropy is largest. It ranks pixels, so that torch
+    computes it."""
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        k: float = 10,
+        label_smoothing: float = 0,
+    ) -> None:
+        super().__init__(
+            weight, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing
+        )
+        self.k = k
+
+    def forward(self, inp: Tensor, target: Tensor) -> Tensor:  # nnU-Net's names
+        """The loss of logits [N, C, ...] against labels [N, 1, ...]."""
+        losses = super().forward(inp, target).flatten()
+        if losses.numel() == 0:
+            return losses.sum()
+        count = max(int(losses.numel() * self.k / 100), 1)
+        return losses.topk(count, sorted=False).values.mean()
+
+
+class DC_and_topk_loss(nn.Module):  # noqa: N801 (nnU-Net's name)
+    """``nnunetv2.training.loss.compound_losses.DC_and_topk_loss``: :class:`SoftDiceLoss`, in one
+    pass, and :class:`TopKLoss`, by torch.
+
+    Args:
+        soft_dice_kwargs: of :class:`SoftDiceLoss`.
+        ce_kwargs: of :class:`TopKLoss`.
+        weight_ce, weight_dice: factors of the two.
+        ignore_label: label of pixels that do not count.
+    """
+
+    def __init__(
+        self,
+        soft_dice_kwargs: dict[str, Any],
+        ce_kwargs: dict[str, Any],
+        weight_ce: float = 1,
+        weight_dice: float = 1,
+        ignore_label: int | None = None,
+    ) -> None:
+        super().__init__()
+        if ignore_label is not None:
+            ce_kwargs = {**ce_kwargs, "ignore_index": ignore_label}
+        self.weight_ce, self.weight_dice, self.ignore_label = weight_ce, weight_dice, ignore_label
+        self.ce = TopKLoss(**ce_kwargs)
+        self.dc = SoftDiceLoss(softmax_helper_dim1, **soft_dice_kwargs)
+
+    def forward(self, net_output: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits [N, C, ...] against labels [N, 1, ...]."""
+        stats = sums(net_output, as_labels(net_output, target), "softmax", self.ce.ignore_index)
+        loss = self.weight_ce * self.ce(net_output, target)
+        return in_type_of(loss + self.weight_dice * self.dc.from_stats(stats), net_output)

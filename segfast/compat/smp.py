@@ -21,15 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from segfast._classes import check_choice
+from segfast._classes import check_choice, check_target, check_values
 from segfast.compat._common import (
     as_labels,
     divided,
     in_type_of,
     is_per_class,
-    numbers,
     reduced,
     sums,
+    weights,
 )
 from segfast.functional.overlap_stats import MODES
 from segfast.losses.lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
@@ -78,8 +78,8 @@ class _OverlapLoss(nn.Module):
         self.smooth, self.ignore_index, self.eps = smooth, ignore_index, eps
         self.classes = None if classes is None else torch.as_tensor(classes).tolist()
         self.class_weights: Tensor | None
-        weights = numbers(class_weights, torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)
+        given = weights("class_weights", class_weights)
+        self.register_buffer("class_weights", given, persistent=False)
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         """The loss of ``y_pred`` [N, C, ...]: a scalar.
@@ -97,12 +97,12 @@ class _OverlapLoss(nn.Module):
         score = (i + self.smooth) / size.clamp(min=self.eps)
         loss = -score.clamp(min=self.eps).log() if self.log_loss else 1 - score
         loss = loss * (t > 0)
-        weights = torch.ones_like(loss)
+        weight = torch.ones_like(loss)
         if self.class_weights is not None:  # wherever they are, as in smp
-            weights = self.class_weights.to(loss)
+            weight = self.class_weights.to(loss)
         if self.classes is not None:
-            loss, weights = loss[self.classes], weights[self.classes]
-        mean = divided((loss * weights).sum(), weights.sum())
+            loss, weight = loss[self.classes], weight[self.classes]
+        mean = divided((loss * weight).sum(), weight.sum())
         if self.gamma != 1:  # the least mean whose power has a finite slope, but for a loss of 0
             mean = mean.clamp(min=1e-12) ** self.gamma * (mean > 0)
         return in_type_of(mean, y_pred)
@@ -202,22 +202,26 @@ class FocalLoss(nn.Module):
         self.normalized, self.reduced_threshold = normalized, reduced_threshold
         self.plain = strict or normalized or reduced_threshold is not None or reduction == "none"
         self.class_weights: Tensor | None
-        weights = numbers(class_weights, torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)
+        given = weights("class_weights", class_weights)
+        self.register_buffer("class_weights", given, persistent=False)
 
     def forward(self, y_pred: Tensor, y_true: Tensor) -> Tensor:
         """The loss of ``y_pred`` against ``y_true``, whose shapes are those of
         :class:`TverskyLoss`."""
         input, target = _shaped(self.mode, y_pred, y_true)
         if not self.from_logits:
-            p = input.clamp(self.eps, 1 - self.eps)
+            p = input.double().clamp(self.eps, 1 - self.eps)
             input = p.log() if self.mode == MULTICLASS_MODE else p.logit()
-        weights = None if self.class_weights is None else self.class_weights.to(input.device)
+        weight = None if self.class_weights is None else self.class_weights.to(input.device)
         if self.plain or self.alpha == 1:  # all weight on positives: no ratio says that
+            dense = check_target(input, target)
+            check_values(target, dense, max(input.shape[1], 2), self.ignore_index)
             loss = torch.stack([self._plain(*pair) for pair in self._channels(input, target)])
-            if weights is None:
-                return loss[0] if self.mode == BINARY_MODE else loss.mean()
-            return (loss * weights).sum() / weights.sum()
+            if weight is not None:
+                loss = divided((loss * weight).sum(), weight.sum())
+            else:
+                loss = loss[0] if self.mode == BINARY_MODE else loss.mean()
+            return in_type_of(loss, y_pred)
         negative = 1.0 if self.alpha is None else 1 - self.alpha
         positive = None
         if self.alpha is not None:
@@ -229,14 +233,14 @@ class FocalLoss(nn.Module):
             "sigmoid",
             self.ignore_index,
             gamma=self.gamma,
-            class_weight=weights,
+            class_weight=weight,
             pos_weight=positive,
         )
         total = negative * stats.cross_entropy.sum()
         if self.reduction == "mean":
             total = divided(total, stats.weight.sum())
         else:
-            total = total / (input.shape[1] if weights is None else weights.double().sum())
+            total = total / (input.shape[1] if weight is None else weight.double().sum())
         return in_type_of(total, y_pred)
 
     def _channels(self, input: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -248,7 +252,7 @@ class FocalLoss(nn.Module):
             kept = torch.ones_like(t, dtype=torch.bool)
             if self.ignore_index is not None:
                 kept = seen != self.ignore_index
-            pairs.append((z[kept], t[kept].to(z.dtype)))
+            pairs.append((z[kept].double(), t[kept].double()))
         return pairs
 
     def _plain(self, z: Tensor, t: Tensor) -> Tensor:
@@ -308,7 +312,9 @@ class SoftCrossEntropyLoss(nn.Module):
             return loss if self.ignore_index is None else loss.unsqueeze(1)
         stats = sums(y_pred, labels, "softmax", self.ignore_index, label_smoothing=smoothing)
         loss = stats.cross_entropy.sum()
-        return in_type_of(loss / labels.numel() if self.reduction == "mean" else loss, y_pred)
+        if self.reduction == "mean":
+            loss = loss / max(labels.numel(), 1)
+        return in_type_of(loss, y_pred)
 
 
 class SoftBCEWithLogitsLoss(nn.Module):
@@ -369,7 +375,9 @@ class SoftBCEWithLogitsLoss(nn.Module):
             pos_weight=pos_weight,
         )
         loss = stats.cross_entropy.sum()
-        return in_type_of(loss / y_pred.numel() if self.reduction == "mean" else loss, y_pred)
+        if self.reduction == "mean":
+            loss = loss / max(y_pred.numel(), 1)
+        return in_type_of(loss, y_pred)
 
 
 class MCCLoss(nn.Module):

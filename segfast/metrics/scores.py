@@ -25,7 +25,8 @@ class Score(CountingMetric):
         per_image: the mean of the images' scores, rather than the score of all pixels together.
         empty: a class without a pixel in labels and prediction alike, whose score is 0 / 0:
             ``"skip"`` leaves it out of means (and is NaN in ``"none"``), ``"zero"`` and ``"one"``
-            give it that score.
+            give it that score. A class that is the ``ignore_index`` takes no part in means, nor do
+            predictions of it.
         include_background: whether class 0 takes part.
         smooth: added to counts in numerator and denominator: the tutorials' (I + s) / (U + s) and
             2 (I + s) / (A + B + s).
@@ -111,10 +112,14 @@ class Score(CountingMetric):
 
     def averaged(self, matrix: Tensor) -> Tensor:
         """The scores of matrices [..., K, K], NaN where there is none."""
-        hits, predicted, labelled = self.counts(matrix)
+        kept = self.kept_classes(matrix.device)
+        hits, predicted, labelled = (x * kept for x in self.counts(matrix))
+        weights = torch.ones_like(hits) * kept
+        if self.average == "weighted":
+            weights = self.support(matrix) * kept
         if self.average == "micro":
-            hits, predicted, labelled = (
-                x.sum(-1, keepdim=True) for x in (hits, predicted, labelled)
+            hits, predicted, labelled, weights = (
+                x.sum(-1, keepdim=True) for x in (hits, predicted, labelled, weights)
             )
         size = self.size(hits, predicted, labelled)
         scores = self.factor * (hits + self.smooth) / (size + self.smooth)
@@ -123,9 +128,25 @@ class Score(CountingMetric):
             scores = scores.nan_to_num(1.0 if self.empty == "one" else 0.0)
         if self.average == "none":
             return scores
-        weights = labelled if self.average == "weighted" else torch.ones_like(scores)
         weights = weights.masked_fill(scores.isnan(), 0)
         return (scores.nan_to_num(0.0) * weights).sum(-1) / weights.sum(-1)
+
+    def kept_classes(self, device: torch.device) -> Tensor:
+        """1 for each class, [C], but 0 for one that is the ignore_index."""
+        first = 0 if self.include_background else 1
+        kept = torch.ones(self.num_classes - first, dtype=torch.float64, device=device)
+        ignored = self.ignore_index
+        if (
+            self.mode == "multiclass"
+            and ignored is not None
+            and first <= ignored < self.num_classes
+        ):
+            kept[ignored - first] = 0
+        return kept
+
+    def support(self, matrix: Tensor) -> Tensor:
+        """The pixels that are labelled with each class, [..., C]."""
+        return self.counts(matrix)[2]
 
 
 class MeanIoU(Score):
@@ -154,8 +175,9 @@ class PixelAccuracy(Score):
     """The share of a class's labelled pixels that are predicted right; see :class:`Score`.
 
     By default the ``"micro"`` average: the share of all pixels. ``"macro"`` is the mean class
-    accuracy. In modes ``"binary"`` and ``"multilabel"`` a class's accuracy counts its negatives
-    too.
+    accuracy, of the classes that are labelled somewhere (torchmetrics' accuracy counts a class that
+    is predicted and never labelled as 0). In modes ``"binary"`` and ``"multilabel"`` a class's
+    accuracy counts its negatives too.
     """
 
     def __init__(
@@ -178,6 +200,10 @@ class PixelAccuracy(Score):
             return right[..., None], pixels[..., None], pixels[..., None]
         first = 0 if self.include_background else 1
         return right[..., first:], pixels[..., first:], pixels[..., first:]
+
+    def support(self, matrix: Tensor) -> Tensor:
+        """See :class:`Score`: of the positives."""
+        return super().counts(matrix)[2]
 
     def size(self, hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
         """The labelled pixels."""

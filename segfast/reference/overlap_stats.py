@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from segfast._classes import (
     check_classes,
@@ -129,10 +129,10 @@ def differentiable_sums(
         if sigmoid:
             p = z.sigmoid()
             smooth = t * (1 - label_smoothing) + (1 - t) * label_smoothing
-            positive = smooth * softplus(-z)
+            positive = -smooth * logsigmoid(z)  # exact where softplus is cut off
             if pos_weight is not None:
                 positive = positive * pos_weight.to(dtype).unsqueeze(1)
-            loss = positive + (1 - smooth) * softplus(z)
+            loss = positive - (1 - smooth) * logsigmoid(-z)
             others = p * (1 - smooth) + (-z).sigmoid() * smooth
             tau = weight.unsqueeze(1)
         else:
