@@ -79,7 +79,7 @@ def rows() -> dict[tuple[str, str, str], list[Part]]:
     for layout in LAYOUTS:
         # 2x2 windows: four of a row, whose codes share a byte, or 16 bytes of channels of one.
         contiguous = layout == "nchw"
-        code = {"nchw": r"\.[US]8$", "nhwc": r"\.U(8|16)$"}[layout]
+        code = {"nchw": r".*\.[US]8$", "nhwc": r".*\.U(8|16)$"}[layout]
 
         def part(file: str, rows: str, channels: str, through: str) -> list[Part]:
             name = f"{rows}, true>" if contiguous else channels  # noqa: B023

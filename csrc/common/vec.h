@@ -54,11 +54,12 @@ SEGFAST_HOST_DEVICE void load_floats(const T* address, A (&values)[N]) {
         values[i + 1] = __uint_as_float(word & 0xffff0000u);
       }
     }
-    return;
-  }
+  } else
 #endif
-  const auto vec = Vec<T, N>::load_streaming(address);
-  for (int i = 0; i < N; ++i) values[i] = to_float(vec.at[i]);
+  {
+    const auto vec = Vec<T, N>::load_streaming(address);
+    for (int i = 0; i < N; ++i) values[i] = to_float(vec.at[i]);
+  }
 }
 
 // Rounded to T: of two floats a GPU makes a word of 16-bit numbers in one operation.
@@ -77,10 +78,11 @@ SEGFAST_HOST_DEVICE Vec<T, N> vec_from_floats(const A (&values)[N]) {
         memcpy(&vec.at[i], &pair, sizeof pair);
       }
     }
-    return vec;
-  }
+  } else
 #endif
-  for (int i = 0; i < N; ++i) vec.at[i] = from_float<T>(values[i]);
+  {
+    for (int i = 0; i < N; ++i) vec.at[i] = from_float<T>(values[i]);
+  }
   return vec;
 }
 

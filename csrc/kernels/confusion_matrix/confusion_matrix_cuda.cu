@@ -21,6 +21,12 @@ constexpr int kThreads = 256;
 constexpr int64_t kChunk = 4096;     // pixels of a block
 constexpr int kSharedCounts = 4096;  // 64 x 64 classes
 constexpr int kStageBytes = 16384;
+// Blocks on a multiprocessor at least, which bounds the registers; Turing's compiler needs more.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kBlocks = 3;
+#else
+constexpr int kBlocks = 4;
+#endif
 
 struct CountParams {
   ConfusionMatrixParams op;
@@ -114,7 +120,7 @@ __device__ __forceinline__ int argmax_of(const T* logits, int64_t step,
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, 4) count_planes_kernel(const CountParams p) {
+__global__ void __launch_bounds__(kThreads, kBlocks) count_planes_kernel(const CountParams p) {
   constexpr int kPixels = kVec16<T>;
   SEGFAST_SHARED(int[kSharedCounts], counts);
   const Span span(p);
