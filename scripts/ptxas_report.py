@@ -29,8 +29,8 @@ OLDEST = (7, 5)
 # thread; nobody trains in double. Every other kernel is a fast path.
 SLOW_PATH = re.compile(r"\blong\b|any_kernel|\bdouble\b")
 # Beyond the 255 registers that a thread can have, Turing's ptxas wants two more (16 B stored and
-# loaded, beside 128 B of logits in each turn) for 16-bit logits of this many classes. Fewer pixels a
-# thread would need fewer, and halve the bytes that every later GPU has under way.
+# loaded, beside 128 B of logits in each turn) for 16-bit logits of this many classes. Fewer pixels
+# a thread would need fewer, and halve the bytes that every later GPU has under way.
 KNOWN = {
     (f"labels_forward_kernel<LabelsTraits<{dtype}, 13, 16> >", (7, 5))
     for dtype in ("Half", "BFloat16")
