@@ -27,7 +27,7 @@ struct LabelsTraits {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
     return 2;  // ptxas takes more registers on Turing
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
-    return values < 60 ? 4 : values < 80 ? 3 : 2;
+    return values < 52 ? 4 : values < 80 ? 3 : 2;
 #else
     return values < 64 ? 4 : values < 100 ? 3 : 2;
 #endif
