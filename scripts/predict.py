@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -115,7 +116,7 @@ def rows() -> dict[tuple[str, str, str], list[Part]]:
             Part(SUBPIXEL, f"upsample_{kind}_kernel<{{T}}, int, 2>", 16)
         ]
         table["subpixel_upsample", "backward", layout] = [
-            Part(SUBPIXEL, f"gradient_{kind}_kernel<{{T}}, int, 2>", 16 if contiguous else 8)
+            Part(SUBPIXEL, f"gradient_{kind}_kernel<{{T}}, int, 2>", 16)
         ]
         for classes, up in ((12, 12), (19, 20)):
             table[f"Dice + CE C={classes}", "both", layout] = [
@@ -190,9 +191,10 @@ def row(
             threads = elements / (part.elements * (4 // width if part.wide else 1))
             unit, clocks = cost.busiest
             units.append(unit)
-            under_way.append(kernel.resident * cost.moved / 1024)
+            of_thread = moved / len(parts) / threads  # the row's bytes, borders read once
+            under_way.append(kernel.resident * of_thread / 1024)
             working = clocks * threads / 32 / MULTIPROCESSORS / CLOCK
-            transfer = moved / len(parts) / COPY / memory_share(kernel, cost.moved)
+            transfer = moved / len(parts) / COPY / memory_share(kernel, of_thread)
             busy += working
             seconds += max(working, transfer) + LAUNCH
         bounds.append((1e6 * busy, 1e6 * seconds))
@@ -206,10 +208,19 @@ def row(
     )
 
 
+def longest_way(kernel: Kernel) -> Way | None:
+    """One turn of the longest loop; None where the code jumps back and forth."""
+    for loop in (*kernel.loops, None):
+        with suppress(ValueError):
+            return kernel.way(True, within=loop)
+    return None
+
+
 def kernel_row(kernel: Kernel) -> str:
     """One line of the table of kernels."""
-    loop = kernel.loops[0] if kernel.loops else None
-    way: Way = kernel.way(True, within=loop)
+    way = longest_way(kernel)
+    if way is None:
+        return f"| `{kernel.name}` | {kernel.resident} | | | | | |"
     unit, clocks = way.busiest
     moving = way.moved * 32 * MULTIPROCESSORS * CLOCK / COPY
     share = min(memory_share(kernel, way.moved), moving / clocks)
