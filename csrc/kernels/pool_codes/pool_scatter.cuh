@@ -215,13 +215,15 @@ __device__ void check_codes(const ScatterParams<I>& p, int64_t item) {
   }
 }
 
-template <typename T, typename I, Combine kCombine, int kLanes>
+// k3x3: the window is_3x3_stride_2(), and nothing is divided by a number that the compiler does not
+// know.
+template <typename T, typename I, Combine kCombine, int kLanes, bool k3x3>
 __global__ void __launch_bounds__(kPoolThreads) scatter_any_kernel(const ScatterParams<I> p) {
   const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (item64 >= p.items) return;
   const I item = static_cast<I>(item64);
   const PoolShape& s = p.op.shape;
-  const Window2d& w = p.op.window;
+  const Window2d w = k3x3 ? Window2d{3, 3, 2, 2, 1, 1, 1, 1} : p.op.window;
   const I width = static_cast<I>(s.width);
   const I inner = static_cast<I>(s.inner);
   const I pooled_width = static_cast<I>(s.pooled_width);
@@ -297,8 +299,11 @@ cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
     return start(kernel, pairs_h, pairs_w, s.inner / (aligned ? kLanes : 1),
                  s.outer * pairs_h * pairs_w);
   }
-  const auto kernel =
-      aligned ? scatter_any_kernel<T, I, kCombine, kLanes> : scatter_any_kernel<T, I, kCombine, 1>;
+  const auto kernel = op.window.is_3x3_stride_2()
+                          ? (aligned ? scatter_any_kernel<T, I, kCombine, kLanes, true>
+                                     : scatter_any_kernel<T, I, kCombine, 1, true>)
+                          : (aligned ? scatter_any_kernel<T, I, kCombine, kLanes, false>
+                                     : scatter_any_kernel<T, I, kCombine, 1, false>);
   return start(kernel, s.height, s.width, s.inner / (aligned ? kLanes : 1),
                s.outer * s.height * s.width);
 }
