@@ -144,8 +144,8 @@ Stats overlap_stats(const at::Tensor& logits, const at::Tensor& target,
   p.pixels = std::get<4>(stats).mutable_data_ptr<double>();
   p.weight = std::get<5>(stats).mutable_data_ptr<double>();
   if (p.in.samples == 0) return stats;
-  // What the op neither returns nor saves: on CUDA up to (4 C + 3) * 8 bytes for 2048 pixels, and for
-  // no more than 1024 chunks of a sample; with 19 classes of 16 bits under 1 % of the logits.
+  // What the op neither returns nor saves: on CUDA up to (4 C + 3) * 8 bytes for 2048 pixels, and
+  // for no more than 1024 chunks of a sample; with 19 classes of 16 bits under 1 % of the logits.
   const at::Tensor partials =
       empty({p.in.samples, overlap_stats_chunks(p.in.pixels, logits.is_cuda()),
              overlap_stats_partial_size(p.in.classes)},
