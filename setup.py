@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
 import subprocess
@@ -97,6 +99,11 @@ class BuildExtension(cpp_extension.BuildExtension):
         name = f"{sys.implementation.cache_tag}-torch{torch.__version__}-{kind}"
         self.build_temp = str(ROOT / "build" / name)
 
+    def build_extensions(self) -> None:
+        if not self.use_ninja and hasattr(os, "fork"):
+            self.compiler.compile = in_processes(self.compiler)
+        super().build_extensions()
+
     def run(self) -> None:
         print(f"segfast: building {plan.summary}; {jobs} parallel jobs", flush=True)
         super().run()
@@ -111,6 +118,30 @@ class BuildExtension(cpp_extension.BuildExtension):
             "commit": first_line("git", "-C", str(ROOT), "rev-parse", "HEAD"),
         }
         (directory / build_info.FILE_NAME).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def in_processes(compiler):
+    """The compiler's `compile`, for many sources at a time: without ninja it takes one by one."""
+    compile_these = compiler.compile
+
+    def compile_all(sources, output_dir=None, **options):
+        waiting, running = list(sources), []
+        while waiting or running:
+            if waiting and len(running) < jobs:
+                process = multiprocessing.get_context("fork").Process(
+                    target=compile_these, args=([waiting.pop(0)], output_dir), kwargs=options
+                )
+                process.start()
+                running.append(process)
+                continue
+            multiprocessing.connection.wait([process.sentinel for process in running])
+            for process in [process for process in running if not process.is_alive()]:
+                running.remove(process)
+                if process.exitcode != 0:
+                    sys.exit("segfast: a compiler failed; its words stand above")
+        return compiler.object_filenames(sources, output_dir=output_dir)
+
+    return compile_all
 
 
 def first_line(*command: str) -> str | None:

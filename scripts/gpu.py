@@ -1,13 +1,15 @@
 """`make gpu`: builds for the GPU at hand, runs tests marked cuda, compute-sanitizer, the benchmark.
 
-Uses the python3 and the torch that are there, installs nothing and needs no network. Each step has
-a time limit, all of them together nine minutes; results.json and results.md in the given folder
-hold what was reached, whatever failed.
+Uses the python3 and the torch that are there, installs nothing and needs no network. All steps
+together take nine minutes at most; one that ends early leaves its time to the next. results.json
+and results.md in the given folder are written anew after each step and hold what was reached,
+whatever failed or ended the run; beside them lies each step's output, <step>.log.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,60 +33,107 @@ except ImportError:
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-# Nine minutes in all; 20 s are left for the rest.
-BUILD_SECONDS, TEST_SECONDS, SANITIZER_SECONDS = 180, 110, 60
-BENCHMARK_SECONDS, COMPILE_SECONDS, MODEL_SECONDS = 70, 60, 40
+#: Seconds of each step, in this order: nine minutes in all, less 20 s for the rest.
+STEPS = {
+    "build": 180,
+    "tests": 110,
+    "memcheck": 30,
+    "racecheck": 30,
+    "benchmark": 70,
+    "compiled": 60,
+    "models": 40,
+}
 #: What compute-sanitizer runs, which is a hundred times slower: every kernel on one small odd map.
 SANITIZED = ["tests/test_bench.py", "-k", "both_sides_compute_the_same"]
+#: What networks train in first: a run that is stopped has every op in one type, not half of them.
+BENCHMARK = ["--dtype", "bfloat16", "float32"]
 #: Beside torch.compile, which takes seconds a row, only what networks train in.
 COMPILED = ["--beside", "compile", "floor", "--size", "huge", "--dtype", "bfloat16"]
 MODELS = ["--model", "segnet_vgg16", "unet_pets"]
-STEPS = ("build", "tests", "memcheck", "racecheck", "benchmark", "compiled", "models")
 
 
-def run(command: list[str], seconds: float, **env: str) -> dict[str, Any]:
-    """Runs a step from the repository's root; interrupts it at the limit, so that it can report."""
-    print("+", shlex.join(command), flush=True)
-    start = time.monotonic()
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)} | env)
-    timed_out = False
+class Runner:
+    """Runs the steps, one after the other, against one clock."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.start = time.monotonic()
+
+    def seconds_left(self, name: str) -> float:
+        """What this step may take: its own seconds, and what those before it have left."""
+        names = list(STEPS)
+        until = sum(STEPS[step] for step in names[: names.index(name) + 1])
+        return max(1.0, self.start + until - time.monotonic())
+
+    def __call__(self, name: str, command: list[str], **env: str) -> dict[str, Any]:
+        """A step from the repository's root; interrupted at the limit, so that it can report."""
+        print("+", shlex.join(command), flush=True)
+        start, limit = time.monotonic(), self.seconds_left(name)
+        timed_out = False
+        log = self.out / f"{name}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # compilers and other children end with it
+            )
+            try:
+                process.wait(limit)
+            except subprocess.TimeoutExpired:
+                timed_out = True
+                end(process, signal.SIGINT)
+            finally:
+                end(process, signal.SIGKILL)
+        ok = process.returncode == 0 and not timed_out
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        print("\n".join(lines[-3 if ok else -40 :]), flush=True)
+        return {
+            "command": shlex.join(command),
+            "seconds": round(time.monotonic() - start, 1),
+            "ok": ok,
+            "exit_status": process.returncode,
+            "timed_out": timed_out,
+        }
+
+
+def end(process: subprocess.Popen[bytes], sign: signal.Signals) -> None:
+    """Sends a signal to a process and to all that it has started, and waits for it."""
     try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        timed_out = True
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    return {
-        "command": shlex.join(command),
-        "seconds": round(time.monotonic() - start, 1),
-        "ok": process.returncode == 0 and not timed_out,
-        "exit_status": process.returncode,
-        "timed_out": timed_out,
-    }
+        os.killpg(process.pid, sign)
+        process.wait(10)
+    except (ProcessLookupError, subprocess.TimeoutExpired):
+        pass
 
 
-def build() -> dict[str, Any]:
+def missing(program: str) -> dict[str, Any]:
+    return {"command": program, "missing": True, "ok": False}
+
+
+def build(run: Runner) -> dict[str, Any]:
     # The architecture of this GPU, whatever the environment says.
     os.environ.pop("TORCH_CUDA_ARCH_LIST", None)
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    step = run(command, BUILD_SECONDS, SEGFAST_FORCE_CUDA="1", SEGFAST_NO_CUDA="0")
+    step = run("build", command, SEGFAST_FORCE_CUDA="1", SEGFAST_NO_CUDA="0")
     if step["ok"]:
         step["record"] = json.loads((ROOT / "segfast" / "_build_info.json").read_text())
     return step
 
 
-def test(out: Path) -> dict[str, Any]:
-    report = out / "tests.xml"
+def test(run: Runner) -> dict[str, Any]:
+    if importlib.util.find_spec("pytest") is None:
+        return missing("pytest")
+    report = run.out / "tests.xml"
     report.unlink(missing_ok=True)
+    # A test file that cannot be imported, for want of a library, stops no other.
     command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda"]
-    step = run([*command, f"--junitxml={report}"], TEST_SECONDS)
-    if not report.exists():
+    step = run("tests", [*command, "--continue-on-collection-errors", f"--junitxml={report}"])
+    try:
+        cases = list(ElementTree.parse(report).iter("testcase"))
+    except (OSError, ElementTree.ParseError):  # stopped before it could report
         return step
-    cases = list(ElementTree.parse(report).iter("testcase"))
     outcomes = {
         kind: [c for c in cases if c.find(kind) is not None] for kind in ("failure", "error")
     }
@@ -95,14 +145,14 @@ def test(out: Path) -> dict[str, Any]:
     return step
 
 
-def sanitize(tool: str) -> dict[str, Any]:
+def sanitize(run: Runner, tool: str) -> dict[str, Any]:
     """memcheck or racecheck of compute-sanitizer, over :data:`SANITIZED`."""
     program = find_sanitizer()
-    if program is None:
-        return {"command": f"compute-sanitizer --tool {tool}", "missing": True, "ok": True}
+    if program is None or importlib.util.find_spec("pytest") is None:
+        return missing("compute-sanitizer" if program is None else "pytest") | {"ok": True}
     command = [program, "--tool", tool, "--error-exitcode", "1", "--target-processes", "all"]
     command += [sys.executable, "-m", "pytest", "-q", "-x", "-m", "cuda", *SANITIZED]
-    return run(command, SANITIZER_SECONDS / 2, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+    return run(tool, command, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
 
 
 def find_sanitizer() -> str | None:
@@ -111,11 +161,11 @@ def find_sanitizer() -> str | None:
     return shutil.which("compute-sanitizer", path=os.pathsep.join(folders))
 
 
-def benchmark(out: Path, name: str, seconds: float, *options: str) -> dict[str, Any]:
-    report = out / f"{name}.json"
+def benchmark(run: Runner, name: str, file: str, *options: str) -> dict[str, Any]:
+    report = run.out / file
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "segfast.bench", "--device", "cuda", "--seconds", "0.1"]
-    step = run([*command, *options, "--json", str(report)], seconds)
+    step = run(name, [*command, *options, "--json", str(report)])
     if report.exists():
         step |= json.loads(report.read_text())
     return step
@@ -123,9 +173,12 @@ def benchmark(out: Path, name: str, seconds: float, *options: str) -> dict[str, 
 
 def describe() -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(0)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    commit = None
+    if shutil.which("git"):
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        commit = answer.stdout.strip() or None
     return {
         "gpu": properties.name,
         "capability": f"{properties.major}.{properties.minor}",
@@ -133,7 +186,7 @@ def describe() -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() or None,
+        "commit": commit,
         "cores": len(os.sched_getaffinity(0)),
     }
 
@@ -145,13 +198,13 @@ def as_markdown(results: dict[str, Any]) -> str:
         step = results.get(name)
         lines += ["", f"## {name}", ""]
         if step is None:
-            lines += ["Not run, because the build failed."]
+            lines += ["Not run: the build failed, or the run ended before."]
             continue
         state = "passed" if step["ok"] else f"FAILED (exit status {step.get('exit_status')})"
         if step.get("timed_out"):
             state = "FAILED (stopped at its time limit)"
         if step.get("missing"):
-            state = "not run: there is no such program here"
+            state = "not run: it is not installed here"
         lines += [f"`{step['command']}`: {state}, {step.get('seconds', 0)} s"]
         if "passed" in step:
             lines += ["", f"{step['passed']} passed, {step['skipped']} skipped."]
@@ -183,16 +236,25 @@ def main() -> int:
         print(f"make gpu needs a GPU, but torch {torch.__version__} sees none.", file=sys.stderr)
         return 1
     out.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {"machine": describe(), "build": build()}
-    if results["build"]["ok"]:
-        results["tests"] = test(out)
-        results["memcheck"] = sanitize("memcheck")
-        results["racecheck"] = sanitize("racecheck")
-        results["benchmark"] = benchmark(out, "bench", BENCHMARK_SECONDS)
-        results["compiled"] = benchmark(out, "compile", COMPILE_SECONDS, *COMPILED)
-        results["models"] = benchmark(out, "models", MODEL_SECONDS, *MODELS)
-    write(out / "results.json", json.dumps(results, indent=2) + "\n")
-    write(out / "results.md", as_markdown(results))
+    # What ends the run from outside ends its step with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("make gpu was told to end"))
+    run = Runner(out)
+    steps: dict[str, Callable[[], dict[str, Any]]] = {
+        "build": lambda: build(run),
+        "tests": lambda: test(run),
+        "memcheck": lambda: sanitize(run, "memcheck"),
+        "racecheck": lambda: sanitize(run, "racecheck"),
+        "benchmark": lambda: benchmark(run, "benchmark", "bench.json", *BENCHMARK),
+        "compiled": lambda: benchmark(run, "compiled", "compile.json", *COMPILED),
+        "models": lambda: benchmark(run, "models", "models.json", *MODELS),
+    }
+    results: dict[str, Any] = {"machine": describe()}
+    for name, step in steps.items():
+        results[name] = step()
+        write(out / "results.json", json.dumps(results, indent=2) + "\n")
+        write(out / "results.md", as_markdown(results))
+        if name == "build" and not results["build"]["ok"]:
+            break
     print(f"Results: {out / 'results.json'} and {out / 'results.md'}")
     return 0 if all(results.get(name, {}).get("ok") for name in STEPS) else 1
 

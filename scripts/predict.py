@@ -1,8 +1,8 @@
 """Predicts each kernel's time on an H200 from its bytes and instructions; measures nothing.
 
-A kernel that moves its bytes at the speed of a copy, and issues no more instructions than the GPU
-can in that time, is bound by memory; the others are the first to look at when a GPU is at hand.
-Needs nvcc and cuobjdump.
+A kernel that keeps enough bytes under way, and gives no unit of a multiprocessor more to do than it
+can in that time, moves its bytes at the speed of a copy; the others are the first to look at when a
+GPU is at hand. Needs nvcc and cuobjdump.
 
     python scripts/predict.py          # writes benchmarks/results/predicted.md
 """
@@ -10,16 +10,14 @@ Needs nvcc and cuobjdump.
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
-import subprocess
 import sys
-import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from ptxas_report import ROOT, demangle, load_toolkit
+from ptxas_report import ROOT, load_toolkit
+from sass import Kernel, Way, disassemble
 
 sys.path.insert(0, str(ROOT))
 
@@ -30,37 +28,16 @@ from segfast.bench.ops import op_cases  # noqa: E402
 
 OUTPUT = ROOT / "benchmarks" / "results" / "predicted.md"
 COPY = 4.3e12  # bytes a second, read and written together
-# 132 multiprocessors issue 4 instructions of 32 threads in each of 1.75e9 clocks a second.
-ISSUE = 132 * 4 * 32 * 1.75e9
+CLOCK, MULTIPROCESSORS = 1.75e9, 132
+# Bytes that must be under way in a multiprocessor to move COPY bytes a second.
+UNDER_WAY = 48 * 1024
+LAUNCH = 2e-6  # seconds from one kernel to the next
 SIZE, SMALL = SIZES["huge"], SIZES["small"]
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 TYPES = {
     "float32": ("float", "unsigned int", torch.float32),
     "bfloat16": ("BFloat16", "unsigned short", torch.bfloat16),
 }
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A kernel of a row, and how many elements of the row's map [N, C, H, W] one thread serves."""
-
-    source: str
-    name: (
-        str  # as c++filt prints it, with {T} for the type, {U} for its bits, {V} for 16 bytes of it
-    )
-    elements: float  # in units of the elements in 4 bytes where `wide`
-    wide: bool = True
-    loops: bool = False  # a thread repeats its longest loop, and one turn serves `elements`
-
-
-def _pools(file: str, rows: str, channels: str) -> dict[str, Kernel]:
-    """Kernels of 2x2 windows: four windows of a row, or 16 bytes of channels of one window."""
-    return {
-        "nchw": Kernel(file, f"{rows}, true>", 16, wide=False),
-        "nhwc": Kernel(file, channels, 16),
-    }
-
-
 POOL, UNPOOL = "max_pool2d/max_pool2d_cuda.cu", "max_unpool2d/max_unpool2d_cuda.cu"
 SHUFFLE, SUBPIXEL = (
     "pixel_shuffle/pixel_shuffle_cuda.cu",
@@ -72,109 +49,85 @@ STATS, CONFUSION = (
 )
 
 
-def _labels(classes_up: int, kernel: str) -> Kernel:
+@dataclass(frozen=True)
+class Part:
+    """A kernel of a row, and how many elements of the row's map [N, C, H, W] one thread serves."""
+
+    source: str
+    name: str  # as c++filt prints it: {T} for the type, {U} its bits, {V} for 16 bytes of it
+    elements: float  # in units of the elements in 4 bytes where `wide`
+    wide: bool = True
+    loops: bool = False  # a thread repeats its longest loop, and one turn serves `elements`
+    through: str = ""  # an instruction that the row's case meets
+    without: str = ""  # one that it does not
+    inner: float = 0  # how often the innermost loop, over the classes, runs in such a turn
+
+
+def _labels(classes_up: int, kernel: str, layout: str) -> Part:
     least, pixels = (9, 2) if classes_up == 12 else (17, 1)  # pixels of a thread, by 4 bytes
-    return Kernel(
+    return Part(
         STATS,
         f"labels_{kernel}_kernel<LabelsTraits<{{T}}, {least}, {classes_up}> >",
         pixels,
         loops=True,
+        **({"without": "BAR"} if layout == "nchw" else {"through": "BAR"}),
     )
 
 
-def kernels() -> dict[tuple[str, str, str], list[Kernel]]:
+def rows() -> dict[tuple[str, str, str], list[Part]]:
     """By op, direction and layout."""
-    scatter = "scatter_detail::scatter_"
     table = {}
     for layout in LAYOUTS:
-        pool = _pools(POOL, "pool_rows_kernel<{T}, int", "pool_window_kernel<{T}, int, {V}, 2>")
-        table["max_pool2d 2x2", "forward", layout] = [pool[layout]]
-        back = _pools(
-            POOL,
-            scatter + "rows_kernel<{T}, int, (Combine)0",
-            scatter + "channels_kernel<{T}, int, (Combine)0, {V}>",
+        # 2x2 windows: four of a row, whose codes share a byte, or 16 bytes of channels of one.
+        contiguous = layout == "nchw"
+        code = {"nchw": r".*\.[US]8$", "nhwc": r".*\.U(8|16)$"}[layout]
+
+        def part(file: str, rows: str, channels: str, through: str) -> list[Part]:
+            name = f"{rows}, true>" if contiguous else channels  # noqa: B023
+            return [Part(file, name, 16, wide=not contiguous, through=through)]  # noqa: B023
+
+        store, load = rf"STG\.E{code}", rf"LDG\.E{code}"
+        table["max_pool2d 2x2", "forward", layout] = part(
+            POOL, "pool_rows_kernel<{T}, int", "pool_channels_kernel<{T}, int>", store
         )
-        table["max_pool2d 2x2", "backward", layout] = [back[layout]]
-        unpool = _pools(
-            UNPOOL,
-            scatter + "rows_kernel<{T}, int, (Combine)1",
-            scatter + "channels_kernel<{T}, int, (Combine)1, {V}>",
+        for file, op, direction, combine in (
+            (POOL, "max_pool2d 2x2", "backward", "(Combine)0"),
+            (UNPOOL, "max_unpool2d codes", "forward", "(Combine)1"),
+        ):
+            table[op, direction, layout] = part(
+                file,
+                f"scatter_detail::scatter_rows_kernel<{{T}}, int, {combine}",
+                f"scatter_detail::scatter_channels_kernel<{{T}}, int, {combine}, {{V}}>",
+                load,
+            )
+        table["max_unpool2d codes", "backward", layout] = part(
+            UNPOOL, "gather_rows_kernel<{T}, int", "gather_channels_kernel<{T}, int>", load
         )
-        gather = _pools(UNPOOL, "gather_rows_kernel<{T}, int", "gather_channels_kernel<{T}, int>")
-        table["max_unpool2d codes", "forward", layout] = [unpool[layout]]
-        table["max_unpool2d codes", "backward", layout] = [gather[layout]]
         shuffle = {"nchw": "rows_kernel<{U}, int, 2, ", "nhwc": "pixels_kernel<{U}, int, "}[layout]
-        for op, direction, forward in (
+        for op, direction, to_fine in (
             ("pixel_shuffle", "forward", "true"),
             ("pixel_shuffle", "backward", "false"),
             ("pixel_unshuffle", "forward", "false"),
             ("pixel_unshuffle", "backward", "true"),
         ):
-            table[op, direction, layout] = [Kernel(SHUFFLE, shuffle + forward + ">", 8)]
+            table[op, direction, layout] = [Part(SHUFFLE, shuffle + to_fine + ">", 8)]
         kind = {"nchw": "rows", "nhwc": "pixels"}[layout]
         table["subpixel_upsample", "forward", layout] = [
-            Kernel(SUBPIXEL, f"upsample_{kind}_kernel<{{T}}, int, 2>", 16)
+            Part(SUBPIXEL, f"upsample_{kind}_kernel<{{T}}, int, 2>", 16)
         ]
         table["subpixel_upsample", "backward", layout] = [
-            Kernel(SUBPIXEL, f"gradient_{kind}_kernel<{{T}}, int, 2>", 16 if kind == "rows" else 8)
+            Part(SUBPIXEL, f"gradient_{kind}_kernel<{{T}}, int, 2>", 16)
         ]
         for classes, up in ((12, 12), (19, 20)):
-            both = [_labels(up, "forward"), _labels(up, "backward")]
-            table[f"Dice + CE C={classes}", "both", layout] = both
+            table[f"Dice + CE C={classes}", "both", layout] = [
+                _labels(up, kernel, layout) for kernel in ("forward", "backward")
+            ]
     for classes in (12, 19):
         table[f"confusion_matrix C={classes}", "forward", "nchw"] = [
-            Kernel(CONFUSION, "count_planes_kernel<{T}>", 4, loops=True)
+            # Four classes a turn, after the first one.
+            Part(CONFUSION, "count_planes_kernel<{T}>", 4, loops=True, inner=(classes - 1) / 4)
         ]
     return table
-
-
-INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*);")
-
-
-def longest_path(body: str, loop: bool) -> int:
-    """The most instructions that a thread issues from the first to the last, each loop once.
-
-    With ``loop``: in one turn of the longest loop.
-    """
-    code = [(int(m[1], 16), bool(m[2]), m[3], m[4]) for m in INSTRUCTION.finditer(body)]
-    places = {address: i for i, (address, *_) in enumerate(code)}
-    targets: list[int | None] = []
-    for _, _, opcode, rest in code:
-        match = re.search(r"0x([0-9a-f]+)", rest) if opcode.startswith("BRA") else None
-        targets.append(places.get(int(match[1], 16)) if match else None)
-    begin, end = 0, len(code) - 1
-    if loop:
-        back = [(to, i) for i, to in enumerate(targets) if to is not None and to < i]
-        begin, end = max(back, key=lambda pair: pair[1] - pair[0])
-    length = [0] * (len(code) + 1)
-    for i in range(end, begin - 1, -1):
-        _, predicated, opcode, _ = code[i]
-        following = []
-        if targets[i] is not None:
-            if i < targets[i] <= end:
-                following.append(length[targets[i]])
-            if predicated:
-                following.append(length[i + 1])
-        elif opcode.startswith(("EXIT", "RET")) and not predicated:
-            pass
-        elif i < end:
-            following.append(length[i + 1])
-        length[i] = (opcode != "NOP") + max(following, default=0)
-    return length[begin]
-
-
-def disassemble(nvcc: Path, cuobjdump: str, source: str) -> dict[str, str]:
-    """Kernel name to SASS for Hopper."""
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = f"{folder}/kernel.cubin"
-        path = ROOT / "csrc" / "kernels" / source
-        options = ["-std=c++17", "-O3", "-cubin", "-arch=sm_90", "-I", str(ROOT / "csrc")]
-        subprocess.run([str(nvcc), *options, "-o", cubin, str(path)], check=True)
-        text = subprocess.run(
-            [cuobjdump, "-sass", cubin], check=True, capture_output=True, text=True
-        ).stdout
-    parts = re.split(r"Function : (\S+)", text)[1:]
-    return dict(zip(demangle(parts[::2]), parts[1::2], strict=True))
 
 
 def bytes_of(case: Case, dtype: torch.dtype, layout: torch.memory_format) -> float:
@@ -185,6 +138,120 @@ def bytes_of(case: Case, dtype: torch.dtype, layout: torch.memory_format) -> flo
     return per_pixel * SIZE[0] * SIZE[2] * SIZE[3]
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a way through a kernel costs a multiprocessor, for each warp."""
+
+    clocks: dict[str, float]  # by unit
+    moved: float  # bytes of a thread, both ways
+
+    @classmethod
+    def of(cls, kernel: Kernel, part: Part, longest: bool) -> Cost:
+        loop = kernel.loops[0] if part.loops else None
+        way = kernel.way(longest, part.through, part.without, loop)
+        cost = cls(way.clocks, way.moved)
+        if part.inner:
+            turn = kernel.way(True, within=kernel.loops[-1])
+            cost = cost.plus(cls(turn.clocks, turn.moved), part.inner - 1)
+        return cost
+
+    def plus(self, other: Cost, times: float) -> Cost:
+        units = {*self.clocks, *other.clocks}
+        clocks = {u: self.clocks.get(u, 0) + times * other.clocks.get(u, 0) for u in units}
+        return Cost(clocks, self.moved + times * other.moved)
+
+    @property
+    def busiest(self) -> tuple[str, float]:
+        return max(self.clocks.items(), key=lambda item: item[1])
+
+
+def memory_share(kernel: Kernel, moved: float) -> float:
+    """The part of a copy's speed that the bytes under way allow."""
+    return min(1.0, kernel.resident * moved / UNDER_WAY)
+
+
+def row(
+    case: Case, layout: str, dtype: str, parts: list[Part], code: dict[str, dict[str, Kernel]]
+) -> str:
+    """One line of the table of ops."""
+    name, bits, torch_type = TYPES[dtype]
+    width = torch_type.itemsize
+    moved = bytes_of(case, torch_type, LAYOUTS[layout])
+    bounds, units, under_way = [], [], []
+    for longest in (False, True):
+        seconds = busy = 0.0
+        for part in parts:
+            wanted = part.name.format(T=name, U=bits, V=16 // width)
+            if wanted not in code[part.source]:
+                raise SystemExit(f"{part.source} has no {wanted}; mend the table in this file")
+            kernel = code[part.source][wanted]
+            cost = Cost.of(kernel, part, longest)
+            pixels = part.source in (STATS, CONFUSION)
+            elements = SIZE[0] * SIZE[2] * SIZE[3] * (1 if pixels else SIZE[1])
+            threads = elements / (part.elements * (4 // width if part.wide else 1))
+            unit, clocks = cost.busiest
+            units.append(unit)
+            of_thread = moved / len(parts) / threads  # the row's bytes, borders read once
+            under_way.append(kernel.resident * of_thread / 1024)
+            working = clocks * threads / 32 / MULTIPROCESSORS / CLOCK
+            transfer = moved / len(parts) / COPY / memory_share(kernel, of_thread)
+            busy += working
+            seconds += max(working, transfer) + LAUNCH
+        bounds.append((1e6 * busy, 1e6 * seconds))
+    memory = 1e6 * moved / COPY
+    (least, _), (most, slowest) = bounds
+    bound = "memory" if most < 0.7 * memory else "both" if most < memory else f"**{units[-1]}**"
+    return (
+        f"| {case.op} {case.direction} | {dtype} {layout} | {moved / 1e6:.0f} | {memory:.0f} "
+        f"| {least:.0f} to {most:.0f} | {min(under_way):.0f} | {slowest:.0f} "
+        f"| {100 * memory / slowest:.0f} | {bound} |"
+    )
+
+
+def longest_way(kernel: Kernel) -> Way | None:
+    """One turn of the longest loop; None where the code jumps back and forth."""
+    for loop in (*kernel.loops, None):
+        with suppress(ValueError):
+            return kernel.way(True, within=loop)
+    return None
+
+
+def kernel_row(kernel: Kernel) -> str:
+    """One line of the table of kernels."""
+    way = longest_way(kernel)
+    if way is None:
+        return f"| `{kernel.name}` | {kernel.resident} | | | | | |"
+    unit, clocks = way.busiest
+    moving = way.moved * 32 * MULTIPROCESSORS * CLOCK / COPY
+    share = min(memory_share(kernel, way.moved), moving / clocks)
+    return (
+        f"| `{kernel.name}` | {kernel.resident} | {len(way.instructions)} | {way.moved} "
+        f"| {kernel.resident * way.moved / 1024:.0f} | {unit} | {100 * share:.0f} |"
+    )
+
+
+HEAD = """# Predicted times on an H200
+
+**Nothing here was measured**: no GPU has run these kernels. Made by `python scripts/predict.py`
+from the code that CUDA {version} makes for sm_90.
+
+How a time comes about, for one kernel after the other:
+
+- memory: the fewest bytes, at {copy} TB/s, what a copy reaches; less where a multiprocessor's
+  resident threads (by registers, shared memory and block size) have under {under_way} KB under way.
+- work: the instructions of one way through a kernel's code, each with the clocks that its unit
+  takes for a warp (4 issued a clock; float 128, integer and multiply 64, memory 32, special 16
+  lanes), in {multiprocessors} multiprocessors of {clock} GHz; the busiest unit counts. From the
+  shortest to the longest way that a row's case can take. The longest is an upper bound: it holds
+  every border and every option that a branch guards, one after the other (of the losses the focal,
+  smoothed and squared branches, and the loads of any alignment).
+- predicted: the longer of memory and the longest way's work, and {launch} us for each launch.
+
+Not in it: latencies that other warps do not hide, atomics that meet, cache misses of a second
+reader. Bound is memory where work takes under 70 % of its time; both up to 100 %; else the unit.
+"""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cuobjdump", default=shutil.which("cuobjdump"))
@@ -192,54 +259,41 @@ def main() -> int:
     if arguments.cuobjdump is None:
         raise SystemExit("predict.py needs cuobjdump of the CUDA toolkit; name it with --cuobjdump")
     nvcc, version, _ = load_toolkit(13)
-    sass: dict[str, dict[str, str]] = {}
+    listed = (ROOT / "csrc" / "sources.txt").read_text().split()
+    sources = [name.removeprefix("kernels/") for name in listed if name.endswith(".cu")]
+    code = {
+        name: disassemble(nvcc, arguments.cuobjdump, ROOT / "csrc" / "kernels" / name)
+        for name in sources
+    }
     lines = [
-        "| op | on | MB | memory us | instructions us | instructions a byte | bound |",
-        "|---|---|--:|--:|--:|--:|---|",
+        HEAD.format(
+            version=version,
+            copy=COPY / 1e12,
+            under_way=UNDER_WAY // 1024,
+            multiprocessors=MULTIPROCESSORS,
+            clock=CLOCK / 1e9,
+            launch=f"{1e6 * LAUNCH:.0f}",
+        ),
+        f"## Ops\n\nMaps of {list(SIZE)}; losses: logits of as many pixels.\n",
+        "| op | on | MB | memory us | work us | KB under way | predicted us | % of floor | bound |",
+        "|---|---|--:|--:|--:|--:|--:|--:|---|",
     ]
     cases = {(case.op, case.direction): case for case in (*op_cases(), *loss_cases())}
-    for (op, direction, layout), parts in kernels().items():
-        for dtype, (name, word, torch_type) in TYPES.items():
-            width = torch.tensor([], dtype=torch_type).element_size()
-            moved = bytes_of(cases[op, direction], torch_type, LAYOUTS[layout])
-            issued = 0.0
-            for kernel in parts:
-                if kernel.source not in sass:
-                    sass[kernel.source] = disassemble(nvcc, arguments.cuobjdump, kernel.source)
-                wanted = kernel.name.format(T=name, U=word, V=16 // width)
-                if wanted not in sass[kernel.source]:
-                    raise SystemExit(
-                        f"{kernel.source} has no {wanted}; mend the table in this file"
-                    )
-                body = sass[kernel.source][wanted]
-                of_thread = kernel.elements * (4 // width if kernel.wide else 1)
-                pixels = kernel.source in (STATS, CONFUSION)
-                all_elements = SIZE[0] * SIZE[2] * SIZE[3] * (1 if pixels else SIZE[1])
-                issued += longest_path(body, kernel.loops) * all_elements / of_thread
-            memory, instructions = 1e6 * moved / COPY, 1e6 * issued / ISSUE
-            share = instructions / memory
-            bound = "memory" if share < 0.7 else "both" if share < 1 else "**instructions**"
-            lines.append(
-                f"| {op} {direction} | {dtype} {layout} | {moved / 1e6:.0f} | {memory:.0f} "
-                f"| {instructions:.0f} | {issued / moved:.1f} | {bound} |"
-            )
-    head = (
-        "# Predicted times on an H200\n\n"
-        "**Nothing here was measured**: no GPU has run these kernels. Made by "
-        f"`python scripts/predict.py` from the code that CUDA {version} makes for sm_90, for maps "
-        f"of {list(SIZE)} (losses: logits of as many pixels).\n\n"
-        f"- memory: the fewest bytes, at {COPY / 1e12} TB/s, what a copy reaches.\n"
-        "- instructions: the longest way through a kernel's code, at four instructions of a warp a "
-        "clock in each of 132 multiprocessors (1.75 GHz). A thread takes a shorter way (no border, "
-        "codes rather than indices), so this is an upper bound. It is loose for the losses and the "
-        "confusion matrix, whose longest way holds the loads of any alignment and the focal, "
-        "smoothed and squared branches one after the other: the blocks that a plain NCHW bfloat16 "
-        "call with 19 classes runs, counted by hand, are 6.5 instructions a byte.\n"
-        "- bound: memory where instructions take under 70 % of its time; both up to 100 %; else "
-        "instructions, and the first to look at on a GPU.\n\n"
-    )
-    write_text(OUTPUT, head + "\n".join(lines) + "\n")
+    for (op, direction, layout), parts in rows().items():
+        for dtype in TYPES:
+            lines.append(row(cases[op, direction], layout, dtype, parts, code))
     print("\n".join(lines))
+    lines += [
+        "\n## Kernels\n",
+        "All of them, large maps, by the longest way of a thread, or of one turn of its longest "
+        "loop: threads resident in a multiprocessor, instructions, bytes moved, KB under way, the "
+        "busiest unit, and the part of a copy's speed that results.\n",
+        "| kernel | resident | instructions | bytes | KB under way | unit | % of a copy |",
+        "|---|--:|--:|--:|--:|---|--:|",
+    ]
+    for name in sources:
+        lines += [kernel_row(kernel) for _, kernel in sorted(code[name].items())]
+    write_text(OUTPUT, "\n".join(lines) + "\n")
     return 0
 
 

@@ -112,7 +112,9 @@ struct Inputs {
 // Raises on the CPU; on CUDA the next call that waits does.
 void refuse_negative(const at::Tensor& weight, const char* name) {
   if (!weight.defined() || weight.numel() == 0) return;
-  if (weight.is_cuda()) return at::_assert_async(weight.ge(0).all(), "a weight is negative or NaN");
+  if (weight.is_cuda()) {  // the least weight alone: no second map of them in memory
+    return at::_assert_async(weight.min().ge(0), "a weight is negative or NaN");
+  }
   const double least = weight.min().item<double>();
   TORCH_CHECK_VALUE(least >= 0.0, name, " must not be negative, got ", least);
 }
@@ -142,6 +144,8 @@ Stats overlap_stats(const at::Tensor& logits, const at::Tensor& target,
   p.pixels = std::get<4>(stats).mutable_data_ptr<double>();
   p.weight = std::get<5>(stats).mutable_data_ptr<double>();
   if (p.in.samples == 0) return stats;
+  // What the op neither returns nor saves: on CUDA up to (4 C + 3) * 8 bytes for 2048 pixels, and
+  // for no more than 1024 chunks of a sample; with 19 classes of 16 bits under 1 % of the logits.
   const at::Tensor partials =
       empty({p.in.samples, overlap_stats_chunks(p.in.pixels, logits.is_cuda()),
              overlap_stats_partial_size(p.in.classes)},

@@ -284,6 +284,11 @@ void* shared_memory(const void* key, size_t size) {
   return memory.get();
 }
 
+std::set<const void*>& kernels_run() {
+  static std::set<const void*> kernels;
+  return kernels;
+}
+
 cudaError_t run(int64_t grid, int block, const std::function<void()>& thread) {
   if (sticky_error != cudaSuccess || grid == 0) return sticky_error;
   if (grid < 0 || grid > 0x7fffffff || block <= 0 || block > kMaxBlock) {

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <set>
 #include <string>
 #include <type_traits>
 
@@ -68,6 +69,9 @@ void* shared_memory(const void* key, size_t size);
 
 cudaError_t run(int64_t grid, int block, const std::function<void()>& thread);
 
+// Where the kernels begin that have run so far, for tests that want to have run them all.
+std::set<const void*>& kernels_run();
+
 template <typename T>
 T shuffle(unsigned mask, T value, unsigned source, Site site) {
   static_assert(sizeof(T) <= sizeof(uint64_t) && std::is_trivially_copyable_v<T>);
@@ -88,6 +92,7 @@ namespace segfast {
 template <typename Params>
 inline cudaError_t launch(void (*kernel)(Params), int64_t grid, int block, cudaStream_t,
                           Params params) {
+  if (grid > 0) host_run::kernels_run().insert(reinterpret_cast<const void*>(kernel));
   return host_run::run(grid, block, [=] { kernel(params); });
 }
 

@@ -18,43 +18,8 @@ enum class TargetType : uint8_t {
   bfloat16
 };
 
-// The label at `index`, as an integer. The type is the same for a whole launch, so that the switch
-// costs a GPU one uniform branch.
-SEGFAST_HOST_DEVICE int64_t read_label(const void* labels, TargetType type, int64_t index) {
-  switch (type) {
-    case TargetType::uint8:
-      return static_cast<const uint8_t*>(labels)[index];
-    case TargetType::int8:
-      return static_cast<const int8_t*>(labels)[index];
-    case TargetType::int16:
-      return static_cast<const int16_t*>(labels)[index];
-    case TargetType::uint16:
-      return static_cast<const uint16_t*>(labels)[index];
-    case TargetType::int32:
-      return static_cast<const int32_t*>(labels)[index];
-    default:
-      return static_cast<const int64_t*>(labels)[index];
-  }
-}
-
-// The soft target at `index`.
-template <typename R>
-SEGFAST_HOST_DEVICE R read_soft_target(const void* target, TargetType type, int64_t index) {
-  switch (type) {
-    case TargetType::float32:
-      return static_cast<R>(static_cast<const float*>(target)[index]);
-    case TargetType::float64:
-      return static_cast<R>(static_cast<const double*>(target)[index]);
-    case TargetType::float16:
-      return static_cast<R>(to_float(static_cast<const Half*>(target)[index]));
-    case TargetType::bfloat16:
-      return static_cast<R>(to_float(static_cast<const BFloat16*>(target)[index]));
-    default:
-      return static_cast<R>(read_label(target, type, index));
-  }
-}
-
-// Several at once: labels[j] from base + at[j], by loads that do not wait for each other.
+// out[j] = the label at base + at[j], by loads that do not wait for each other. The type is the same
+// for a whole launch, so that the switch costs a GPU one uniform branch.
 template <int N>
 SEGFAST_HOST_DEVICE void read_labels(const void* labels, TargetType type, int64_t base,
                                      const int64_t (&at)[N], int64_t (&out)[N]) {
@@ -99,6 +64,20 @@ SEGFAST_HOST_DEVICE void read_soft_targets(const void* target, TargetType type, 
       for (int j = 0; j < N; ++j) out[j] = static_cast<R>(labels[j]);
     }
   }
+}
+
+// One label, or soft target.
+SEGFAST_HOST_DEVICE int64_t read_label(const void* labels, TargetType type, int64_t index) {
+  int64_t label[1];
+  read_labels(labels, type, index, {0}, label);
+  return label[0];
+}
+
+template <typename R>
+SEGFAST_HOST_DEVICE R read_soft_target(const void* target, TargetType type, int64_t index) {
+  R value[1];
+  read_soft_targets(target, type, index, {0}, value);
+  return value[0];
 }
 
 }  // namespace segfast

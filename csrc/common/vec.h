@@ -1,7 +1,10 @@
 // vec.h: a group of neighbouring elements that moves in one access (16 bytes is the widest).
 #pragma once
 
-#include "common/host_device.h"
+#include <cstring>
+#include <type_traits>
+
+#include "common/types.h"
 
 namespace segfast {
 
@@ -12,8 +15,76 @@ struct alignas(sizeof(T) * N) Vec {
   SEGFAST_HOST_DEVICE static Vec load(const T* address) {
     return *reinterpret_cast<const Vec*>(address);
   }
+  // Of what will not be read again before other data have pushed it out of the caches: 4, 8 or 16
+  // bytes.
+  SEGFAST_HOST_DEVICE static Vec load_streaming(const T* address) {
+#if defined(__CUDA_ARCH__)
+    constexpr int kBytes = sizeof(T) * N;
+    static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
+    using Wide =
+        std::conditional_t<kBytes == 4, unsigned, std::conditional_t<kBytes == 8, uint2, uint4>>;
+    const Wide wide = __ldcs(reinterpret_cast<const Wide*>(address));
+    Vec vec;
+    memcpy(&vec, &wide, sizeof vec);
+    return vec;
+#else
+    return load(address);
+#endif
+  }
   SEGFAST_HOST_DEVICE void store(T* address) const { *reinterpret_cast<Vec*>(address) = *this; }
 };
+
+// values[i] = address[i], one access, as load_streaming(). A GPU makes a float of each half of a
+// word in one operation.
+template <typename T, int N, typename A>
+SEGFAST_HOST_DEVICE void load_floats(const T* address, A (&values)[N]) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+    const auto words =
+        Vec<uint32_t, N / 2>::load_streaming(reinterpret_cast<const uint32_t*>(address));
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+      const uint32_t word = words.at[i / 2];
+      if constexpr (std::is_same_v<T, Half>) {
+        const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&word));
+        values[i] = pair.x;
+        values[i + 1] = pair.y;
+      } else {
+        values[i] = __uint_as_float(word << 16);
+        values[i + 1] = __uint_as_float(word & 0xffff0000u);
+      }
+    }
+  } else
+#endif
+  {
+    const auto vec = Vec<T, N>::load_streaming(address);
+    for (int i = 0; i < N; ++i) values[i] = to_float(vec.at[i]);
+  }
+}
+
+// Rounded to T: of two floats a GPU makes a word of 16-bit numbers in one operation.
+template <typename T, int N, typename A>
+SEGFAST_HOST_DEVICE Vec<T, N> vec_from_floats(const A (&values)[N]) {
+  Vec<T, N> vec;
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+      if constexpr (std::is_same_v<T, Half>) {
+        const __half2 pair = __floats2half2_rn(values[i], values[i + 1]);
+        memcpy(&vec.at[i], &pair, sizeof pair);
+      } else {
+        const __nv_bfloat162 pair = __floats2bfloat162_rn(values[i], values[i + 1]);
+        memcpy(&vec.at[i], &pair, sizeof pair);
+      }
+    }
+  } else
+#endif
+  {
+    for (int i = 0; i < N; ++i) vec.at[i] = from_float<T>(values[i]);
+  }
+  return vec;
+}
 
 // Elements of T in one 16-byte access.
 template <typename T>

@@ -10,6 +10,9 @@ inline constexpr TargetType kLabelTypes[] = {TargetType::uint8, TargetType::int8
                                              TargetType::int16, TargetType::uint16,
                                              TargetType::int32, TargetType::int64};
 
+inline constexpr TargetType kSoftTypes[] = {TargetType::float32, TargetType::float64,
+                                            TargetType::float16, TargetType::bfloat16};
+
 inline int label_bytes(TargetType type) {
   switch (type) {
     case TargetType::uint8:
@@ -41,6 +44,31 @@ inline Array<uint8_t> store_labels(const std::vector<int64_t>& values, TargetTyp
                 static_cast<size_t>(bytes));
   }
   return stored;
+}
+
+template <typename T>
+Array<uint8_t> store_soft_targets_as(const std::vector<double>& values, int64_t offset) {
+  constexpr int64_t kBytes = sizeof(T);
+  Array<uint8_t> stored(static_cast<int64_t>(values.size()) * kBytes, offset * kBytes);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const T value = from_float<T>(static_cast<accumulate_t<T>>(values[i]));
+    std::memcpy(stored.data() + i * kBytes, &value, kBytes);
+  }
+  return stored;
+}
+
+inline Array<uint8_t> store_soft_targets(const std::vector<double>& values, TargetType type,
+                                         int64_t offset) {
+  switch (type) {
+    case TargetType::float64:
+      return store_soft_targets_as<double>(values, offset);
+    case TargetType::float16:
+      return store_soft_targets_as<Half>(values, offset);
+    case TargetType::bfloat16:
+      return store_soft_targets_as<BFloat16>(values, offset);
+    default:
+      return store_soft_targets_as<float>(values, offset);
+  }
 }
 
 // Labels in [0, classes), one in eight of them `ignored`.

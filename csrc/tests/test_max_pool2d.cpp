@@ -100,7 +100,7 @@ void test_max_pool2d(Backend backend) {
       using T = typename decltype(tag)::type;
       for (int64_t offset : {0, 1}) {
         const std::string where = std::string(type_name<T>()) + (offset ? ", unaligned input" : "");
-        for (Values values : {Values::normal, Values::ties, Values::special}) {
+        for (Values values : {Values::normal, Values::ties, Values::special, Values::low}) {
           context = reason + ", " + where + ", values " + std::to_string(static_cast<int>(values));
           test_forward<T>(backend, pooling, values, offset);
         }

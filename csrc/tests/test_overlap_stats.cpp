@@ -20,6 +20,9 @@ const StatsCase kCases[] = {
     {"whole vectors", 1, 8, 256},
     {"a tile and a pixel", 1, 12, 129},
     {"an odd number of classes", 2, 19, 130},
+    {"9 to 12 classes, a tile and more", 1, 12, 600},
+    {"13 to 16 classes", 1, 14, 40},
+    {"21 to 32 classes", 1, 27, 80},
     {"more classes than registers hold", 1, 40, 70},
     {"many classes, few pixels", 1, 150, 9},
     {"several chunks", 1, 2, 9000},
@@ -150,10 +153,9 @@ struct Problem {
       }
       return store_labels(labels, label_type, offset);
     }
-    target_type = o.soft ? TargetType::float32 : label_type;
+    target_type = o.soft ? kSoftTypes[static_cast<int>(label_type) % 4] : label_type;
     ignored = o.soft ? 100 : std::min<int64_t>(largest_label(label_type), 255);
-    std::vector<int64_t> integers(targets.size());
-    Array<uint8_t> floats(static_cast<int64_t>(targets.size() * sizeof(float)), 4 * offset);
+    std::vector<double> values(targets.size());
     for (int64_t n = 0; n < c.N; ++n) {
       for (int64_t k = 0; k < c.C; ++k) {
         for (int64_t s = 0; s < c.S; ++s) {
@@ -162,15 +164,12 @@ struct Problem {
           if (with_bad && random_integer(0, 63) == 0) value = 2.0;
           bad_targets += value == 2.0;
           target_at(n, k, s) = value > 1.0 ? -1.0 : value;
-          const int64_t i = layout(n, k, 0, s);
-          integers[static_cast<size_t>(i)] = static_cast<int64_t>(value);
-          const float stored = static_cast<float>(value);
-          std::memcpy(floats.data() + i * 4, &stored, sizeof stored);
+          values[static_cast<size_t>(layout(n, k, 0, s))] = value;
         }
       }
     }
-    if (o.soft) return floats;
-    return store_labels(integers, label_type, offset);
+    if (o.soft) return store_soft_targets(values, target_type, offset);
+    return store_labels({values.begin(), values.end()}, label_type, offset);
   }
 
   double& target_at(int64_t n, int64_t k, int64_t s) {

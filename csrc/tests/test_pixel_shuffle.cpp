@@ -24,6 +24,7 @@ const ShuffleCase kCases[] = {
     {"factor 3", 2, 5, 4, 37, 3},
     {"factor 3, whole squares, a last one that overlaps, a subpixel left", 1, 18, 2, 5, 3},
     {"factor 4", 1, 21, 5, 19, 4},
+    {"factor 4: whole vectors along rows", 1, 2, 3, 8, 4},
     {"factor 5: no fixed loop", 2, 3, 3, 11, 5},
     {"factor 8", 1, 2, 5, 9, 8},
     {"an empty batch", 0, 3, 4, 4, 2},

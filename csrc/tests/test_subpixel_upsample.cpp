@@ -17,6 +17,7 @@ struct UpsampleCase {
 const UpsampleCase kCases[] = {
     {"one pixel", 1, 1, 1, 1, 2},
     {"one row", 1, 3, 1, 6, 2},
+    {"one row of whole vectors", 1, 4, 1, 8, 2},
     {"one column", 2, 2, 5, 1, 2},
     {"whole vectors along rows and channels", 1, 32, 3, 64, 2},
     {"vectors and a tail along rows", 1, 2, 4, 75, 2},

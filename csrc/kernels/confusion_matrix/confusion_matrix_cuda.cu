@@ -9,6 +9,7 @@
 // A block counts in shared memory while the matrix fits there, and adds its counts to the result at
 // the end. Counts are integers: their order does not matter.
 #include "common/dispatch.h"
+#include "common/maxima.cuh"
 #include "common/vec.h"
 #include "kernels/confusion_matrix/confusion_matrix.h"
 #include "kernels/confusion_matrix/confusion_matrix_math.h"
@@ -20,6 +21,12 @@ constexpr int kThreads = 256;
 constexpr int64_t kChunk = 4096;     // pixels of a block
 constexpr int kSharedCounts = 4096;  // 64 x 64 classes
 constexpr int kStageBytes = 16384;
+// Blocks on a multiprocessor at least, which bounds the registers; Turing's compiler needs more.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int kBlocks = 3;
+#else
+constexpr int kBlocks = 4;
+#endif
 
 struct CountParams {
   ConfusionMatrixParams op;
@@ -64,9 +71,8 @@ struct Counter {
       if (shared[i] != 0) atomicAdd(total + i, static_cast<unsigned long long>(shared[i]));
     }
   }
-  // Counts a pixel [N, S] if its label counts.
-  __device__ void add(int64_t pixel, int64_t prediction) const {
-    const int64_t label = read_label(op.target, op.target_type, pixel);
+  // Counts a pixel if its label counts.
+  __device__ void add(int64_t label, int64_t prediction) const {
     if (op.has_ignore_index && label == op.ignore_index) return;
     const bool is_class = label >= 0 && label < op.classes;
     SEGFAST_DEVICE_CHECK(is_class, "confusion_matrix: a label is neither a class nor ignore_index");
@@ -82,30 +88,39 @@ struct Counter {
   }
 };
 
-// The running argmax of a pixel.
-template <typename R>
-struct Best {
-  R value;
-  int channel;
-
-  __device__ __forceinline__ void start(R first) {
-    value = first;
-    channel = 0;
+struct Beats {
+  template <typename R>
+  __device__ __forceinline__ static bool wins(R value, R best) {
+    return beats(value, best);
   }
-  __device__ __forceinline__ void compete(R candidate, int c) {
-    if (beats(candidate, value)) {
-      value = candidate;
-      channel = c;
-    }
+#if defined(__CUDA_ARCH__)
+  template <typename Pair>
+  __device__ __forceinline__ static uint32_t mask(Pair value, Pair best) {
+    return __hgtu2_mask(value, best) & __heq2_mask(best, best);
   }
-  __device__ __forceinline__ int prediction(const ConfusionMatrixParams& op) const {
-    return op.channels > 1 ? channel : (value > static_cast<R>(op.threshold) ? 1 : 0);
-  }
+#endif
 };
 
+// The prediction from the largest logit and its channel.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) count_planes_kernel(const CountParams p) {
-  using R = accumulate_t<T>;
+__device__ __forceinline__ int prediction_of(const ConfusionMatrixParams& op, T largest,
+                                             int channel) {
+  if (op.channels > 1) return channel;
+  return to_float(largest) > static_cast<accumulate_t<T>>(op.threshold) ? 1 : 0;
+}
+
+// Of the logits of one pixel, `step` apart.
+template <typename T>
+__device__ __forceinline__ int argmax_of(const T* logits, int64_t step,
+                                         const ConfusionMatrixParams& op) {
+  Maxima<T, 1, Beats, false> best;
+  best.start({logits[0]}, 0);
+  for (int c = 1; c < op.channels; ++c) best.compete({logits[c * step]}, c, {true});
+  return prediction_of(op, best.values().at[0], best.number(0));
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads, kBlocks) count_planes_kernel(const CountParams p) {
   constexpr int kPixels = kVec16<T>;
   SEGFAST_SHARED(int[kSharedCounts], counts);
   const Span span(p);
@@ -113,51 +128,46 @@ __global__ void __launch_bounds__(kThreads) count_planes_kernel(const CountParam
   counter.begin();
   const T* sample = static_cast<const T*>(p.op.logits) + span.sample * p.op.channels * p.op.pixels;
   constexpr int64_t kTile = int64_t{kThreads} * kPixels;
+  const int thread = static_cast<int>(threadIdx.x);
   for (int64_t tile = span.first; tile < span.last; tile += kTile) {
-    Best<R> best[kPixels];
-    int64_t pixel[kPixels];
-#pragma unroll
-    for (int j = 0; j < kPixels; ++j) {
-      const int thread = static_cast<int>(threadIdx.x);
-      pixel[j] = tile + (p.vectors ? thread * kPixels + j : j * kThreads + thread);
-    }
+    const auto pixel = [&](int j) {
+      return tile + (p.vectors ? thread * kPixels + j : j * kThreads + thread);
+    };
+    int prediction[kPixels];
     if (p.vectors) {
-      if (pixel[0] >= span.last) break;
-      const T* from = sample + pixel[0];
-      const auto first = Vec<T, kPixels>::load(from);
+      if (pixel(0) >= span.last) break;
+      const T* from = sample + pixel(0);
+      Maxima<T, kPixels, Beats> best;
+      best.start(Vec<T, kPixels>::load(from), 0);
+      bool exists[kPixels];
 #pragma unroll
-      for (int j = 0; j < kPixels; ++j) best[j].start(to_float(first.at[j]));
+      for (int j = 0; j < kPixels; ++j) exists[j] = true;
 #pragma unroll 4
       for (int c = 1; c < p.op.channels; ++c) {
-        const auto vector = Vec<T, kPixels>::load(from + c * p.op.pixels);
+        best.compete(Vec<T, kPixels>::load(from + c * p.op.pixels), c, exists);
+      }
+      const Vec<T, kPixels> largest = best.values();
 #pragma unroll
-        for (int j = 0; j < kPixels; ++j) best[j].compete(to_float(vector.at[j]), c);
+      for (int j = 0; j < kPixels; ++j) {
+        prediction[j] = prediction_of(p.op, largest.at[j], best.number(j));
       }
     } else {
 #pragma unroll
       for (int j = 0; j < kPixels; ++j) {
-        if (pixel[j] >= span.last) continue;
-        best[j].start(to_float(sample[pixel[j]]));
-        for (int c = 1; c < p.op.channels; ++c) {
-          best[j].compete(to_float(sample[c * p.op.pixels + pixel[j]]), c);
-        }
+        if (pixel(j) >= span.last) continue;
+        prediction[j] = argmax_of(sample + pixel(j), p.op.pixels, p.op);
       }
     }
+    int64_t at[kPixels], label[kPixels];  // beyond the span its first pixel's, which is left out
+#pragma unroll
+    for (int j = 0; j < kPixels; ++j) at[j] = pixel(j) < span.last ? pixel(j) : span.first;
+    read_labels(p.op.target, p.op.target_type, span.sample * p.op.pixels, at, label);
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
-      if (pixel[j] >= span.last) continue;
-      counter.add(span.sample * p.op.pixels + pixel[j], best[j].prediction(p.op));
+      if (pixel(j) < span.last) counter.add(label[j], prediction[j]);
     }
   }
   counter.end();
-}
-
-template <typename T>
-__device__ __forceinline__ int argmax_of(const T* logits, const ConfusionMatrixParams& op) {
-  Best<accumulate_t<T>> best;
-  best.start(to_float(logits[0]));
-  for (int c = 1; c < op.channels; ++c) best.compete(to_float(logits[c]), c);
-  return best.prediction(op);
 }
 
 template <typename T>
@@ -182,9 +192,10 @@ __global__ void __launch_bounds__(kThreads) count_pixels_kernel(const CountParam
       logits = stage;
     }
     for (int i = thread; i < pixels; i += kThreads) {
-      counter.add(base + i, p.op.logits != nullptr
-                                ? argmax_of(logits + int64_t{i} * channels, p.op)
-                                : read_label(p.op.prediction, p.op.prediction_type, base + i));
+      counter.add(read_label(p.op.target, p.op.target_type, base + i),
+                  p.op.logits != nullptr
+                      ? argmax_of(logits + int64_t{i} * channels, 1, p.op)
+                      : read_label(p.op.prediction, p.op.prediction_type, base + i));
     }
   }
   counter.end();
@@ -203,7 +214,8 @@ cudaError_t confusion_matrix_cuda(const ConfusionMatrixParams& params, cudaStrea
     const int64_t stage = kStageBytes / static_cast<int64_t>(sizeof(T));
     p.staged = params.logits != nullptr && params.channels <= stage;
     p.tile = p.staged ? stage / params.channels : kChunk;
-    p.vectors = params.pixels % kVec16<T> == 0 && is_aligned(params.logits, 16);
+    p.vectors = params.pixels % kVec16<T> == 0 && is_aligned(params.logits, 16) &&
+                params.channels < 1 << 15;  // what Maxima counts to
     return launch(planes ? count_planes_kernel<T> : count_pixels_kernel<T>, grid, kThreads, stream,
                   p);
   });

@@ -3,13 +3,15 @@
 // rows:     2x2 windows of contiguous maps: a thread takes two rows of eight elements, four
 // windows,
 //           and writes their values in one access and their codes in one byte.
-// channels: channels_last maps: a thread takes 16 bytes of channels of one window.
-// any:      the rest, a window a thread.
-// The backward pass is pool_scatter.cuh's.
+// channels: 2x2 windows of channels_last maps: a thread takes 16 bytes of channels of one window.
+// window:   any window: a thread takes 16 bytes of channels of one, or one element.
+// The backward pass is pool_scatter.cuh's. Codes are stored and loaded past the caches: between the
+// two passes lies the rest of the network.
 #include <cmath>
 
 #include "common/dispatch.h"
 #include "common/divider.h"
+#include "common/maxima.cuh"
 #include "common/vec.h"
 #include "kernels/max_pool2d/max_pool2d.h"
 #include "kernels/pool_codes/pool_scatter.cuh"
@@ -17,22 +19,17 @@
 namespace segfast {
 namespace {
 
-// The maximum of one window so far, and the tap that holds it.
-template <typename T>
-struct Best {
-  T value;
-  int tap;
-
-  __device__ __forceinline__ void start() {
-    value = from_float<T>(-INFINITY);
-    tap = -1;
+struct Replaces {
+  template <typename A>
+  __device__ __forceinline__ static bool wins(A value, A best) {
+    return replaces(value, best);
   }
-  __device__ __forceinline__ void compete(T candidate, int number) {
-    if (tap < 0 || replaces(to_float(candidate), to_float(value))) {
-      value = candidate;
-      tap = number;
-    }
+#if defined(__CUDA_ARCH__)
+  template <typename Pair>
+  __device__ __forceinline__ static uint32_t mask(Pair value, Pair best) {
+    return __hgt2_mask(value, best) | __hneu2_mask(value, value);
   }
+#endif
 };
 
 template <typename I>
@@ -63,21 +60,25 @@ __global__ void __launch_bounds__(kPoolThreads) pool_rows_kernel(const PoolParam
   RowPair<T> pair;
   pair.template load<kAligned>(upper, has_lower ? upper + width : upper, width - 2 * ow);
 
-  Vec<T, kGroup> values;
-  int taps[kGroup];
+  Vec<T, kGroup> taps[4];
+  bool has_right[kGroup], both[kGroup], lower_exists[kGroup];
 #pragma unroll
   for (int k = 0; k < kGroup; ++k) {
-    Best<T> best{pair.at[0][2 * k], 0};
-    const bool has_right = kAligned || 2 * (ow + k) + 1 < width;
-    if (has_right) best.compete(pair.at[0][2 * k + 1], 1);
-    if (has_lower) best.compete(pair.at[1][2 * k], 2);
-    if (has_lower && has_right) best.compete(pair.at[1][2 * k + 1], 3);
-    values.at[k] = best.value;
-    taps[k] = best.tap;
+    has_right[k] = kAligned || 2 * (ow + k) + 1 < width;
+    lower_exists[k] = has_lower;
+    both[k] = has_right[k] && has_lower;
+#pragma unroll
+    for (int tap = 0; tap < 4; ++tap) taps[tap].at[k] = pair.at[tap / 2][2 * k + tap % 2];
   }
+  Maxima<T, kGroup, Replaces> maxima;
+  maxima.start(taps[0], 0);
+  maxima.compete(taps[1], 1, has_right);
+  maxima.compete(taps[2], 2, lower_exists);
+  maxima.compete(taps[3], 3, both);
 
   const int n = group_size(pooled_width - ow);
   T* output = static_cast<T*>(p.op.output) + row * pooled_width + ow;
+  const Vec<T, kGroup> values = maxima.values();
   if (kAligned) {
     values.store(output);
   } else {
@@ -85,21 +86,83 @@ __global__ void __launch_bounds__(kPoolThreads) pool_rows_kernel(const PoolParam
   }
   if (p.op.record == nullptr) return;
   if (p.op.record_kind == Record::codes2) {
-    int byte = 0;
-#pragma unroll
-    for (int k = 0; k < kGroup; ++k) byte |= k < n ? taps[k] << (2 * k) : 0;
-    static_cast<uint8_t*>(p.op.record)[item] = static_cast<uint8_t>(byte);
+    const uint32_t existing = kAligned ? 0xffu : 0xffu >> (2 * (kGroup - n));
+    __stcs(static_cast<uint8_t*>(p.op.record) + item,
+           static_cast<uint8_t>(maxima.codes() & existing));
   } else {
     int64_t* indices = static_cast<int64_t*>(p.op.record) + row * pooled_width + ow;
     const int64_t origin = int64_t{2 * oh} * width + 2 * ow;
 #pragma unroll
     for (int k = 0; k < kGroup; ++k) {
-      if (k < n) indices[k] = origin + 2 * k + (taps[k] & 1) + (taps[k] & 2 ? width : 0);
+      const int tap = maxima.number(k);
+      if (k < n) indices[k] = origin + 2 * k + (tap & 1) + (tap & 2 ? width : 0);
     }
   }
 }
 
-// One window, kLanes channels of it (1 for contiguous maps). kKernel: 2, 3, or 0 for any window.
+// 16 bytes of channels of one 2x2 window.
+template <typename T, typename I>
+__global__ void __launch_bounds__(kPoolThreads) pool_channels_kernel(const PoolParams<I> p) {
+  constexpr int kLanes = kChannelLanes<T>;
+  const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
+  if (item64 >= p.items) return;
+  const I item = static_cast<I>(item64);
+  const PoolShape& s = p.op.shape;
+  const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
+  const I inner = static_cast<I>(s.inner);
+  const I window = p.groups.divide(item);
+  const I channel = p.groups.remainder(item, window) * kLanes;
+  const I row = p.pooled_width.divide(window);
+  const I ow = p.pooled_width.remainder(window, row);
+  const I outer = p.pooled_height.divide(row);
+  const I oh = p.pooled_height.remainder(row, outer);
+  const bool has_right = 2 * ow + 1 < width, has_lower = 2 * oh + 1 < height;
+  const T* first = static_cast<const T*>(p.op.input) +
+                   ((outer * height + 2 * oh) * width + 2 * ow) * inner + channel;
+
+  Vec<T, kLanes> pixels[4];  // of a tap outside the map any that can be read
+  bool exists[4][kLanes];
+#pragma unroll
+  for (int tap = 0; tap < 4; ++tap) {
+    const bool right = (tap & 1) != 0, lower = (tap & 2) != 0;
+    pixels[tap] = Vec<T, kLanes>::load(first + (right && has_right ? inner : 0) +
+                                       (lower && has_lower ? width * inner : 0));
+#pragma unroll
+    for (int c = 0; c < kLanes; ++c)
+      exists[tap][c] = (!right || has_right) && (!lower || has_lower);
+  }
+  Maxima<T, kLanes, Replaces> maxima;
+  maxima.start(pixels[0], 0);
+#pragma unroll
+  for (int tap = 1; tap < 4; ++tap) maxima.compete(pixels[tap], tap, exists[tap]);
+
+  maxima.values().store(static_cast<T*>(p.op.output) + window * inner + channel);
+  if (p.op.record == nullptr) return;
+  if (p.op.record_kind == Record::codes2) {
+    using Codes = std::conditional_t<kLanes == 8, uint16_t, uint8_t>;
+    uint8_t* codes = static_cast<uint8_t*>(p.op.record) + window * static_cast<I>(s.run_bytes());
+    __stcs(reinterpret_cast<Codes*>(codes + channel / kCodesPerByte),
+           static_cast<Codes>(maxima.codes()));
+  } else {
+    int64_t* indices = static_cast<int64_t*>(p.op.record) + window * inner + channel;
+    const int64_t origin = int64_t{2 * oh} * width + 2 * ow;
+#pragma unroll
+    for (int c = 0; c < kLanes; ++c) {
+      const int tap = maxima.number(c);
+      indices[c] = origin + (tap & 1) + (tap & 2 ? width : 0);
+    }
+  }
+}
+
+// How many taps of a window along one axis lie before the map.
+template <typename I>
+__device__ __forceinline__ int taps_before(I origin, int dilation) {
+  int taps = 0;
+  for (; origin < 0; origin += dilation) ++taps;
+  return taps;
+}
+
+// One window, kLanes channels of it (1 for contiguous maps). kKernel: 3, or 0 for any window.
 template <typename T, typename I, int kLanes, int kKernel>
 __global__ void __launch_bounds__(kPoolThreads) pool_window_kernel(const PoolParams<I> p) {
   const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
@@ -121,9 +184,19 @@ __global__ void __launch_bounds__(kPoolThreads) pool_window_kernel(const PoolPar
   const I x0 = ow * w.stride_w - w.pad_w;
   const T* map = static_cast<const T*>(p.op.input) + outer * height * width * inner + channel;
 
-  Best<T> best[kLanes];
+  // The first tap on the map wins where all are -infinity; -1 where there is none.
+  const int kh0 = taps_before(y0, w.dilation_h), kw0 = taps_before(x0, w.dilation_w);
+  const bool is_empty = kh0 >= kernel_h || y0 + kh0 * w.dilation_h >= height || kw0 >= kernel_w ||
+                        x0 + kw0 * w.dilation_w >= width;
+  Vec<T, kLanes> lowest;
+  bool exists[kLanes];
 #pragma unroll
-  for (int c = 0; c < kLanes; ++c) best[c].start();
+  for (int c = 0; c < kLanes; ++c) {
+    lowest.at[c] = from_float<T>(-INFINITY);
+    exists[c] = true;
+  }
+  Maxima<T, kLanes, Replaces, (sizeof(T) == 2 && kLanes > 1 && kKernel > 0)> maxima;
+  maxima.start(lowest, is_empty ? -1 : kh0 * kernel_w + kw0);
 #pragma unroll kKernel> 0 ? kKernel : 1
   for (int kh = 0; kh < kernel_h; ++kh) {
     const I y = y0 + kh * w.dilation_h;
@@ -132,42 +205,24 @@ __global__ void __launch_bounds__(kPoolThreads) pool_window_kernel(const PoolPar
     for (int kw = 0; kw < kernel_w; ++kw) {
       const I x = x0 + kw * w.dilation_w;
       if (x < 0 || x >= width) continue;
-      const Vec<T, kLanes> values = Vec<T, kLanes>::load(map + (y * width + x) * inner);
-#pragma unroll
-      for (int c = 0; c < kLanes; ++c) best[c].compete(values.at[c], kh * kernel_w + kw);
+      maxima.compete(Vec<T, kLanes>::load(map + (y * width + x) * inner), kh * kernel_w + kw,
+                     exists);
     }
   }
 
-  Vec<T, kLanes> values;
-#pragma unroll
-  for (int c = 0; c < kLanes; ++c) values.at[c] = best[c].value;
   const I place = window * inner + channel;
-  values.store(static_cast<T*>(p.op.output) + place);
+  maxima.values().store(static_cast<T*>(p.op.output) + place);
   if (p.op.record == nullptr) return;
-  if (p.op.record_kind == Record::codes2) {
-    if constexpr (kLanes % kCodesPerByte == 0) {
-      Vec<uint8_t, kLanes / kCodesPerByte> bytes;
-#pragma unroll
-      for (int b = 0; b < kLanes / kCodesPerByte; ++b) {
-        int byte = 0;
-#pragma unroll
-        for (int k = 0; k < kCodesPerByte; ++k) byte |= best[4 * b + k].tap << (2 * k);
-        bytes.at[b] = static_cast<uint8_t>(byte);
-      }
-      const I run_bytes = static_cast<I>(s.run_bytes());
-      bytes.store(static_cast<uint8_t*>(p.op.record) + window * run_bytes +
-                  channel / kCodesPerByte);
-    }
-  } else if (p.op.record_kind == Record::codes8) {
+  if (p.op.record_kind == Record::codes8) {
     Vec<uint8_t, kLanes> codes;
 #pragma unroll
-    for (int c = 0; c < kLanes; ++c) codes.at[c] = static_cast<uint8_t>(best[c].tap);
+    for (int c = 0; c < kLanes; ++c) codes.at[c] = static_cast<uint8_t>(maxima.number(c));
     codes.store(static_cast<uint8_t*>(p.op.record) + place);
   } else {
     int64_t* indices = static_cast<int64_t*>(p.op.record) + place;
 #pragma unroll
     for (int c = 0; c < kLanes; ++c) {
-      const int tap = best[c].tap;
+      const int tap = maxima.number(c);
       const I y = y0 + tap / kernel_w * w.dilation_h;
       const I x = x0 + tap % kernel_w * w.dilation_w;
       indices[c] = tap < 0 ? kEmptyIndex : int64_t{y} * width + x;
@@ -197,12 +252,13 @@ __global__ void __launch_bounds__(kPoolThreads) pool_channels_2x2_kernel(const P
   int byte = 0;
   for (int k = 0; k < n; ++k) {
     const T* at = upper + channel + k;
-    Best<T> best{at[0], 0};
-    if (has_right) best.compete(at[inner], 1);
-    if (has_lower) best.compete(at[width * inner], 2);
-    if (has_lower && has_right) best.compete(at[(width + 1) * inner], 3);
-    static_cast<T*>(p.op.output)[window * inner + channel + k] = best.value;
-    byte |= best.tap << (2 * k);
+    Maxima<T, 1, Replaces, false> maximum;
+    maximum.start({at[0]}, 0);
+    if (has_right) maximum.compete({at[inner]}, 1, {true});
+    if (has_lower) maximum.compete({at[width * inner]}, 2, {true});
+    if (has_lower && has_right) maximum.compete({at[(width + 1) * inner]}, 3, {true});
+    maximum.values().store(static_cast<T*>(p.op.output) + window * inner + channel + k);
+    byte |= maximum.number(0) << (2 * k);
   }
   static_cast<uint8_t*>(p.op.record)[item] = static_cast<uint8_t>(byte);
 }
@@ -228,9 +284,7 @@ cudaError_t pool(const MaxPool2dParams& op, cudaStream_t stream) {
   constexpr int kLanes = kChannelLanes<T>;
   if (channels_aligned<T>(op.input, op.output, op.record, s)) {
     const int64_t groups = s.inner / kLanes;
-    if (op.window.kernel_h == 2 && op.window.kernel_w == 2) {
-      return start(pool_window_kernel<T, I, kLanes, 2>, windows, groups);
-    }
+    if (op.window.is_2x2()) return start(pool_channels_kernel<T, I>, windows, groups);
     if (op.window.kernel_h == 3 && op.window.kernel_w == 3) {
       return start(pool_window_kernel<T, I, kLanes, 3>, windows, groups);
     }

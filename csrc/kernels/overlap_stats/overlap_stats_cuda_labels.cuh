@@ -27,23 +27,22 @@ struct LabelsTraits {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
     return 2;  // ptxas takes more registers on Turing
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
-    return values < 60 ? 4 : values < 80 ? 3 : 2;
+    return values < 52 ? 4 : values < 80 ? 3 : 2;
 #else
     return values < 64 ? 4 : values < 100 ? 3 : 2;
 #endif
   }
   static constexpr int kForwardBlocks = blocks(kClasses * (kPixels + 2));
   static constexpr int kBackwardBlocks =
-      kClasses * kPixels >= 64 && kClasses == kMaxClasses ? 2 : blocks(kClasses * (kPixels + 1));
+      kClasses == kMaxClasses && kPixels > 1 ? 2 : blocks(kClasses * kPixels + 20);
   // channels_last: a tile in shared memory, with a word left out after every 32, so that threads
   // that read C elements apart spread over the banks.
   static constexpr int kWord = 4 / static_cast<int>(sizeof(T));  // elements
   static constexpr int kStage = kTile * kClasses / 32 * 33 + kWord;
   static_assert(kChunkStep % kTile == 0 && kPixels >= 1 && kClasses <= kMaxClasses);
 
-  __device__ static constexpr int staged(int element) {
-    return element + element / (32 * kWord) * kWord;
-  }
+  static constexpr int kRun = 32 * kWord;  // elements between two words left out
+  __device__ static constexpr int staged(int element) { return element + element / kRun * kWord; }
   // Whether there is a class c: known to the compiler for most.
   __device__ static constexpr bool has(int c, int classes) { return c < kLeast || c < classes; }
 };
@@ -71,11 +70,24 @@ __device__ __forceinline__ int opaque(int value) {
   return value;
 }
 
+// sum += value, in one instruction, where a compiler computes the sum and then chooses.
+__device__ __forceinline__ void add_where(bool condition, float value, float& sum) {
+#if defined(__CUDA_ARCH__)
+  asm("{ .reg .pred p; setp.ne.b32 p, %1, 0; @p add.f32 %0, %0, %2; }"
+      : "+f"(sum)
+      : "r"(static_cast<int>(condition)), "f"(value));
+#else
+  if (condition) sum += value;
+#endif
+}
+
 template <typename Op>
 struct LabelsParams {
   Op op;
   Geometry geometry;
-  bool vectors;  // contiguous: a thread's pixels lie in one aligned access
+  // Contiguous: a thread's pixels lie in one aligned access. channels_last: samples, and so tiles,
+  // are whole aligned vectors.
+  bool vectors;
 };
 
 // exp(z - maximum), and the exponent in the unit that it is computed in. 16-bit logits are known to
@@ -116,6 +128,20 @@ struct Pixels {
   __device__ __forceinline__ int64_t at(int j) const { return first + in_tile(j); }
 };
 
+// Where the classes of a pixel, at most kRun, stand in the stage: with one gap among them at most.
+template <typename Traits>
+struct StagedPixel {
+  int first;
+  int before_gap;  // classes
+
+  __device__ __forceinline__ StagedPixel(int pixel, int classes)
+      : first(Traits::staged(pixel * classes)),
+        before_gap(Traits::kRun - pixel * classes % Traits::kRun) {}
+  __device__ __forceinline__ int at(int c) const {
+    return (c < before_gap ? first : first + Traits::kWord) + c;
+  }
+};
+
 // A vector of logits between global memory and the stage, where no padding divides it: by words.
 template <typename Traits>
 struct StageVector {
@@ -128,7 +154,7 @@ struct StageVector {
     return reinterpret_cast<Word*>(stage) + Traits::staged(element) / Traits::kWord;
   }
   __device__ __forceinline__ static void load(const T* from, T* stage, int element) {
-    const auto vector = Vec<T, kElements>::load(from);
+    const auto vector = Vec<T, kElements>::load_streaming(from);
     uint32_t values[kWords];
     memcpy(values, &vector, sizeof(values));
     Word* to = words(stage, element);
@@ -159,7 +185,6 @@ __device__ __forceinline__ void load_logits(const OverlapStatsInputs& in, bool v
   constexpr int kClasses = Traits::kClasses;
   const int classes = static_cast<int>(in.classes);
   const T* logits = static_cast<const T*>(in.logits) + chunk.sample * in.classes * in.pixels;
-  T loaded[kPixels][kClasses];
   if (in.channels_last) {
     const int64_t left = chunk.last - pixels.first;
     const int count = (left < Traits::kTile ? static_cast<int>(left) : Traits::kTile) * classes;
@@ -170,11 +195,7 @@ __device__ __forceinline__ void load_logits(const OverlapStatsInputs& in, bool v
 #pragma unroll 4
       for (int i = static_cast<int>(threadIdx.x) * kVector; i < count;
            i += Traits::kThreads * kVector) {
-        if (i + kVector <= count) {
-          StageVector<Traits>::load(from + i, stage, i);
-        } else {
-          for (int k = i; k < count; ++k) stage[Traits::staged(k)] = from[k];
-        }
+        StageVector<Traits>::load(from + i, stage, i);
       }
     } else {
 #pragma unroll 8
@@ -185,11 +206,10 @@ __device__ __forceinline__ void load_logits(const OverlapStatsInputs& in, bool v
     __syncthreads();
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
-      const int pixel = pixels.at(j) < chunk.last ? pixels.in_tile(j) : 0;
+      const StagedPixel<Traits> pixel(pixels.at(j) < chunk.last ? pixels.in_tile(j) : 0, classes);
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
-        const int channel = Traits::has(c, classes) ? c : 0;
-        loaded[j][c] = stage[Traits::staged(pixel * classes + channel)];
+        z[j][c] = to_float(stage[Traits::has(c, classes) ? pixel.at(c) : pixel.first]);
       }
     }
   } else if (vectors) {
@@ -198,9 +218,10 @@ __device__ __forceinline__ void load_logits(const OverlapStatsInputs& in, bool v
     const char* from = reinterpret_cast<const char*>(first);
 #pragma unroll
     for (int c = 0; c < kClasses; ++c) {
-      const auto vector = Vec<T, kPixels>::load(reinterpret_cast<const T*>(from));
+      float logit[kPixels];
+      load_floats(reinterpret_cast<const T*>(from), logit);
 #pragma unroll
-      for (int j = 0; j < kPixels; ++j) loaded[j][c] = vector.at[j];
+      for (int j = 0; j < kPixels; ++j) z[j][c] = logit[j];
       if (Traits::has(c + 1, classes)) from += step;
     }
   } else {
@@ -209,7 +230,7 @@ __device__ __forceinline__ void load_logits(const OverlapStatsInputs& in, bool v
       const T* from = logits + (pixels.at(j) < chunk.last ? pixels.at(j) : chunk.first);
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
-        loaded[j][c] = *from;
+        z[j][c] = to_float(*from);
         if (Traits::has(c + 1, classes)) from += in.pixels;
       }
     }
@@ -218,7 +239,7 @@ __device__ __forceinline__ void load_logits(const OverlapStatsInputs& in, bool v
   for (int c = 0; c < kClasses; ++c) {
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
-      z[j][c] = Traits::has(c, classes) ? to_float(loaded[j][c]) : -INFINITY;
+      if (!Traits::has(c, classes)) z[j][c] = -INFINITY;
     }
   }
 }
@@ -242,11 +263,10 @@ __device__ __forceinline__ void store_gradients(const OverlapStatsInputs& in, bo
     __syncthreads();  // the logits have been read
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
+      const StagedPixel<Traits> pixel(pixels.in_tile(j), classes);
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
-        if (Traits::has(c, classes)) {
-          stage[Traits::staged(pixels.in_tile(j) * classes + c)] = from_float<T>(z[j][c]);
-        }
+        if (Traits::has(c, classes)) stage[pixel.at(c)] = from_float<T>(z[j][c]);
       }
     }
     __syncthreads();
@@ -255,11 +275,7 @@ __device__ __forceinline__ void store_gradients(const OverlapStatsInputs& in, bo
 #pragma unroll 4
       for (int i = static_cast<int>(threadIdx.x) * kVector; i < count;
            i += Traits::kThreads * kVector) {
-        if (i + kVector <= count) {
-          StageVector<Traits>::store(stage, i, to + i);
-        } else {
-          for (int k = i; k < count; ++k) to[k] = stage[Traits::staged(k)];
-        }
+        StageVector<Traits>::store(stage, i, to + i);
       }
     } else {
 #pragma unroll 8
@@ -274,10 +290,10 @@ __device__ __forceinline__ void store_gradients(const OverlapStatsInputs& in, bo
 #pragma unroll
     for (int c = 0; c < kClasses; ++c, to += step) {
       if (!Traits::has(c, classes)) continue;
-      Vec<T, kPixels> vector;
+      float gradient[kPixels];
 #pragma unroll
-      for (int j = 0; j < kPixels; ++j) vector.at[j] = from_float<T>(z[j][c]);
-      vector.store(reinterpret_cast<T*>(to));
+      for (int j = 0; j < kPixels; ++j) gradient[j] = z[j][c];
+      vec_from_floats<T>(gradient).store(reinterpret_cast<T*>(to));
     }
   } else {
 #pragma unroll
@@ -305,7 +321,8 @@ struct Softmax {
   float maximum[kPixels];       // max z
   float label_logit[kPixels];   // z_y - max z
   float label_e[kPixels];
-  float others[kPixels];   // sum of e but for the label's
+  float sum[kPixels];      // of e
+  float others[kPixels];   // sum of e but for the label's, if kWithoutLabel
   float inverse[kPixels];  // 1 / sum of e; 0 where the pixel does not count
 
   __device__ __forceinline__ void read_labels(const OverlapStatsInputs& in, const Chunk& chunk,
@@ -322,15 +339,16 @@ struct Softmax {
     }
   }
 
-  // z becomes e = exp(z - max z), but 0 for the label's class, whose e is label_e: sums over the
-  // others then need no comparison.
+  // z becomes e = exp(z - max z); if kWithoutLabel, 0 for the label's class, whose e is label_e:
+  // sums over the others then need no comparison.
+  template <bool kWithoutLabel>
   __device__ __forceinline__ void run(float (&z)[kPixels][kClasses]) {
     using Exp = Exponential<typename Traits::T>;
     Exp exp[kPixels];
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
       maximum[j] = z[j][0];
-      label_logit[j] = others[j] = 0.0f;
+      label_logit[j] = sum[j] = 0.0f;
     }
 #pragma unroll
     for (int c = 1; c < kClasses; ++c) {
@@ -344,22 +362,23 @@ struct Softmax {
 #pragma unroll
       for (int j = 0; j < kPixels; ++j) {
         const float exponent = exp[j].exponent(z[j][c]);
-        label_logit[j] = c == label[j] ? exponent : label_logit[j];
-        z[j][c] = c == label[j] ? 0.0f : Exp::power(exponent);
-        others[j] += z[j][c];
+        const bool is_label = c == label[j];
+        label_logit[j] = is_label ? exponent : label_logit[j];
+        z[j][c] = kWithoutLabel && is_label ? 0.0f : Exp::power(exponent);
+        sum[j] += z[j][c];
       }
     }
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
       label_e[j] = Exp::power(label_logit[j]);
       label_logit[j] /= Exp::kUnit;
-      inverse[j] = label[j] < 0 ? 0.0f : 1.0f / (others[j] + label_e[j]);
+      others[j] = sum[j];
+      if (kWithoutLabel) sum[j] += label_e[j];
+      inverse[j] = label[j] < 0 ? 0.0f : 1.0f / sum[j];
     }
   }
 
-  __device__ __forceinline__ float log_sum(int j) const {
-    return log_positive(others[j] + label_e[j]);
-  }
+  __device__ __forceinline__ float log_sum(int j) const { return log_positive(sum[j]); }
 };
 
 template <typename Traits>
@@ -414,43 +433,47 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kForwardBlocks)
         for (int j = 0; j < kPixels; ++j) smooth[j] += class_weight[c] * (first_logit[j] - z[j][c]);
       }
     }
-    softmax.run(z);
-    float p_label[kPixels];
-    int own[kPixels];
+    softmax.template run<false>(z);
+    float p_label[kPixels], focal[kPixels];
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
       p_label[j] = softmax.label_e[j] * softmax.inverse[j];
-      own[j] = opaque(softmax.label[j]);
+      focal[j] = 1.0f;
+    }
+    if (gamma > 0.0f) {
+#pragma unroll
+      for (int j = 0; j < kPixels; ++j) {
+        const int own = opaque(softmax.label[j]);
+        float others = 0.0f;
+#pragma unroll
+        for (int c = 0; c < kClasses; ++c) others += c == own ? 0.0f : z[j][c];
+        focal[j] = overlap::focal_factor(others * softmax.inverse[j], gamma);
+      }
     }
     // Two loops rather than a choice in one: a choice costs an instruction for each logit.
-    if (square) {
+    const auto add = [&](auto squared) {
+      constexpr bool kSquare = decltype(squared)::value;
+      int own[kPixels];
+#pragma unroll
+      for (int j = 0; j < kPixels; ++j) own[j] = opaque(softmax.label[j]);
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
 #pragma unroll
         for (int j = 0; j < kPixels; ++j) {
-          const float prob = c == own[j] ? p_label[j] : z[j][c] * softmax.inverse[j];
-          intersection[c] += c == own[j] ? prob : 0.0f;
-          probability[c] += prob * prob;
+          const float prob = z[j][c] * softmax.inverse[j];
+          probability[c] += kSquare ? prob * prob : prob;
+          add_where(c == own[j], p_label[j], intersection[c]);
         }
       }
-    } else {  // without the labels' probabilities, whose sum is the intersection
-#pragma unroll
-      for (int c = 0; c < kClasses; ++c) {
-#pragma unroll
-        for (int j = 0; j < kPixels; ++j) {
-          intersection[c] += c == own[j] ? p_label[j] : 0.0f;
-          probability[c] += z[j][c] * softmax.inverse[j];
-        }
-      }
-    }
+    };
+    square ? add(std::true_type{}) : add(std::false_type{});
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
       const int label = softmax.label[j];
       if (label < 0) continue;
       const float weight = softmax.pixel_weight[j] * class_weight[label];
       const float log_sum = softmax.log_sum(j);
-      float loss = weight * (log_sum - softmax.label_logit[j]);
-      loss *= overlap::focal_factor(softmax.others[j] * softmax.inverse[j], gamma);
+      float loss = weight * (log_sum - softmax.label_logit[j]) * focal[j];
       if (smoothing > 0.0f) {
         const float all = weight_sum * (log_sum + softmax.maximum[j] - first_logit[j]) + smooth[j];
         loss = (1.0f - smoothing) * loss + smoothing / classes * softmax.pixel_weight[j] * all;
@@ -459,11 +482,6 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kForwardBlocks)
       sums[1] += weight;
       atomicAdd(&count[label], 1);
     }
-  }
-
-  if (!square) {
-#pragma unroll
-    for (int c = 0; c < kClasses; ++c) probability[c] += intersection[c];
   }
 
   // Lane c of a warp gets class c's sums.
@@ -533,44 +551,48 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
     load_logits<Traits>(in, p.vectors, chunk, pixels, stage, z);
     Softmax<Traits> softmax;
     softmax.read_labels(in, chunk, pixels, z);
-    softmax.run(z);
+    softmax.template run<true>(z);
 
-    // Compiled for each exponent: a choice in the loops costs an instruction for each logit.
-    const auto differentiate = [&](auto squared) {
+    // Compiled for each option: a choice in the loops costs an instruction for each logit.
+    const auto differentiate = [&](auto squared, auto smoothed) {
       constexpr bool kSquare = decltype(squared)::value;
-      float common[kPixels] = {};  // -sum p g, then what p is multiplied with in all classes
+      constexpr bool kSmooth = decltype(smoothed)::value;
+      float shift[kPixels] = {};  // sum e g over the other classes
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
         const float own = fresh(b[c]);
 #pragma unroll
         for (int j = 0; j < kPixels; ++j) {
-          z[j][c] *= softmax.inverse[j];
-          common[j] -= kSquare ? z[j][c] * own * z[j][c] : z[j][c] * own;
+          shift[j] += kSquare ? z[j][c] * z[j][c] * own : z[j][c] * own;
         }
       }
-      float rest[kPixels];  // the true class gets minus the sum of the others
+      float scale[kPixels];  // what e is divided by in g
+      float rest[kPixels];   // the true class's gradient: minus the sum of the others
 #pragma unroll
       for (int j = 0; j < kPixels; ++j) {
         const int label = softmax.label[j] < 0 ? 0 : softmax.label[j];
-        const float p_label = softmax.label_e[j] * softmax.inverse[j];
-        const float others = softmax.others[j] * softmax.inverse[j];
+        const float inverse = softmax.inverse[j], weight = softmax.pixel_weight[j];
+        const float p_label = softmax.label_e[j] * inverse;
+        const float others = softmax.others[j] * inverse;
         const float nll = softmax.log_sum(j) - softmax.label_logit[j];
+        scale[j] = kSquare ? inverse * inverse : inverse;
+        const float mean = shift[j] * scale[j];  // sum p g over the others
         float pull = slope * (1.0f - smoothing) * class_weight[label];
         pull *= overlap::focal_slope(p_label, others, nll, gamma);
         const float own = a[label] + (kSquare ? b[label] * p_label : b[label]);
-        common[j] += (pull + smooth_sum) * softmax.pixel_weight[j] - p_label * own;
-        rest[j] =
-            -smooth[label] * softmax.pixel_weight[j];  // which the loop below takes away again
+        const float common = (pull + smooth_sum) * weight - p_label * own - mean;
+        rest[j] = (smooth_sum - smooth[label]) * weight - (mean + common * others);
+        shift[j] = common * inverse;
       }
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
         const float own = fresh(b[c]);
-        const float class_smooth = fresh(smooth[c]);
+        const float class_smooth = kSmooth ? fresh(smooth[c]) : 0.0f;
 #pragma unroll
         for (int j = 0; j < kPixels; ++j) {
-          const float g = kSquare ? own * z[j][c] : own;
-          z[j][c] = z[j][c] * (g + common[j]) - class_smooth * softmax.pixel_weight[j];
-          rest[j] -= z[j][c];
+          const float e = z[j][c];
+          z[j][c] = e * ((kSquare ? own * scale[j] * e : own * scale[j]) + shift[j]);
+          if (kSmooth) z[j][c] -= class_smooth * softmax.pixel_weight[j];
         }
       }
 #pragma unroll
@@ -580,11 +602,11 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
         for (int c = 0; c < kClasses; ++c) z[j][c] = c == label ? rest[j] : z[j][c];
       }
     };
-    if (square) {
-      differentiate(std::true_type{});
-    } else {
-      differentiate(std::false_type{});
-    }
+    const auto with_smoothing = [&](auto squared) {
+      smoothing > 0.0f ? differentiate(squared, std::true_type{})
+                       : differentiate(squared, std::false_type{});
+    };
+    square ? with_smoothing(std::true_type{}) : with_smoothing(std::false_type{});
     store_gradients<Traits>(in, p.vectors, chunk, pixels, stage, z, p.op.grad_logits);
   }
 }

@@ -48,14 +48,17 @@ __device__ __forceinline__ int tap_2x2(int64_t distance, I width, bool has_right
   return -1;
 }
 
-// Codes of unpooling may come from anywhere; those of a backward pass are the forward pass's.
+// Codes of unpooling may come from anywhere; those of a backward pass are the forward pass's. A
+// thread's codes at once: `beyond` are the bits that name a column or a row outside the map.
 template <Combine kCombine>
-__device__ __forceinline__ void check_code_2x2(int tap, bool has_right, bool has_lower) {
+__device__ __forceinline__ void check_codes_2x2(uint32_t codes, uint32_t beyond) {
   if constexpr (kCombine == Combine::last) {
-    SEGFAST_DEVICE_CHECK((has_right || (tap & 1) == 0) && (has_lower || tap < 2),
+    SEGFAST_DEVICE_CHECK((codes & beyond) == 0,
                          "Found an invalid max index: a code names a position outside the map");
   }
 }
+
+constexpr uint32_t kRightBits = 0x5555u, kLowerBits = 0xaaaau;  // of eight codes
 
 template <typename T, typename I, Combine kCombine, bool kAligned>
 __global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const ScatterParams<I> p) {
@@ -87,13 +90,15 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const Scatte
   }
   if (n > 0 && p.op.record_kind == Record::codes2) {
     const I run_bytes = static_cast<I>(s.run_bytes());
-    const int byte = static_cast<const uint8_t*>(p.op.record)[window_row * run_bytes + group];
+    const uint32_t byte =
+        __ldcs(static_cast<const uint8_t*>(p.op.record) + window_row * run_bytes + group);
+    uint32_t beyond = has_lower ? 0 : kLowerBits;
 #pragma unroll
     for (int k = 0; k < kGroup; ++k) {
-      if (k >= n) continue;
-      taps[k] = (byte >> (2 * k)) & 3;
-      check_code_2x2<kCombine>(taps[k], kAligned || 2 * (ow + k) + 1 < width, has_lower);
+      if (!kAligned && 2 * (ow + k) + 1 >= width) beyond |= 1u << (2 * k);
+      if (k < n) taps[k] = static_cast<int>(byte >> (2 * k)) & 3;
     }
+    check_codes_2x2<kCombine>(byte & 0xffu >> (2 * (kGroup - n)), beyond);
   } else if (n > 0) {
     const int64_t* indices =
         static_cast<const int64_t*>(p.op.record) + window_row * pooled_width + ow;
@@ -148,14 +153,13 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_channels_kernel(const Sc
     if (p.op.record_kind == Record::codes2) {
       const I run_bytes = static_cast<I>(s.run_bytes());
       const uint8_t* codes = static_cast<const uint8_t*>(p.op.record) + window * run_bytes;
-      constexpr int kBytes = kLanes < kCodesPerByte ? 1 : kLanes / kCodesPerByte;
-      const auto bytes = Vec<uint8_t, kBytes>::load(codes + channel / kCodesPerByte);
+      const uint8_t* first = codes + channel / kCodesPerByte;
+      uint32_t own =
+          kLanes > kCodesPerByte ? *reinterpret_cast<const uint16_t*>(first) : uint32_t{*first};
+      if (kLanes == 1) own = own >> (2 * (channel % kCodesPerByte)) & 3u;
 #pragma unroll
-      for (int c = 0; c < kLanes; ++c) {
-        const int shift = 2 * static_cast<int>((kLanes == 1 ? channel : I{c}) % kCodesPerByte);
-        taps[c] = (bytes.at[c / kCodesPerByte] >> shift) & 3;
-        check_code_2x2<kCombine>(taps[c], has_right, has_lower);
-      }
+      for (int c = 0; c < kLanes; ++c) taps[c] = static_cast<int>(own >> (2 * c)) & 3;
+      check_codes_2x2<kCombine>(own, (has_right ? 0 : kRightBits) | (has_lower ? 0 : kLowerBits));
     } else {
       const int64_t* indices = static_cast<const int64_t*>(p.op.record) + window * inner + channel;
       const int64_t origin = int64_t{2 * oh} * width + 2 * ow;
@@ -211,13 +215,15 @@ __device__ void check_codes(const ScatterParams<I>& p, int64_t item) {
   }
 }
 
-template <typename T, typename I, Combine kCombine, int kLanes>
+// k3x3: the window is_3x3_stride_2(), and nothing is divided by a number that the compiler does not
+// know.
+template <typename T, typename I, Combine kCombine, int kLanes, bool k3x3>
 __global__ void __launch_bounds__(kPoolThreads) scatter_any_kernel(const ScatterParams<I> p) {
   const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (item64 >= p.items) return;
   const I item = static_cast<I>(item64);
   const PoolShape& s = p.op.shape;
-  const Window2d& w = p.op.window;
+  const Window2d w = k3x3 ? Window2d{3, 3, 2, 2, 1, 1, 1, 1} : p.op.window;
   const I width = static_cast<I>(s.width);
   const I inner = static_cast<I>(s.inner);
   const I pooled_width = static_cast<I>(s.pooled_width);
@@ -293,8 +299,11 @@ cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
     return start(kernel, pairs_h, pairs_w, s.inner / (aligned ? kLanes : 1),
                  s.outer * pairs_h * pairs_w);
   }
-  const auto kernel =
-      aligned ? scatter_any_kernel<T, I, kCombine, kLanes> : scatter_any_kernel<T, I, kCombine, 1>;
+  const auto kernel = op.window.is_3x3_stride_2()
+                          ? (aligned ? scatter_any_kernel<T, I, kCombine, kLanes, true>
+                                     : scatter_any_kernel<T, I, kCombine, 1, true>)
+                          : (aligned ? scatter_any_kernel<T, I, kCombine, kLanes, false>
+                                     : scatter_any_kernel<T, I, kCombine, 1, false>);
   return start(kernel, s.height, s.width, s.inner / (aligned ? kLanes : 1),
                s.outer * s.height * s.width);
 }

@@ -3,7 +3,7 @@
 //
 // Factor 2: a thread takes some cells side by side (along the width in contiguous tensors, along
 // the channels in channels_last ones) in two rows, so that what it has of one row it need not load
-// for the next. A fast kernel fills 16 bytes of what it writes, or 8 in each of four pixels. any:
+// for the next. A fast kernel fills 16 bytes of what it writes, or 8 in each of four places. any:
 // other factors, odd sizes, masks that are given to the forward pass; one element a thread, and a
 // second kernel for the mask.
 #include "common/dispatch.h"
@@ -50,6 +50,18 @@ __device__ __forceinline__ void store_array(T* address, const T (&values)[N]) {
   }
 }
 
+template <typename T, int N>
+__device__ __forceinline__ void store_rounded(T* address, const accumulate_t<T> (&values)[N]) {
+  constexpr int kStep = N < kVec16<T> ? N : kVec16<T>;
+#pragma unroll
+  for (int first = 0; first < N; first += kStep) {
+    accumulate_t<T> part[kStep];
+#pragma unroll
+    for (int k = 0; k < kStep; ++k) part[k] = values[first + k];
+    vec_from_floats<T>(part).store(address + first);
+  }
+}
+
 // Offsets need I; items are counted in 32 bits.
 template <typename T, typename I>
 struct CellParams {
@@ -68,9 +80,6 @@ struct CellParams {
 // Cells side by side of one thread, and where they lie.
 template <typename T>
 constexpr int kUpsampleCells = sizeof(T) >= 4 ? 2 : 4;  // whole bytes of the mask: 4 bits a cell
-
-template <typename T>
-constexpr int kGradientPixelCells = sizeof(T) >= 4 ? 1 : 2;  // 16 bytes of a coarse pixel
 
 template <int kCells, int kRows>
 struct Place {
@@ -176,9 +185,9 @@ __device__ __forceinline__ uint32_t mask_bits(const CoarseRow<T, kCells>& row) {
 template <int kCells>
 __device__ __forceinline__ void store_bits(uint8_t* address, uint32_t bits) {
   if constexpr (kCells == 4) {
-    *reinterpret_cast<uint16_t*>(address) = static_cast<uint16_t>(bits);
+    __stcs(reinterpret_cast<uint16_t*>(address), static_cast<uint16_t>(bits));
   } else {
-    *address = static_cast<uint8_t>(bits);
+    __stcs(address, static_cast<uint8_t>(bits));
   }
 }
 
@@ -216,18 +225,18 @@ __global__ void __launch_bounds__(kThreads) upsample_rows_kernel(const CellParam
       for (int v = 0; v < kCells; ++v) cells[v] = row.cell[v];
     }
     above = row;
-    T fine[2][2 * kCells];
+    A fine[2][2 * kCells];
 #pragma unroll
     for (int v = 0; v < kCells; ++v) {
-      fine[0][2 * v] = from_float<T>(cells[v].a);
-      fine[0][2 * v + 1] = from_float<T>(cells[v].b);
-      fine[1][2 * v] = from_float<T>(cells[v].c);
-      fine[1][2 * v + 1] = from_float<T>(cells[v].d);
+      fine[0][2 * v] = cells[v].a;
+      fine[0][2 * v + 1] = cells[v].b;
+      fine[1][2 * v] = cells[v].c;
+      fine[1][2 * v + 1] = cells[v].d;
     }
     const I coarse_row = at.b * height + at.h + (k - 1);
     T* out = p.destination + p.shape.fine(coarse_row * 2, I{at.w} * 2, 0);
-    store_array(out, fine[0]);
-    store_array(out + 2 * width, fine[1]);
+    store_rounded(out, fine[0]);
+    store_rounded(out + 2 * width, fine[1]);
     if (p.write_mask != nullptr) {
       store_bits<kCells>(p.write_mask + (coarse_row * width + at.w) / 2, mask_bits(loaded[k]));
     }
@@ -274,7 +283,7 @@ __global__ void __launch_bounds__(kThreads) upsample_pixels_kernel(const CellPar
 #pragma unroll
   for (int k = 1; k <= kRows; ++k) {
     if (at.h + k - 1 >= height) break;
-    T fine[4][kCells];
+    A fine[4][kCells];
 #pragma unroll
     for (int v = 0; v < kCells; ++v) {
       const Cell<T>& s = own[k].cell[v];
@@ -292,17 +301,17 @@ __global__ void __launch_bounds__(kThreads) upsample_pixels_kernel(const CellPar
         const A corner = first_row ? left_b : activated(at.w > 0 ? ul.d : u.c, p.relu);
         cell = blur_cell(cell, upper_c, upper_d, left_b, left_d, corner);
       }
-      fine[0][v] = from_float<T>(cell.a);
-      fine[1][v] = from_float<T>(cell.b);
-      fine[2][v] = from_float<T>(cell.c);
-      fine[3][v] = from_float<T>(cell.d);
+      fine[0][v] = cell.a;
+      fine[1][v] = cell.b;
+      fine[2][v] = cell.c;
+      fine[3][v] = cell.d;
     }
     const I coarse_row = at.b * height + at.h + (k - 1);
     T* out = p.destination + p.shape.fine(coarse_row * 2, I{at.w} * 2, at.c);
-    store_array(out, fine[0]);
-    store_array(out + channels, fine[1]);
-    store_array(out + 2 * width * channels, fine[2]);
-    store_array(out + (2 * width + 1) * channels, fine[3]);
+    store_rounded(out, fine[0]);
+    store_rounded(out + channels, fine[1]);
+    store_rounded(out + 2 * width * channels, fine[2]);
+    store_rounded(out + (2 * width + 1) * channels, fine[3]);
     if (p.write_mask != nullptr) {
       const I cell = (coarse_row * width + at.w) * channels + at.c;
       store_bits<kCells>(p.write_mask + cell / 2, mask_bits(own[k]));
@@ -312,10 +321,15 @@ __global__ void __launch_bounds__(kThreads) upsample_pixels_kernel(const CellPar
 
 // ---- backward
 
-// The four bits of a cell; `cell` counts them from the mask's start, in rows of whole bytes.
-template <typename I>
-__device__ __forceinline__ uint32_t cell_bits(const uint8_t* mask, I cell) {
-  return (mask[cell / 2] >> (cell % 2 * 4)) & 15u;
+// The bits of kCells cells; all ones without a mask. `cell` counts them from the mask's start.
+template <int kCells, typename I>
+__device__ __forceinline__ uint32_t load_bits(const uint8_t* mask, I cell) {
+  if (mask == nullptr) return ~0u;
+  if constexpr (kCells == 4) {
+    return __ldcs(reinterpret_cast<const uint16_t*>(mask + cell / 2));
+  } else {
+    return __ldcs(mask + cell / 2);
+  }
 }
 
 template <typename T>
@@ -376,6 +390,7 @@ __global__ void __launch_bounds__(kThreads) gradient_rows_kernel(const CellParam
 #pragma unroll
   for (int k = 0; k < kRows; ++k) {
     if (at.h + k >= height) break;
+    const uint32_t bits = load_bits<kCells>(p.mask, (first_row + k) * width + at.w);
     T s[4][kCells];
 #pragma unroll
     for (int v = 0; v < kCells; ++v) {
@@ -385,9 +400,8 @@ __global__ void __launch_bounds__(kThreads) gradient_rows_kernel(const CellParam
 #pragma unroll
         for (int x = 0; x < 3; ++x) around[y][x] = grad[2 * k + y][2 * v + x];
       }
-      const uint32_t bits =
-          p.mask == nullptr ? 15u : cell_bits(p.mask, (first_row + k) * width + at.w + v);
-      const Cell<T> cell = cell_gradient(around, p.blur, at.h + k == 0, at.w + v == 0, bits);
+      const Cell<T> cell =
+          cell_gradient(around, p.blur, at.h + k == 0, at.w + v == 0, bits >> (4 * v));
       s[0][v] = cell.a;
       s[1][v] = cell.b;
       s[2][v] = cell.c;
@@ -401,7 +415,7 @@ __global__ void __launch_bounds__(kThreads) gradient_rows_kernel(const CellParam
 
 template <typename T, typename I, int kRows>
 __global__ void __launch_bounds__(kThreads) gradient_pixels_kernel(const CellParams<T, I> p) {
-  constexpr int kCells = kGradientPixelCells<T>;
+  constexpr int kCells = kUpsampleCells<T>;
   const int32_t item =
       static_cast<int32_t>(blockIdx.x) * kThreads + static_cast<int32_t>(threadIdx.x);
   if (item >= p.items) return;
@@ -418,15 +432,18 @@ __global__ void __launch_bounds__(kThreads) gradient_pixels_kernel(const CellPar
       const bool needed = p.blur || (k < 2 * kRows && x < 2);
       const bool within = at.h * 2 + k < height * 2 && at.w * 2 + x < width * 2;
       T values[kCells] = {};
-      if (needed && within) load_array(address + (k * width * 2 + x) * channels, values);
+      if (needed && within) load_array(address + x * channels, values);
 #pragma unroll
       for (int v = 0; v < kCells; ++v) grad[k][x][v] = values[v];
     }
+    address += width * 2 * channels;
   }
 
 #pragma unroll
   for (int k = 0; k < kRows; ++k) {
     if (at.h + k >= height) break;
+    const uint32_t bits =
+        load_bits<kCells>(p.mask, ((first_row + k) * width + at.w) * channels + at.c);
     T s[4 * kCells];
 #pragma unroll
     for (int v = 0; v < kCells; ++v) {
@@ -436,13 +453,7 @@ __global__ void __launch_bounds__(kThreads) gradient_pixels_kernel(const CellPar
 #pragma unroll
         for (int x = 0; x < 3; ++x) around[y][x] = grad[2 * k + y][x][v];
       }
-      uint32_t bits = 15u;
-      if (p.mask != nullptr) {
-        // Rows of an odd number of cells end with half a byte.
-        const I row_bytes = (width * channels + 1) / 2;
-        bits = cell_bits(p.mask + (first_row + k) * row_bytes, at.w * channels + at.c + v);
-      }
-      const Cell<T> cell = cell_gradient(around, p.blur, at.h + k == 0, at.w == 0, bits);
+      const Cell<T> cell = cell_gradient(around, p.blur, at.h + k == 0, at.w == 0, bits >> (4 * v));
       s[4 * v] = cell.a;
       s[4 * v + 1] = cell.b;
       s[4 * v + 2] = cell.c;
@@ -612,7 +623,6 @@ template <typename T, typename I>
 struct CellKernel {
   void (*tall)(CellParams<T, I>);    // kTallRows rows a thread
   void (*single)(CellParams<T, I>);  // one
-  int cells;
 };
 
 // Launches a kernel for factor 2. False where the sizes do not allow it.
@@ -620,15 +630,16 @@ template <typename T, typename I, typename P>
 bool launch_cells(const P& params, CellParams<T, I> p, const CellKernel<T, I>& kernel,
                   cudaStream_t stream, cudaError_t& error) {
   const int64_t run = params.channels_last ? params.channels : params.width;
-  const int64_t groups = run / kernel.cells * (params.channels_last ? params.width : 1);
+  constexpr int kCells = kUpsampleCells<T>;
+  const int64_t groups = run / kCells * (params.channels_last ? params.width : 1);
   const int64_t tall_items = params.batch * groups * ceil_div<int64_t>(params.height, kTallRows);
   const bool tall = tall_items >= kEnoughThreads;
   const int64_t items = tall ? tall_items : params.batch * groups * params.height;
-  if (params.factor != 2 || run % kernel.cells != 0 || !is_aligned(p.source, 16) ||
-      !is_aligned(p.destination, 16) || items > kMaxItems) {
+  if (params.factor != 2 || run % kCells != 0 || !is_aligned(p.source, 16) ||
+      !is_aligned(p.destination, 16) || !is_aligned(p.mask, kCells / 2) || items > kMaxItems) {
     return false;
   }
-  p.group = Divider<int32_t>(run / kernel.cells);
+  p.group = Divider<int32_t>(run / kCells);
   p.width = Divider<int32_t>(params.width);
   p.strips = Divider<int32_t>(tall ? ceil_div<int64_t>(params.height, kTallRows) : params.height);
   p.items = static_cast<int32_t>(items);
@@ -669,11 +680,11 @@ cudaError_t upsample_with(const SubpixelUpsampleParams& params, cudaStream_t str
                              0,
                              params.activation != Activation::none,
                              params.blur};
-    const CellKernel<T, I> kernel =
-        params.channels_last ? CellKernel<T, I>{upsample_pixels_kernel<T, I, kTallRows>,
-                                                upsample_pixels_kernel<T, I, 1>, kUpsampleCells<T>}
-                             : CellKernel<T, I>{upsample_rows_kernel<T, I, kTallRows>,
-                                                upsample_rows_kernel<T, I, 1>, kUpsampleCells<T>};
+    const CellKernel<T, I> kernel = params.channels_last
+                                        ? CellKernel<T, I>{upsample_pixels_kernel<T, I, kTallRows>,
+                                                           upsample_pixels_kernel<T, I, 1>}
+                                        : CellKernel<T, I>{upsample_rows_kernel<T, I, kTallRows>,
+                                                           upsample_rows_kernel<T, I, 1>};
     cudaError_t error = cudaSuccess;
     if (launch_cells(params, p, kernel, stream, error)) return error;
   }
@@ -705,9 +716,8 @@ cudaError_t gradient_with(const SubpixelUpsampleBackwardParams& params, cudaStre
   const CellKernel<T, I> kernel =
       params.channels_last
           ? CellKernel<T, I>{gradient_pixels_kernel<T, I, kTallRows>,
-                             gradient_pixels_kernel<T, I, 1>, kGradientPixelCells<T>}
-          : CellKernel<T, I>{gradient_rows_kernel<T, I, kTallRows>, gradient_rows_kernel<T, I, 1>,
-                             kUpsampleCells<T>};
+                             gradient_pixels_kernel<T, I, 1>}
+          : CellKernel<T, I>{gradient_rows_kernel<T, I, kTallRows>, gradient_rows_kernel<T, I, 1>};
   cudaError_t error = cudaSuccess;
   if (launch_cells(params, cells, kernel, stream, error)) return error;
   AnyParams<T, I> p = any_params<T, I>(params, params.grad_output, params.grad_input);
