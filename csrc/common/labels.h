@@ -18,8 +18,8 @@ enum class TargetType : uint8_t {
   bfloat16
 };
 
-// out[j] = the label at base + at[j], by loads that do not wait for each other. The type is the same
-// for a whole launch, so that the switch costs a GPU one uniform branch.
+// out[j] = the label at base + at[j], by loads that do not wait for each other. The type is the
+// same for a whole launch, so that the switch costs a GPU one uniform branch.
 template <int N>
 SEGFAST_HOST_DEVICE void read_labels(const void* labels, TargetType type, int64_t base,
                                      const int64_t (&at)[N], int64_t (&out)[N]) {
