@@ -216,16 +216,57 @@ SEGFAST_LANES bits_t<T> combined_words(lanes_t<T> held) {
   return kCombine == Combine::sum ? words_of<T>(held) : exact_words<T>(held);
 }
 
-// The rows of windows that a row of the map sees: their values in the width of sums, and as records
-// what tells one tap of a window from another in a word, the code or an index's distance from the
-// window's origin. So windows are converted once, however many elements see them.
+// Rows of windows [first_row(y), last_row(y)) see row y, unless dilation skips it.
+struct SeeingRows {
+  const PoolShape& s;
+  const Window2d& w;
+
+  int64_t first_row(int64_t y) const {
+    return first_window<int64_t>(y, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h);
+  }
+  int64_t last_row(int64_t y) const {
+    return last_window<int64_t>(y, w.stride_h, w.pad_h, s.pooled_height);
+  }
+};
+
+// inner > 1: those rows as they are given, with codes.
+template <typename T>
+struct GivenRows : SeeingRows {
+  const T* values;
+  const uint8_t* codes;
+  int64_t map = 0;
+
+  GivenRows(const ScatterArguments& a, int64_t, int64_t)
+      : SeeingRows{a.shape, a.window},
+        values(static_cast<const T*>(a.values)),
+        codes(static_cast<const uint8_t*>(a.record)) {}
+
+  void hold(int64_t o, int64_t) { map = o; }
+  int64_t place(int64_t oh) const {
+    return (map * s.pooled_height + oh) * s.pooled_width * s.inner;
+  }
+  int64_t won_along_height(int64_t kh) const { return kh * w.kernel_w; }
+  int64_t won_along_width(int64_t kw) const { return kw; }
+
+  template <Combine kCombine, int kVectors>
+  SEGFAST_LANES void meet(int64_t at, word_t<T> won, lanes_t<T> (&held)[kVectors]) const {
+    const bits_t<T> all_won = bits_t<T>{} + won;
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t i = at + v * kLanes<T>;
+      held[v] =
+          combine<T, kCombine>(held[v], load_lanes(values + i), load_taps<T>(codes + i), all_won);
+    }
+  }
+};
+
+// The same rows held: values in the width of sums, and as records what tells one tap of a window
+// from another in a word, the code or an index's distance from the window's origin. So windows are
+// converted once, however many elements see them.
 template <typename T, bool kCodes>
-struct HeldRows {
+struct HeldRows : SeeingRows {
   using Value = accumulate_t<T>;
   using Word = word_t<T>;
 
-  const PoolShape& s;
-  const Window2d& w;
   Elements<T> given;
   Elements<uint8_t> codes;
   Elements<int64_t> indices;
@@ -239,24 +280,20 @@ struct HeldRows {
   std::vector<Word> records;
 
   HeldRows(const ScatterArguments& a, int64_t margin, int64_t width)
-      : s(a.shape),
-        w(a.window),
+      : SeeingRows{a.shape, a.window},
         given{static_cast<const T*>(a.values), s.pooled_numel()},
         codes{static_cast<const uint8_t*>(a.record), s.pooled_numel()},
         indices{static_cast<const int64_t*>(a.record), s.pooled_numel()},
         margin(margin),
         width(width),
-        count(int64_t{w.kernel_h - 1} * w.dilation_h / w.stride_h + 2),
+        count(rows_held(w)),
         values(static_cast<size_t>(count * width)),
         records(static_cast<size_t>(count * width), kNoTap<Word>) {}
 
-  // Of rows of windows that see row y: the first, and the one behind the last.
-  int64_t first_row(int64_t y) const {
-    return first_window<int64_t>(y, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h);
+  static int64_t rows_held(const Window2d& w) {
+    return int64_t{w.kernel_h - 1} * w.dilation_h / w.stride_h + 2;
   }
-  int64_t last_row(int64_t y) const {
-    return last_window<int64_t>(y, w.stride_h, w.pad_h, s.pooled_height);
-  }
+
   // Where row oh's windows are held.
   int64_t place(int64_t oh) const { return oh % count * width + margin; }
   // What a record holds where its window won row y, in addition to what tells the column.
@@ -421,7 +458,7 @@ struct ScatterRowsAlong {
 
 // inner > 1: a pixel of the map at a time, each channel meets the windows that see it, in their
 // order.
-template <typename T, Combine kCombine, bool kCodes>
+template <typename T, Combine kCombine, typename Rows>
 struct ScatterPixels {
   using Word = word_t<T>;
   // Windows that see a row or a column of the map: where the first of them is held, in its row for
@@ -434,7 +471,7 @@ struct ScatterPixels {
   const ScatterArguments& a;
   const PoolShape& s = a.shape;
   const Window2d& w = a.window;
-  HeldRows<T, kCodes> rows;
+  Rows rows;
   std::vector<Seen> seen_rows;
   std::vector<Seen> columns;        // of all columns of the map, one after another
   std::vector<size_t> columns_end;  // of each column
@@ -600,6 +637,15 @@ bool visits_windows(const PoolShape& s, const Window2d& w) {
   return w.taps() * w.stride_w >= (s.inner == 1 && !kNarrow<T> ? 2 : 3) * kLanes<T>;
 }
 
+// Whether to hold rows of windows: along a row always, of channels if they stay in a second-level
+// cache.
+template <typename T>
+bool holds_rows(const PoolShape& s, const Window2d& w) {
+  constexpr int64_t kCache = int64_t{1} << 19;
+  const int64_t windows = HeldRows<T, true>::rows_held(w) * s.pooled_width * s.inner;
+  return s.inner == 1 || windows * 2 * static_cast<int64_t>(sizeof(word_t<T>)) <= kCache;
+}
+
 template <typename Row>
 void scatter_rows_with(Row row, int64_t begin, int64_t end) {
   const int64_t rows = scatter_rows_per_map(row.a.shape, row.a.window);
@@ -618,8 +664,10 @@ void scatter_rows_any(const ScatterArguments& a, int64_t begin, int64_t end) {
     } else {
       place_rows<Moved, Moved, false, kCodes>(a, begin, end);
     }
+  } else if (kCodes && a.shape.inner >= kLanes<T> && !holds_rows<T>(a.shape, a.window)) {
+    scatter_rows_with(ScatterPixels<T, kCombine, GivenRows<T>>(a), begin, end);
   } else if (a.shape.inner > 1) {
-    scatter_rows_with(ScatterPixels<T, kCombine, kCodes>(a), begin, end);
+    scatter_rows_with(ScatterPixels<T, kCombine, HeldRows<T, kCodes>>(a), begin, end);
   } else if (a.window.stride_w == 1) {
     scatter_rows_with(ScatterRowsAlong<T, kCombine, kCodes, 1>(a, end), begin, end);
   } else {
