@@ -17,7 +17,7 @@ export TORCH_CUDA_ARCH_LIST ?= 9.0
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: demo test ctest bench docs ptxas gpu lint build clean
+.PHONY: demo test nightly ctest bench docs ptxas gpu lint build clean
 
 demo: $(BUILD)
 	$(BIN)/segfast bench --quick
@@ -26,6 +26,10 @@ demo: $(BUILD)
 
 test: ctest $(ORIGINALS)
 	$(BIN)/python -m pytest
+
+# What is slow and exhaustive: random options by the thousand, every loss compiled, 2^31 elements.
+nightly: $(ORIGINALS)
+	$(BIN)/python -m pytest -m nightly
 
 # The kernels without torch, those for CUDA run on the CPU; then the same under the sanitizers.
 ctest: export PATH := $(CURDIR)/$(BIN):$(PATH)

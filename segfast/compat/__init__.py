@@ -69,6 +69,8 @@ mmseg, ignore_index     ignored pixels stay in the     they count in nothing; wi
 keras.BinaryFocalLoss   any ``alpha``                  ``alpha`` below 1
 keras                   called with (target,           called with (logits, target)
                         probabilities)
+keras, sums             of any losses                  of one activation and at most one
+                                                       cross-entropy, else ValueError
 ======================= ============================== ========================================
 
 Probabilities instead of logits (smp's ``from_logits=False``, MONAI's default, mmseg's
