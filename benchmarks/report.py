@@ -102,13 +102,14 @@ def mend_readme(text: str, results: Results, folder: Path) -> str:
     machine = results.machine
     threads = f", {machine['threads']} threads" if machine["threads"] else ""
     rows = chosen(results.rows)
-    lost = sum(row.loses for row in rows)
+    lost = sum(row.loses for row in results.rows)
     return (
         f"{before}{begin}\n![times as fast as eager PyTorch]({place}/speedup.png)\n"
         f"![peak memory of a call]({place}/memory.png)\n\n"
-        f"Measured on {machine['device']}{threads}, torch {machine['torch']}; {len(results.rows)} "
-        f"rows, and what the columns mean, in [{place}]({place}/README.md).\n\n"
-        f"<details>\n<summary>The pictures' {len(rows)} rows, of which {lost} lose (bold)</summary>"
+        f"Measured on {machine['device']}{threads}, torch {machine['torch']}. All "
+        f"{len(results.rows)} rows, of which {lost} lose, and what the columns mean: [{place}]"
+        f"({place}/README.md).\n\n"
+        f"<details>\n<summary>The pictures' {len(rows)} rows as a table</summary>"
         f"\n\n{compact_markdown(rows)}\n</details>\n{end}{after}"
     )
 

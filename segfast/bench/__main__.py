@@ -57,8 +57,10 @@ def main() -> int:
             try:
                 row, _ = measure(attempt, cell)
             except (AssertionError, RuntimeError) as error:  # the other rows still count
-                results.failed.append(f"{cell}: {error}")
-                print(f"{cell}: FAILED: {error}", flush=True)
+                beside = ", ".join(attempt.providers)
+                first_line = str(error).partition("\n")[0]
+                results.failed.append(f"{cell}, beside {beside}: {first_line}")
+                print(f"{results.failed[-1]}: FAILED", flush=True)
                 continue
             results.rows.append(row)
             ratios = ", ".join(f"{value:.2f}x {name}" for name, value in row.ratio.items())
