@@ -28,12 +28,14 @@ OLDEST = (7, 5)
 # function, around which registers are saved; any_kernel is a file's general case, an element a
 # thread; nobody trains in double. Every other kernel is a fast path.
 SLOW_PATH = re.compile(r"\blong\b|any_kernel|\bdouble\b")
-# Beyond the 255 registers that a thread can have, Turing's ptxas wants two more (16 B stored and
-# loaded, beside 128 B of logits in each turn) for 16-bit logits of this many classes. Fewer pixels
-# a thread would need fewer, and halve the bytes that every later GPU has under way.
+# Turing's ptxas wants more than the 255 registers that a thread can have for 16-bit logits of many
+# classes: it stores and loads 16 B (13 to 16 classes) and some 430 B (21 to 32), beside 128 B of
+# logits in each turn. Fewer pixels a thread would need fewer, and halve the bytes that every later
+# GPU has under way.
 KNOWN = {
-    (f"labels_forward_kernel<LabelsTraits<{dtype}, 13, 16> >", (7, 5))
+    (f"labels_forward_kernel<LabelsTraits<{dtype}, {classes}> >", (7, 5))
     for dtype in ("Half", "BFloat16")
+    for classes in ("13, 16", "21, 32")
 }
 
 

@@ -23,7 +23,7 @@ constexpr int kSharedCounts = 4096;  // 64 x 64 classes
 constexpr int kStageBytes = 16384;
 // Blocks on a multiprocessor at least, which bounds the registers; Turing's compiler needs more.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-constexpr int kBlocks = 3;
+constexpr int kBlocks = 2;
 #else
 constexpr int kBlocks = 4;
 #endif

@@ -33,8 +33,12 @@ struct LabelsTraits {
 #endif
   }
   static constexpr int kForwardBlocks = blocks(kClasses * (kPixels + 2));
-  static constexpr int kBackwardBlocks =
-      kClasses == kMaxClasses && kPixels > 1 ? 2 : blocks(kClasses * kPixels + 20);
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  static constexpr bool kHeavy = kClasses * kPixels >= 64;
+#else
+  static constexpr bool kHeavy = kClasses == kMaxClasses && kPixels > 1;
+#endif
+  static constexpr int kBackwardBlocks = kHeavy ? 2 : blocks(kClasses * kPixels + 20);
   // channels_last: a tile in shared memory, with a word left out after every 32, so that threads
   // that read C elements apart spread over the banks.
   static constexpr int kWord = 4 / static_cast<int>(sizeof(T));  // elements
