@@ -22,7 +22,7 @@ from segfast.bench.memory import peak_bytes
 from segfast.bench.ops import op_cases
 from segfast.bench.report import compact_markdown, draw_floor, draw_memory, draw_speedup
 from segfast.bench.results import Results
-from segfast.bench.run import Plan, Row, measure
+from segfast.bench.run import Plan, Row, measure, try_measure
 
 CPU = torch.device("cpu")
 
@@ -88,6 +88,26 @@ def test_a_row_and_its_file(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"rows": [{"op": 1}]}')
     with pytest.raises(ValueError, match="other.json holds no results"):
         Results.read(tmp_path / "other.json")
+
+
+def test_a_row_that_compile_fails_is_measured_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(self: Comparison, name: str = "eager") -> None:
+        if name == fails:
+            raise AssertionError("first\nsecond")
+
+    monkeypatch.setattr(Comparison, "check", check)
+    plan = Plan(
+        CPU, ("small",), ("float32",), ("nchw",), (1,), ("pixel_shuffle",),
+        ("eager", "compile"), seconds=0.01,
+    )  # fmt: skip
+    (cell, _) = plan.cells()
+    fails = "compile"
+    row, failed = try_measure(plan, cell)
+    assert row is not None and set(row.ratio) == {"eager"}
+    assert failed == [f"{cell}, beside eager, compile: first"]
+    fails = "eager"
+    row, failed = try_measure(plan, cell)
+    assert row is None and len(failed) == 2
 
 
 def test_ratios_are_taken_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:

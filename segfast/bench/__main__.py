@@ -7,7 +7,6 @@ it measured.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ import torch
 from segfast.bench.cases import PROVIDERS
 from segfast.bench.models import SIZES, measure_model
 from segfast.bench.results import Results
-from segfast.bench.run import CPU_SIZES, DTYPES, GPU_SIZES, LAYOUTS, Plan, measure
+from segfast.bench.run import CPU_SIZES, DTYPES, GPU_SIZES, LAYOUTS, Plan, try_measure
 
 
 def main() -> int:
@@ -51,21 +50,14 @@ def main() -> int:
     # Type by type, in the order given: a run that is stopped has then timed every op.
     cells = sorted(plan.cells(), key=lambda cell: plan.dtypes.index(cell.dtype))
     for cell in () if arguments.model else cells:
-        # torch.compile may fail where eager PyTorch does not: then the row is without it.
-        without = replace(plan, providers=[name for name in plan.providers if name != "compile"])
-        for attempt in (plan, without) if "compile" in plan.providers else (plan,):
-            try:
-                row, _ = measure(attempt, cell)
-            except (AssertionError, RuntimeError) as error:  # the other rows still count
-                beside = ", ".join(attempt.providers)
-                first_line = str(error).partition("\n")[0]
-                results.failed.append(f"{cell}, beside {beside}: {first_line}")
-                print(f"{results.failed[-1]}: FAILED", flush=True)
-                continue
+        row, failed = try_measure(plan, cell)
+        results.failed += failed
+        for line in failed:
+            print(f"{line}: FAILED", flush=True)
+        if row is not None:
             results.rows.append(row)
             ratios = ", ".join(f"{value:.2f}x {name}" for name, value in row.ratio.items())
             print(f"{cell}: {ratios}, {row.percent_of_floor or 0:.0f} % of floor", flush=True)
-            break
         results.write(arguments.json)
     return 1 if results.failed else 0
 

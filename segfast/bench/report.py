@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segfast._files import atomic_file
-from segfast.bench.run import Row
+from segfast.bench.run import LAYOUTS, Row
 from segfast.bench.timing import SETTLED
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ _SHORT = {
 }
 #: Bars of NCHW and of NHWC rows.
 WIN, LOSS, PLAIN = ("#2a7f9e", "#8cc3d6"), ("#c8402f", "#eb9a8f"), ("#6f8591", "#bccad1")
-LAYOUTS = ("nchw", "nhwc")
 
 
 def _words(row: Row) -> list[str]:
@@ -98,7 +97,7 @@ def _by_layout(rows: Sequence[Row]) -> list[tuple[str, list[Row | None]]]:
     groups: dict[str, list[Row | None]] = {}
     for row in rows:
         words = [row.op, _SHORT[row.direction], *(x for x in _words(row) if x not in said)]
-        groups.setdefault(" ".join(words), [None, None])[LAYOUTS.index(row.layout)] = row
+        groups.setdefault(" ".join(words), [None, None])[list(LAYOUTS).index(row.layout)] = row
     return list(groups.items())
 
 

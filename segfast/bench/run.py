@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -123,6 +123,22 @@ def measure(plan: Plan, cell: Cell) -> tuple[Row, Timing]:
         return _measure(plan, cell)
     finally:
         torch.set_num_threads(before)
+
+
+def try_measure(plan: Plan, cell: Cell) -> tuple[Row | None, list[str]]:
+    """The row, or None, and what failed: the other rows still count.
+
+    torch.compile may fail where eager PyTorch does not: then the row is without it.
+    """
+    failed: list[str] = []
+    without = replace(plan, providers=[name for name in plan.providers if name != "compile"])
+    for attempt in (plan, without) if "compile" in plan.providers else (plan,):
+        try:
+            return measure(attempt, cell)[0], failed
+        except (AssertionError, RuntimeError) as error:
+            first_line = str(error).partition("\n")[0]
+            failed.append(f"{cell}, beside {', '.join(attempt.providers)}: {first_line}")
+    return None, failed
 
 
 def _measure(plan: Plan, cell: Cell) -> tuple[Row, Timing]:

@@ -60,7 +60,7 @@ def bench(
     from segfast.bench.cases import SIZES
     from segfast.bench.libraries import missing
     from segfast.bench.results import Results
-    from segfast.bench.run import DTYPES, LAYOUTS, Plan, measure, quick_plan
+    from segfast.bench.run import DTYPES, LAYOUTS, Plan, quick_plan, try_measure
 
     gpu = torch.cuda.is_available()
     (device,) = _choose("--device", [device or ("cuda" if gpu else "cpu")], ("cpu", "cuda"))
@@ -90,11 +90,15 @@ def bench(
     try:
         with bar("timing") as update:
             for done, cell in enumerate(cells, 1):
-                row, _ = measure(plan, cell)
-                results.rows.append(row)
+                row, failed = try_measure(plan, cell)
+                results.failed += failed
+                if row is not None:
+                    results.rows.append(row)
                 update(done, len(cells))
     except KeyboardInterrupt:
         say(f"Stopped after {len(results.rows)} of {len(cells)} rows.")
+    for line in results.failed:
+        say(f"failed: {line}")
     if not results.rows:
         raise typer.Exit(1)
     console.print(report.table("segfast beside PyTorch", results.rows))
