@@ -39,9 +39,15 @@ SEGFAST_LANES Floats larger(Floats x, Floats y) { return x > y ? x : y; }
 SEGFAST_LANES Doubles larger(Doubles x, Doubles y) { return x > y ? x : y; }
 #endif
 
+// x in every lane. (0 + x would cost an addition, since it turns -0 into 0.)
+template <typename V, typename S>
+SEGFAST_LANES V splat(S x) {
+  return x - V{};
+}
+
 template <typename V>
 SEGFAST_LANES V constant(double x) {
-  return V{} + static_cast<std::remove_reference_t<decltype(std::declval<V&>()[0])>>(x);
+  return splat<V>(static_cast<std::remove_reference_t<decltype(std::declval<V&>()[0])>>(x));
 }
 
 template <typename Mask, typename V>

@@ -105,7 +105,7 @@ inline void softmax_rows(int64_t classes, const R* slopes, const NextTile<T>& ne
         const V e = exp_nonpositive(lanes_at(at) - maximum[j]);
         store_vector(at, e);
         others[j] += e;
-        if (kPower > 0) sloped[j] = madd(kPower == 2 ? e * e : e, V{} + slopes[c], sloped[j]);
+        if (kPower > 0) sloped[j] = madd(kPower == 2 ? e * e : e, splat<V>(slopes[c]), sloped[j]);
       }
     }
     for (int j = 0; j < kVectors; ++j) {
@@ -302,7 +302,7 @@ inline void labels_backward_rows(const OverlapStatsInputs& in, const Slopes<R>& 
       if (kPower == 1) common[j] *= inverse[j];
     }
     for (int64_t c = 0; c < classes; ++c) {
-      const V slope = V{} + slopes.probability[c];
+      const V slope = splat<V>(slopes.probability[c]);
       for (int j = 0; j < kVectors; ++j) {
         R* at = rows + c * kTile + i + j * kStep;
         const V e = lanes_at(at);
