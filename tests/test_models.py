@@ -245,10 +245,12 @@ def test_learns(name: str) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(24):
         loss = nn.functional.cross_entropy(model(input), target)
+        if loss < 0.9 * math.log(3):  # guessing costs log 3
+            return
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss < 0.9 * math.log(3)  # guessing costs log 3
+    pytest.fail(f"the loss is still {loss.item()}")
 
 
 def test_convolutions_pass_on_the_size_of_their_input() -> None:

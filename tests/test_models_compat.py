@@ -110,25 +110,31 @@ def without_spectral_norm(theirs: nn.Module, ours: nn.Module) -> None:
             parametrize.remove_parametrizations(getattr(mine, name), "weight")
 
 
-@pytest.mark.parametrize(
-    "encoder",
-    [
+@pytest.fixture(
+    scope="module",
+    params=[
         "convnext_atto",  # four maps, the finest at a quarter; a stem that timm renames
         "mobilenetv3_small_050",  # five maps
         "vgg11_bn",  # six maps, the finest as large as the image
     ],
 )
+def timm_encoder(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, nn.Module, Path]:
+    """Its name, timm's model, and that one's weights in a file (500 MB of them in vgg11_bn)."""
+    trained = pytest.importorskip("timm").create_model(request.param)
+    weights = tmp_path_factory.mktemp("timm") / "trained.pth"
+    torch.save(trained.state_dict(), weights)
+    return request.param, trained.eval(), weights
+
+
 @pytest.mark.parametrize("name", ["unet", "dynamic_unet", "fcn8s"])
-def test_timm_encoders(encoder: str, name: str, tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm")
-    trained = timm.create_model(encoder)
-    torch.save(trained.state_dict(), tmp_path / "trained.pth")
-    model = create_model(
-        name, 2, 3, encoder=encoder, encoder_weights=tmp_path / "trained.pth"
-    ).eval()
+def test_timm_encoders(timm_encoder: tuple[str, nn.Module, Path], name: str) -> None:
+    encoder, trained, weights = timm_encoder
+    model = create_model(name, 2, 3, encoder=encoder, encoder_weights=weights).eval()
     input = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
-        deepest = trained.eval().forward_intermediates(input, intermediates_only=True)[-1]
+        deepest = trained.forward_intermediates(input, intermediates_only=True)[-1]
         assert torch.equal(model.encoder(input)[-1], deepest)
         for size in ((75, 101), (1, 1)):
             input = torch.randn(1, 3, *size)
