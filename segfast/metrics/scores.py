@@ -115,7 +115,7 @@ class Score(CountingMetric):
         kept = self.kept_classes(matrix.device)
         hits, predicted, labelled = (x * kept for x in self.counts(matrix))
         weights = torch.ones_like(hits) * kept
-        if self.average == "weighted":
+        if self.average == "weighted" and self.mode != "binary":
             weights = self.support(matrix) * kept
         if self.average == "micro":
             hits, predicted, labelled, weights = (
@@ -153,7 +153,8 @@ class MeanIoU(Score):
     """Intersection over union, I / (A + B - I), also called Jaccard index; see :class:`Score`.
 
     Over a data set by default (the mIoU of Pascal VOC and Cityscapes). Equal to torchmetrics'
-    ``JaccardIndex``.
+    ``JaccardIndex``, which is ``empty="skip"`` in means over multiclass labels and
+    ``empty="zero"`` elsewhere.
     """
 
     def size(self, hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
