@@ -80,10 +80,13 @@ void test_pool_codes(Backend backend) {
       CHECK(is_refused(to_codes, indices_to_codes_cuda),
             "index " + std::to_string(wrong) + " goes unnoticed");
     }
-    if (kind == Record::codes8) {
-      taps.codes.bytes()[random_integer(0, windows - 1)] = 254;
-      p = params_of(pooling, taps.codes, indices, bad.data());
-      CHECK(is_refused(to_indices, codes_to_indices_cuda), "code 254 goes unnoticed");
+    if (kind != Record::codes8) return;
+    for (int wrong : {pooling.window.taps(), 254}) {  // the window's last tap and one; no tap
+      Taps broken(pooling, kind);
+      broken.codes.bytes()[random_integer(0, windows - 1)] = static_cast<uint8_t>(wrong);
+      p = params_of(pooling, broken.codes, indices, bad.data());
+      CHECK(is_refused(to_indices, codes_to_indices_cuda),
+            "code " + std::to_string(wrong) + " goes unnoticed");
     }
   });
 }
