@@ -43,6 +43,8 @@ STEPS = {
     "compiled": 60,
     "models": 40,
 }
+#: Every test of a GPU but the nightly ones, and of those what is too large for a CPU.
+TESTS = ["-m", "cuda", "-k", "not nightly or more_than_2_31"]
 #: What compute-sanitizer runs, which is a hundred times slower: every kernel on one small odd map.
 SANITIZED = ["tests/test_bench.py", "-k", "both_sides_compute_the_same"]
 #: What networks train in first: a run that is stopped has every op in one type, not half of them.
@@ -128,7 +130,7 @@ def test(run: Runner) -> dict[str, Any]:
     report = run.out / "tests.xml"
     report.unlink(missing_ok=True)
     # A test file that cannot be imported, for want of a library, stops no other.
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda"]
+    command = [sys.executable, "-m", "pytest", "-q", *TESTS]
     step = run("tests", [*command, "--continue-on-collection-errors", f"--junitxml={report}"])
     try:
         cases = list(ElementTree.parse(report).iter("testcase"))

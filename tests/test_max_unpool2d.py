@@ -234,17 +234,28 @@ def test_results_are_the_same_for_any_thread_count() -> None:
 
 
 @pytest.mark.cuda
-def test_a_bad_index_on_cuda_stops_the_next_synchronising_call() -> None:
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        ("F.max_unpool2d(torch.ones(1, 1, 2, 2).cuda(), bad, 2)", "Found an invalid max index"),
+        ("F.indices_to_codes(bad, (1, 1, 4, 4))", "an index lies outside its own window"),
+        (
+            "F.codes_to_indices(bad.byte(), (1, 1, 6, 6), 3)",
+            "a code names a position outside the map",
+        ),
+    ],
+)
+def test_a_bad_record_on_cuda_stops_the_next_synchronising_call(call: str, sentence: str) -> None:
     # A failed device check spoils the context, so this runs in a process of its own.
     import subprocess
     import sys
 
     code = (
         "import torch, segfast.functional as F\n"
-        "i = torch.full((1, 1, 2, 2), 99, device='cuda')\n"
-        "F.max_unpool2d(torch.ones(1, 1, 2, 2, device='cuda'), i, 2)\n"
+        "bad = torch.full((1, 1, 2, 2), 99, device='cuda')\n"
+        f"{call}\n"
         "try:\n    torch.cuda.synchronize()\nexcept RuntimeError as e:\n    print('refused', e)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "refused" in result.stdout
-    assert "Found an invalid max index" in result.stderr
+    assert sentence in result.stderr

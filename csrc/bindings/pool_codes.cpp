@@ -1,4 +1,3 @@
-#include <ATen/ops/zeros.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <vector>
@@ -30,12 +29,12 @@ at::Tensor codes_to_indices(const at::Tensor& codes, const WindowArgument& windo
   at::Tensor indices = empty(pooled, codes.options().dtype(at::kLong), view.format);
   if (indices.numel() == 0) return indices;
   PoolCodesParams p = make_params(indices, view.format, window, map_size);
-  const at::Tensor bad = at::zeros({1}, codes.options().dtype(at::kInt));
+  int32_t bad = 0;  // of the CPU: on CUDA the kernel stops
   p.codes = static_cast<uint8_t*>(view.tensor.data_ptr());
   p.indices = indices.mutable_data_ptr<int64_t>();
-  p.bad = bad.mutable_data_ptr<int32_t>();
+  p.bad = &bad;
   SEGFAST_RUN(codes_to_indices, p, codes, indices.nbytes());
-  TORCH_CHECK_VALUE(bad.item<int32_t>() == 0,
+  TORCH_CHECK_VALUE(bad == 0,
                     "codes hold a position outside the map: they must come from a pooling of a map "
                     "of ",
                     map_size[0], " x ", map_size[1], " with the same window");
@@ -60,13 +59,13 @@ at::Tensor indices_to_codes(const at::Tensor& indices_any, const WindowArgument&
           : empty(indices.sizes(), options, format);
   if (indices.numel() == 0) return codes;
   PoolCodesParams p = make_params(indices, format, window, map_size);
-  const at::Tensor bad = at::zeros({1}, indices.options().dtype(at::kInt));
+  int32_t bad = 0;  // of the CPU: on CUDA the kernel stops
   p.codes = codes.mutable_data_ptr<uint8_t>();
   p.indices = static_cast<int64_t*>(indices.data_ptr());
-  p.bad = bad.mutable_data_ptr<int32_t>();
+  p.bad = &bad;
   SEGFAST_RUN(indices_to_codes, p, indices, indices.nbytes());
   TORCH_CHECK_VALUE(
-      bad.item<int32_t>() == 0,
+      bad == 0,
       "indices hold a position that its own window does not cover: codes can only say "
       "which element of a window it was, over a map of ",
       map_size[0], " x ", map_size[1]);

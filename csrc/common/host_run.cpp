@@ -6,13 +6,13 @@
 // on the order of threads (a barrier forgotten) differs from seed to seed.
 #include "common/host_run.h"
 
-#include <ucontext.h>
-
 #include <algorithm>
 #include <map>
 #include <memory>
 #include <random>
 #include <vector>
+
+#include "common/host_run_fiber.h"
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
@@ -28,13 +28,6 @@ namespace {
 
 constexpr size_t kStackBytes = 256 * 1024;
 constexpr int kMaxBlock = 1024;
-
-struct Fiber {
-  ucontext_t context;
-  std::unique_ptr<char[]> stack;
-  const void* bottom = nullptr;  // its stack, for the address sanitizer
-  size_t size = 0;
-};
 
 enum class State { unborn, running, at_barrier, in_warp, ready, returned };
 
@@ -83,7 +76,7 @@ void switch_to(Fiber* next) {
 #endif
   came_from = self;
   current = next;
-  swapcontext(&self->context, &next->context);
+  switch_fibers(*self, *next);
   arrive(fake_stack);
 }
 
@@ -95,12 +88,7 @@ Fiber* idle_fiber() {
     fiber->stack.reset(new char[kStackBytes]);
     fiber->bottom = fiber->stack.get();
     fiber->size = kStackBytes;
-    getcontext(&fiber->context);
-    fiber->context.uc_stack.ss_sp = fiber->stack.get();
-    fiber->context.uc_stack.ss_size = kStackBytes;
-    makecontext(&fiber->context, fiber_main, 0);
-    // ASan forgets the bounds of locals on a stack whose size it finds here at each swapcontext().
-    fiber->context.uc_stack.ss_size = 0;
+    begin_at(*fiber, fiber_main);
     idle.push_back(fiber.get());
     fibers.push_back(std::move(fiber));
   }
@@ -155,7 +143,8 @@ void suspend() {
 }
 
 bool same_site(const Site& a, const Site& b) {
-  return a.line == b.line && std::strcmp(a.word, b.word) == 0 && std::strcmp(a.file, b.file) == 0;
+  const auto same = [](const char* x, const char* y) { return x == y || std::strcmp(x, y) == 0; };
+  return a.line == b.line && same(a.word, b.word) && same(a.file, b.file);
 }
 
 void record(cudaError_t error, const std::string& message) {
@@ -263,11 +252,13 @@ const uint64_t* exchange(unsigned mask, uint64_t value, Site site) {
                threads[first + other].mask == mask && same_site(threads[first + other].site, site);
   }
   if (complete) {
+    uint64_t values[kWarp] = {};
+    for (unsigned other = 0; other < kWarp; ++other) {
+      if (in_mask(other)) values[other] = threads[first + other].value;
+    }
     for (unsigned reader = 0; reader < kWarp; ++reader) {
       if (!in_mask(reader)) continue;
-      for (unsigned other = 0; other < kWarp; ++other) {
-        if (in_mask(other)) brought[first + reader][other] = threads[first + other].value;
-      }
+      std::memcpy(brought[first + reader], values, sizeof values);
       release(first + reader);
     }
   }

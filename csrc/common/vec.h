@@ -15,14 +15,15 @@ struct alignas(sizeof(T) * N) Vec {
   SEGFAST_HOST_DEVICE static Vec load(const T* address) {
     return *reinterpret_cast<const Vec*>(address);
   }
-  // Of what will not be read again before other data have pushed it out of the caches: 4, 8 or 16
-  // bytes.
+  // Of what will not be read again before other data have pushed it out of the caches: 2, 4, 8
+  // or 16 bytes.
   SEGFAST_HOST_DEVICE static Vec load_streaming(const T* address) {
 #if defined(__CUDA_ARCH__)
     constexpr int kBytes = sizeof(T) * N;
-    static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
-    using Wide =
-        std::conditional_t<kBytes == 4, unsigned, std::conditional_t<kBytes == 8, uint2, uint4>>;
+    static_assert(kBytes == 2 || kBytes == 4 || kBytes == 8 || kBytes == 16);
+    using Wide = std::conditional_t<
+        kBytes == 2, unsigned short,
+        std::conditional_t<kBytes == 4, unsigned, std::conditional_t<kBytes == 8, uint2, uint4>>>;
     const Wide wide = __ldcs(reinterpret_cast<const Wide*>(address));
     Vec vec;
     memcpy(&vec, &wide, sizeof vec);

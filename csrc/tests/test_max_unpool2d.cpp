@@ -121,6 +121,30 @@ void test_bad_index(Backend backend, bool channels_last, int64_t bad) {
   CHECK(refuses(backend, p), "a position outside the plane was unpooled");
 }
 
+// At the map's right edge the next element in memory is the next row's first, in no window of the
+// cut one's: only the ordered scatter writes it.
+void test_index_beyond_a_cut_window(Backend backend, bool channels_last, int64_t C,
+                                    int64_t distance) {
+  const Pooling pooling({"", 1, C, 5, 9, {2, 2, 2, 2, 0, 0, 1, 1}, true}, channels_last);
+  Array<float> input(pooling.shape.pooled_numel()), output(pooling.shape.map_numel());
+  Array<float> expected(output.size());
+  fill_random(input);
+  RecordArray record(pooling, Record::indices);
+  pooling.for_each_window([&](int64_t n, int64_t c, int64_t oh, int64_t ow) {
+    const bool beyond = oh == 0 && ow == 4 && c == C - 1;
+    const int64_t index = 2 * oh * pooling.map.W + 2 * ow + (beyond ? distance : 0);
+    record.set(n, c, oh, ow, 0, index);
+    expected[pooling.map(n, c, index / pooling.map.W, index % pooling.map.W)] =
+        input[pooling.pooled(n, c, oh, ow)];
+  });
+  Array<int32_t> foreign(1);
+  MaxUnpool2dParams p{input.data(),    record.data(),  output.data(), foreign.data(),
+                      Record::indices, DType::float32, pooling.shape, pooling.window};
+  run_op(backend, p, max_unpool2d_items(p), max_unpool2d_cpu, max_unpool2d_cuda);
+  CHECK(foreign[0] == 1, "a position beyond a cut window passed for its own");
+  if (backend == Backend::cuda) check_same(output, expected, "output");
+}
+
 // A code that names a position outside the map, or no tap of its window, is refused.
 void test_bad_code(Backend backend, const PoolCase& c, bool channels_last, int64_t oh, int64_t ow,
                    int code) {
@@ -160,6 +184,9 @@ void test_max_unpool2d(Backend backend) {
     context = channels_last ? "bad codes, channels_last" : "bad codes";
     const Window2d two{2, 2, 2, 2, 0, 0, 1, 1}, three{3, 3, 2, 2, 1, 1, 1, 1};
     for (int64_t C : {3, 16}) {  // one element and one vector of channels a thread
+      for (int64_t distance : {1, 10}) {
+        test_index_beyond_a_cut_window(backend, channels_last, C, distance);
+      }
       const PoolCase cut{"2x2, last windows cut", 2, C, 7, 9, two, true};
       test_bad_code(backend, cut, channels_last, 3, 0, 2);
       test_bad_code(backend, cut, channels_last, 0, 4, 1);
@@ -167,6 +194,7 @@ void test_max_unpool2d(Backend backend) {
       test_bad_code(backend, padded, channels_last, 0, 2, 1);
       test_bad_code(backend, padded, channels_last, 2, 0, 3);
       test_bad_code(backend, padded, channels_last, 2, 2, 9);
+      test_bad_code(backend, padded, channels_last, 3, 4, 9);  // the last window
     }
   }
 }

@@ -23,8 +23,8 @@ const StatsCase kCases[] = {
     {"9 to 12 classes, a tile and more", 1, 12, 600},
     {"13 to 16 classes", 1, 14, 40},
     {"21 to 32 classes", 1, 27, 80},
-    {"more classes than registers hold", 1, 40, 70},
-    {"many classes, few pixels", 1, 150, 9},
+    {"more classes than registers hold", 1, 33, 70},
+    {"more sums than a block has threads", 1, 64, 9},
     {"several chunks", 1, 2, 4500},
     {"one class", 2, 1, 83},
     {"no pixels", 1, 3, 0},
@@ -316,7 +316,7 @@ void test_case(Backend backend, const StatsCase& c, const Options& o, bool chann
 void test_bad_targets_on_a_gpu() {
   const Options plain = kOptions[0], soft = kOptions[6];
   for (const Options& o : {plain, soft}) {
-    for (int64_t classes : {3, 40}) {
+    for (int64_t classes : {3, 33}) {
       context = std::string("a bad target, ") + o.reason;
       Problem<float> problem({"", 1, classes, 300}, o, false, TargetType::int16, 0, true);
       Array<double> sums(6 * classes), partials(overlap_stats_partial_size(classes));

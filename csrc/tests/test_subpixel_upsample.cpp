@@ -137,9 +137,10 @@ void test_forward(Backend backend, const Shape& shape, Activation activation, bo
 
 // Gradients are small integers: sums of their quarters are exact in every type.
 template <typename T>
-void test_backward(Backend backend, const Shape& shape, bool has_mask, bool blur, int64_t offset) {
+void test_backward(Backend backend, const Shape& shape, bool has_mask, bool blur, int64_t offset,
+                   int64_t mask_offset) {
   Array<T> grad_output(shape.numel, offset), grad_input(shape.numel), expected(shape.numel);
-  Array<uint8_t> mask(has_mask ? shape.batch * shape.c.H * shape.row_bytes : 0);
+  Array<uint8_t> mask(has_mask ? shape.batch * shape.c.H * shape.row_bytes : 0, mask_offset);
   fill_random(grad_output, Values::ties);
   for (int64_t i = 0; i < mask.size(); ++i) mask[i] = static_cast<uint8_t>(generator()());
   Array<double> sums(shape.numel);
@@ -200,8 +201,10 @@ void test_subpixel_upsample(Backend backend) {
             }
             for (bool has_mask : {false, true}) {
               context = where + ", backward" + (has_mask ? ", mask" : "");
-              test_backward<T>(backend, shape, has_mask, blur, offset);
+              test_backward<T>(backend, shape, has_mask, blur, offset, 0);
             }
+            context = where + ", backward, unaligned mask";
+            test_backward<T>(backend, shape, true, blur, offset, 1);
           }
         }
       });

@@ -47,7 +47,8 @@ def codes_to_indices(
 
     Raises:
         RuntimeError: ``codes`` have not the shape that this pooling gives.
-        ValueError: a code names a position outside the map. On CUDA this waits for the device.
+        ValueError: a code names a position outside the map. On CUDA the kernel stops and the next
+            synchronising call raises.
 
     The plain-PyTorch equivalent is :mod:`segfast.reference.pool_codes`.
     """
@@ -81,7 +82,8 @@ def indices_to_codes(
     Raises:
         RuntimeError: ``indices`` have not the shape or dtype that this pooling gives.
         ValueError: an index that its own window does not cover, so that no code can say it, or a
-            window of more than 255 taps. On CUDA this waits for the device.
+            window of more than 255 taps. Of the index CUDA tells otherwise: the kernel stops and
+            the next synchronising call raises.
 
     The plain-PyTorch equivalent is :mod:`segfast.reference.pool_codes`.
     """

@@ -19,8 +19,14 @@ struct LabelsTraits {
   static constexpr int kThreads = 128;
   static constexpr int kClasses = kClassesUp;
   static constexpr int kLeast = kLeastClasses;
-  // Pixels of a thread: enough bytes in flight, and no more registers than it has.
-  static constexpr int kPixels = (kClasses <= 16 ? 8 : 4) / static_cast<int>(sizeof(T));
+  // Pixels of a thread: enough bytes in flight, and no more registers than it has. Turing's ptxas
+  // takes more of them for 16-bit logits, and spills where there are twice as many pixels.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  static constexpr int kFewer = sizeof(T) == 2 && (kClasses == 16 || kClasses == 32) ? 2 : 1;
+#else
+  static constexpr int kFewer = 1;
+#endif
+  static constexpr int kPixels = (kClasses <= 16 ? 8 : 4) / kFewer / static_cast<int>(sizeof(T));
   static constexpr int kTile = kThreads * kPixels;
   // Blocks on a multiprocessor at least, by the registers that one needs: 128, 168 or 255 a thread.
   static constexpr int blocks(int values) {
@@ -626,6 +632,7 @@ cudaError_t launch_labels_as(const Op& op, const OverlapStatsInputs& in, cudaStr
   LabelsParams<Op> p;
   p.op = op;
   p.geometry = geometry_of(in);
+  // Of the most pixels that a thread has on any GPU.
   const int64_t bytes = in.channels_last ? 16 : Traits::kPixels * static_cast<int64_t>(sizeof(T));
   const int64_t row =
       (in.channels_last ? in.classes * in.pixels : in.pixels) * static_cast<int64_t>(sizeof(T));

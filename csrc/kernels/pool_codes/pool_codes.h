@@ -11,7 +11,7 @@ struct PoolCodesParams {
   int64_t* indices;  // [outer, pooled_height, pooled_width, inner]
   PoolShape shape;
   Window2d window;
-  int32_t* bad;  // set to 1 where a record cannot be converted; zero before the call
+  int32_t* bad;  // CPU: set to 1 where a record cannot be converted; zero before the call
 };
 
 // Work items: groups of up to four windows of one run, which share a byte of codes2.

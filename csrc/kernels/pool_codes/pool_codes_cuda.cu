@@ -9,12 +9,16 @@ constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads) codes_to_indices_kernel(const PoolCodesParams p) {
   const int64_t item = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (item < codes_to_indices_items(p)) codes_to_indices_group(p, item);
+  if (item >= codes_to_indices_items(p)) return;
+  const bool sound = codes_to_indices_group(p, item);
+  SEGFAST_DEVICE_CHECK(sound, "codes_to_indices: a code names a position outside the map");
 }
 
 __global__ void __launch_bounds__(kThreads) indices_to_codes_kernel(const PoolCodesParams p) {
   const int64_t item = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (item < indices_to_codes_items(p)) indices_to_codes_group(p, item);
+  if (item >= indices_to_codes_items(p)) return;
+  const bool sound = indices_to_codes_group(p, item);
+  SEGFAST_DEVICE_CHECK(sound, "indices_to_codes: an index lies outside its own window");
 }
 
 }  // namespace

@@ -35,16 +35,10 @@ SEGFAST_HOST_DEVICE CodeGroup code_group(const PoolShape& s, int64_t item) {
   return group;
 }
 
-SEGFAST_HOST_DEVICE void mark_bad(int32_t* bad) {
-#if defined(__CUDA_ARCH__)
-  *bad = 1;
-#else
-  __atomic_store_n(bad, 1, __ATOMIC_RELAXED);
-#endif
-}
-
-SEGFAST_HOST_DEVICE void codes_to_indices_group(const PoolCodesParams& p, int64_t item) {
+// Both return whether every record of the group could be converted.
+SEGFAST_HOST_DEVICE bool codes_to_indices_group(const PoolCodesParams& p, int64_t item) {
   const CodeGroup group = code_group(p.shape, item);
+  bool sound = true;
   for (int k = 0; k < group.count; ++k) {
     const uint8_t code =
         p.window.is_2x2() ? (p.codes[group.byte] >> (2 * k)) & 3 : p.codes[group.first + k];
@@ -53,20 +47,22 @@ SEGFAST_HOST_DEVICE void codes_to_indices_group(const PoolCodesParams& p, int64_
       index = code < p.window.taps()
                   ? tap_position(p.window, p.shape, group.oh, group.ow + k * group.ow_step, code)
                   : -1;
-      if (index < 0) mark_bad(p.bad);
+      sound &= index >= 0;
     }
     p.indices[group.first + k] = index;
   }
+  return sound;
 }
 
-SEGFAST_HOST_DEVICE void indices_to_codes_group(const PoolCodesParams& p, int64_t item) {
+SEGFAST_HOST_DEVICE bool indices_to_codes_group(const PoolCodesParams& p, int64_t item) {
   const CodeGroup group = code_group(p.shape, item);
+  bool sound = true;
   uint8_t packed = 0;
   for (int k = 0; k < group.count; ++k) {
     const int64_t index = p.indices[group.first + k];
     const int tap = position_tap(p.window, p.shape, group.oh, group.ow + k * group.ow_step, index);
     const bool empty = index == kEmptyIndex && !p.window.is_2x2();
-    if (tap < 0 && !empty) mark_bad(p.bad);
+    sound &= tap >= 0 || empty;
     if (p.window.is_2x2()) {
       packed |= static_cast<uint8_t>((tap & 3) << (2 * k));
     } else {
@@ -74,6 +70,7 @@ SEGFAST_HOST_DEVICE void indices_to_codes_group(const PoolCodesParams& p, int64_
     }
   }
   if (p.window.is_2x2()) p.codes[group.byte] = packed;
+  return sound;
 }
 
 }  // namespace segfast
