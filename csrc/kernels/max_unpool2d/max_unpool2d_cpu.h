@@ -205,12 +205,13 @@ struct GatherRow {
     const int64_t* const indices = from.indices.data + run.number * run.length;
     const int64_t next = 4 * s.width, origin = 2 * run.oh * s.width;
     const int n = static_cast<int>(run.length);
+    const bool is_far = s.width * static_cast<int64_t>(sizeof(T)) >= 512;  // else foreseen
     typename TapTile::Words others = from.foreign | from.unknown(origin + 2 * run.length);
     for (int start = 0; start < n; start += kLanes<T>) {
       const int at = std::min(start, n - kLanes<T>);  // the last may overlap
       const T* const above = elements.data + upper + 2 * at;
       const T* const below = elements.data + lower + 2 * at;
-      prefetch_columns(above + next, below + next);
+      if (is_far) prefetch_columns(above + next, below + next);
       const auto places = from.read_places(indices + at, origin + 2 * at, 2, others);
       const WordPair<T> a = load_word_pairs(above), b = load_word_pairs(below);
       const auto is_lower = places.is_lower != 0;

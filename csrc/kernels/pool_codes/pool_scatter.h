@@ -636,7 +636,7 @@ __attribute__((noinline)) void place_rows(  // inlined, its loop runs out of reg
 template <typename T, typename Held, bool kAdd, bool kCodes>
 struct PlaceChannels {
   static constexpr bool kInPlace = std::is_same_v<T, Held>;
-  static constexpr int64_t kRing = int64_t{1} << 15;  // elements
+  static constexpr int64_t kRing = 1 << 13;  // elements: they stay in a first-level cache
 
   // The channels of a window, and the `seen` elements of the map that their values may go to.
   struct Windows {
@@ -656,19 +656,22 @@ struct PlaceChannels {
   const int64_t width = s.width * s.inner, windows = s.pooled_width * s.inner;  // of a row
   const int64_t span = int64_t{w.kernel_h - 1} * w.dilation_h + 1;  // rows that a window sees
   const int64_t ring_rows = std::max(span, kRing / width);
+  const Inside columns = columns_inside(s, w);
   std::vector<Held> ring = {}, converted = {};  // unless in place; a row of windows
   Held nowhere = {};  // takes the values of rows that are another thread's, and of empty windows
 
   // kCount channels from the i-th on. Their places differ, but the machine lets a load wait for the
   // stores before it as long as it does not know theirs: so all are loaded before any is stored.
-  template <int kCount>
+  // kSeen: their places are known to be among those elements.
+  template <int kCount, bool kSeen>
   SEGFAST_LANES void place(const Windows& run, int64_t i) {
     Held* places[kCount];
     Held held[kCount];
     for (int k = 0; k < kCount; ++k) {
       int64_t position = run.origin + i + k;
       position += kCodes ? offsets.at[run.codes[i + k]] : run.indices[i + k] * s.inner;
-      const bool is_seen = static_cast<uint64_t>(position) < static_cast<uint64_t>(run.seen);
+      const bool is_seen =
+          kSeen || static_cast<uint64_t>(position) < static_cast<uint64_t>(run.seen);
       if constexpr (!kInPlace) {
         position += run.start;
         if (position >= run.turn) position -= run.turn;
@@ -680,6 +683,22 @@ struct PlaceChannels {
       if constexpr (kAdd) held[k] += *places[k];
     }
     for (int k = 0; k < kCount; ++k) *places[k] = held[k];
+  }
+
+  // Whether the codes of a window's channels are numbers of its taps.
+  bool has_taps(const uint8_t* codes) const {
+    uint8_t most = 0;
+    for (int64_t i = 0; i < s.inner; ++i) most = std::max(most, codes[i]);
+    return most < w.taps();
+  }
+
+  template <bool kSeen>
+  SEGFAST_LANES void place_channels(const Windows& window) {
+    constexpr int kBlock = 8;
+    const Windows run = window;
+    int64_t i = 0;
+    for (; i + kBlock <= s.inner; i += kBlock) place<kBlock, kSeen>(run, i);
+    for (; i < s.inner; ++i) place<1, kSeen>(run, i);
   }
 
   Held* ring_at(int64_t row) { return ring.data() + row % ring_rows * width; }
@@ -726,12 +745,13 @@ struct PlaceChannels {
     }
     const int64_t left = kCodes ? top * width - w.pad_w * s.inner : -first_index * s.inner;
     run.origin = left - low * width;
+    const bool is_whole = kCodes && run.seen == span * width;  // its rows are all this thread's
     for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
-      constexpr int kBlock = 8;
-      const Windows now = run;
-      int64_t i = 0;
-      for (; i + kBlock <= s.inner; i += kBlock) place<kBlock>(now, i);
-      for (; i < s.inner; ++i) place<1>(now, i);
+      if (is_whole && columns.holds(ow) && has_taps(run.codes)) {
+        place_channels<true>(run);
+      } else {
+        place_channels<false>(run);
+      }
       run.values += s.inner, run.codes += s.inner, run.indices += s.inner;
       if (kCodes) run.origin += w.stride_w * s.inner;
     }
