@@ -22,7 +22,7 @@ from segfast.bench.report import (
     markdown,
 )
 from segfast.bench.results import Results
-from segfast.bench.run import Row
+from segfast.bench.run import Row, in_suite_order
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -41,7 +41,8 @@ def merge(folder: Path, new: Results) -> Results:
     rows = {row.cell: row for row in (*old.rows, *new.rows)}
     commands = [*filter(None, old.command.split("; ")), *new.command.split("; ")]
     command = "; ".join(dict.fromkeys(commands))
-    return Results(new.machine, command, list(rows.values()), new.failed, old.models | new.models)
+    ordered = in_suite_order(rows.values())
+    return Results(new.machine, command, ordered, new.failed, old.models | new.models)
 
 
 #: Rows that the README and the pictures leave out: more of the same.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,34 @@ def test_report_merges_and_keeps_losing_rows(tmp_path: Path) -> None:
     ]
     page = report.page(merged)
     assert "2 rows, of which 1 lose" in page and "**0.50x**" in page and "| 3.00x |" in page
+
+
+def test_merged_rows_stand_in_the_order_of_the_suite(tmp_path: Path) -> None:
+    cells = [
+        (case.op, case.direction, size, dtype, layout, threads)
+        for case in op_cases()
+        for size in ("large", "middle", "odd", "small")
+        for dtype in ("float32", "bfloat16", "float16")
+        for layout in ("nchw", "nhwc")
+        for threads in (1, 2)
+    ]
+    assert (
+        cells[::2]
+        == [
+            (cell.case.op, cell.case.direction, cell.size, cell.dtype, cell.layout, cell.threads)
+            for cell in Plan(CPU, dtypes=("float32", "bfloat16", "float16"), threads=(1,)).cells()
+        ][: len(cells) // 2]
+    )
+    names = ("op", "direction", "size", "dtype", "layout", "threads")
+    rows = [replace(_row("large", 2.0), **dict(zip(names, cell, strict=True))) for cell in cells]
+    stranger = replace(_row("large", 2.0), op="of another version")
+    given = [stranger, *rows]
+    random.Random(0).shuffle(given)
+    machine = {"device": "Some CPU"}
+    Results(machine, "old", given[::3]).write(tmp_path / "bench.json")
+    rest = [row for i, row in enumerate(given) if i % 3 != 0]
+    merged = report.merge(tmp_path, Results(machine, "new", rest))
+    assert [row.cell for row in merged.rows] == [*cells, stranger.cell]
 
 
 def test_report_mends_the_readme_between_its_marks() -> None:

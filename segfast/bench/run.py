@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
@@ -81,6 +81,32 @@ class Cell:
         return f"{self.case.op}, {self.case.direction} ({where})"
 
 
+def all_cases() -> Iterator[Case]:
+    """The suite."""
+    yield from op_cases()
+    yield from loss_cases()
+    yield from library_cases()
+
+
+def in_suite_order(rows: Iterable[Row]) -> list[Row]:
+    """Rows as :meth:`Plan.cells` would come to them; those of no case that is known here last."""
+    known: list[list[Any]] = [
+        list(dict.fromkeys((case.op, case.direction) for case in all_cases())),
+        list(SIZES),
+        list(DTYPES),
+        list(LAYOUTS),
+    ]
+
+    def place(row: Row) -> tuple[int, ...]:
+        keys = ((row.op, row.direction), row.size, row.dtype, row.layout)
+        places = [
+            of.index(key) if key in of else len(of) for of, key in zip(known, keys, strict=True)
+        ]
+        return *places, row.threads or 0
+
+    return sorted(rows, key=place)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What to run: every case at every size, type, layout and number of threads."""
@@ -98,7 +124,7 @@ class Plan:
         on_gpu = self.device.type == "cuda"
         threads = [None] if on_gpu else list(self.threads) or [torch.get_num_threads()]
         sizes = self.sizes or (GPU_SIZES if on_gpu else CPU_SIZES)
-        for case in (*op_cases(), *loss_cases(), *library_cases()):
+        for case in all_cases():
             if self.ops and not any(word in case.op for word in self.ops):
                 continue
             for options in product(sizes, self.dtypes, self.layouts, threads):

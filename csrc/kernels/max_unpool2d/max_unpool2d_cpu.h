@@ -174,6 +174,11 @@ struct GatherRow {
     T* const out = static_cast<T*>(p.grad_input) + run.number * run.length;
     const int64_t upper = (o * s.height + 2 * oh) * s.width, lower = lower_row(oh, upper);
     const bool exist = lower + 2 * run.length <= map.count;
+    if constexpr (sizeof(word_t<T>) == 4) {
+      if (tile.indices.data != nullptr && exist && run.length >= kLanes<T>) {
+        return gather_indices(run, upper, lower, out);
+      }
+    }
     for (int64_t first = 0; first < run.length; first += kTile) {
       const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
       tile.open(run, first, n);
@@ -181,6 +186,39 @@ struct GatherRow {
           ? gather_windows<true>(upper + 2 * first, lower + 2 * first, n, out + first)
           : gather_windows<false>(upper + 2 * first, lower + 2 * first, n, out + first);
     }
+  }
+
+  // The next two rows of windows' first elements: as in pooling, the jump over the row that is read
+  // beside this one is not foreseen.
+  SEGFAST_LANES static void prefetch_columns(const T* upper, const T* lower) {
+    for (int byte = 0; byte < 2 * kLanes<T> * static_cast<int>(sizeof(T)); byte += 64) {
+      __builtin_prefetch(reinterpret_cast<const char*>(upper) + byte, 0, 2);
+      __builtin_prefetch(reinterpret_cast<const char*>(lower) + byte, 0, 2);
+    }
+  }
+
+  // A run of windows, a vector at least, that lie in the map, by their indices: as the tile tells
+  // them apart, but without it.
+  void gather_indices(const Run& run, int64_t upper, int64_t lower, T* out) {
+    const Elements<T> elements = map;  // copies, which no store can change
+    const TapTile& from = tile;
+    const int64_t* const indices = from.indices.data + run.number * run.length;
+    const int64_t next = 4 * s.width, origin = 2 * run.oh * s.width;
+    const int n = static_cast<int>(run.length);
+    const bool is_far = s.width * static_cast<int64_t>(sizeof(T)) >= 512;  // else foreseen
+    typename TapTile::Words others = from.foreign | from.unknown(origin + 2 * run.length);
+    for (int start = 0; start < n; start += kLanes<T>) {
+      const int at = std::min(start, n - kLanes<T>);  // the last may overlap
+      const T* const above = elements.data + upper + 2 * at;
+      const T* const below = elements.data + lower + 2 * at;
+      if (is_far) prefetch_columns(above + next, below + next);
+      const auto places = from.read_places(indices + at, origin + 2 * at, 2, others);
+      const WordPair<T> a = load_word_pairs(above), b = load_word_pairs(below);
+      const auto is_lower = places.is_lower != 0;
+      const bits_t<T> left = is_lower ? b.even : a.even, right = is_lower ? b.odd : a.odd;
+      store_words(out + at, (places.column & 1) != 0 ? right : left);
+    }
+    tile.foreign = others;
   }
 
   // The n windows of the tile. kExist: they are a vector at least, and lie in the map.
@@ -191,13 +229,8 @@ struct GatherRow {
     const int64_t next = 4 * s.width;
     for (int start = 0; start < n; start += kLanes<T>) {
       const int at = n < kLanes<T> ? 0 : std::min(start, n - kLanes<T>);  // the last may overlap
-      for (const int64_t row : {upper, lower}) {
-        for (int byte = 0; byte < 2 * kLanes<T> * static_cast<int>(sizeof(T)); byte += 64) {
-          // As in pooling: the jump over the row that is read beside this one is not foreseen.
-          __builtin_prefetch(
-              reinterpret_cast<const char*>(elements.data + row + next + 2 * at) + byte, 0, 2);
-        }
-      }
+      prefetch_columns(elements.data + upper + next + 2 * at,
+                       elements.data + lower + next + 2 * at);
       const WordPair<T> a = load_columns<kExist>(elements, upper + 2 * at);
       const WordPair<T> b = load_columns<kExist>(elements, lower + 2 * at);
       const bits_t<T> picked = pick(load_taps<T>(taps + at), a.even, a.odd, b.even, b.odd);

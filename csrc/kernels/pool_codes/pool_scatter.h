@@ -70,33 +70,48 @@ struct TapTile {
     const int64_t step = run.along_row ? 2 : 0, start = run.number * run.length + first;
     const int64_t origin = 2 * (run.oh * s.width + run.ow) + first * step;
     const Elements<int64_t> all = indices;
-    Words others = foreign;
-    if ((origin + n * step + s.width + 2) >> 32 != 0) others |= 1;
+    Words others = foreign | unknown(origin + n * step);
     for (int at = 0; at < n; at += kLanes<float>) {
       const int i = n < kLanes<float> ? 0 : std::min(at, n - kLanes<float>);  // may overlap
       if (n >= kLanes<float>) {
-        others |= read_taps(all.data + start + i, origin + i * step, step, taps + i);
+        store_places(read_places(all.data + start + i, origin + i * step, step, others), taps + i);
       } else {
         int64_t some[kLanes<float>];
         for (int k = 0; k < kLanes<float>; ++k) some[k] = all.data[start + std::min(k, n - 1)];
-        others |= read_taps(some, origin, step, taps) &
-                  (lane_positions<float>(0, 1) < n ? ~Words{} : Words{});
+        Words here{};
+        store_places(read_places(some, origin, step, here), taps);
+        others |= here & (lane_positions<float>(0, 1) < n ? ~Words{} : Words{});
       }
     }
     foreign = others;
   }
 
-  // Lanes of what is returned are 0 where the index lies in its own window. The lower half of an
-  // index tells the tap; planes that need the upper one are left to those who take any indices.
-  SEGFAST_LANES Words read_taps(const int64_t* index, int64_t origin, int64_t step,
-                                uint8_t* to) const {
+  // Not zero where windows with origins up to `last` need the upper half of an index: they are left
+  // to those who take any indices.
+  SEGFAST_LANES Words unknown(int64_t last) const {
+    return Words{} + static_cast<uint32_t>((last + s.width + 2) >> 32 != 0);
+  }
+
+  // Where indices lie in their own windows.
+  struct Places {
+    Words is_lower;  // all bits or none
+    Words column;    // 0 or 1
+  };
+
+  // Lanes of `others` are no longer 0 where the index lies elsewhere.
+  SEGFAST_LANES Places read_places(const int64_t* index, int64_t origin, int64_t step,
+                                   Words& others) const {
     const WordPair<float> halves = load_word_pairs(reinterpret_cast<const float*>(index));
     const Words upper_row = halves.even - lane_positions<float>(origin, step);
     const Words lower_row = upper_row - static_cast<uint32_t>(s.width);
     // The second row first: in a map one column wide its left is at 1 as well.
     const auto is_lower = lower_row >> 1 == 0;
-    store_taps<float>(to, is_lower ? lower_row + 2 : upper_row);
-    return halves.odd | (is_lower ? Words{} : upper_row >> 1);
+    others |= halves.odd | (is_lower ? Words{} : upper_row >> 1);
+    return {(Words)is_lower, is_lower ? lower_row : upper_row};
+  }
+
+  SEGFAST_LANES static void store_places(const Places& places, uint8_t* to) {
+    store_taps<float>(to, places.column + (places.is_lower & 2));
   }
 
   bool has_foreign() const {
@@ -539,16 +554,17 @@ struct ScatterPixels {
   }
 };
 
-// Each window's value placed over zeros, or, with kAdd, added where windows overlap, in Held,
-// rounded once.
+// inner = 1: each window's value placed over zeros, or, with kAdd, added where windows overlap, in
+// Held, rounded once.
 template <typename T, typename Held, bool kAdd, bool kCodes>
-void place_rows(const ScatterArguments& a, int64_t begin, int64_t end) {
+__attribute__((noinline)) void place_rows(  // inlined, its loop runs out of registers
+    const ScatterArguments& a, int64_t begin, int64_t end) {
   const PoolShape& s = a.shape;
   const Window2d& w = a.window;
-  const TapOffsets offsets(w, s.width, s.inner);
+  const TapOffsets offsets(w, s.width);
   constexpr bool kInPlace = std::is_same_v<T, Held>;
   const Elements<T> given{static_cast<const T*>(a.values), s.pooled_numel()};
-  const int64_t width = s.width * s.inner, windows = s.pooled_width * s.inner;  // of a row
+  const int64_t width = s.width, windows = s.pooled_width;  // of a row
   std::vector<Held> sums, converted;  // unless in place: of the map, and a row of windows
   if (!kInPlace) converted.resize(static_cast<size_t>(windows + kLanes<T>));
   for (int64_t item = begin; item < end;) {
@@ -584,26 +600,20 @@ void place_rows(const ScatterArguments& a, int64_t begin, int64_t end) {
       }
       const uint8_t* const codes = static_cast<const uint8_t*>(a.record) + row;
       const int64_t* const indices = static_cast<const int64_t*>(a.record) + row;
-      // A row of windows, or the channels of each.
-      const int64_t runs = s.inner == 1 ? 1 : s.pooled_width, length = windows / runs;
-      const int64_t step = s.inner == 1 ? w.stride_w : 1;
-      for (int64_t run = 0; run < runs; ++run) {
-        const int64_t origin = top * width + (run * w.stride_w - w.pad_w) * s.inner;
-        const int64_t at = run * length;
-        for (int64_t i = 0; i < length; ++i) {
-          int64_t position;
-          if constexpr (kCodes) {
-            position = origin + i * step + offsets.at[codes[at + i]];
-          } else {
-            position = (indices[at + i] - y * s.width) * s.inner + (s.inner == 1 ? 0 : i);
-          }
-          // Rows of the same windows may be another thread's; an empty window's position is none.
-          if (static_cast<uint64_t>(position) >= static_cast<uint64_t>(rows * width)) continue;
-          if constexpr (kAdd) {
-            out[position] += values[at + i];
-          } else {
-            out[position] = values[at + i];
-          }
+      const int64_t origin = top * width - w.pad_w;
+      for (int64_t i = 0; i < windows; ++i) {
+        int64_t position;
+        if constexpr (kCodes) {
+          position = origin + i * w.stride_w + offsets.at[codes[i]];
+        } else {
+          position = indices[i] - y * width;
+        }
+        // Rows of the same windows may be another thread's; an empty window's position is none.
+        if (static_cast<uint64_t>(position) >= static_cast<uint64_t>(rows * width)) continue;
+        if constexpr (kAdd) {
+          out[position] += values[i];
+        } else {
+          out[position] = values[i];
         }
       }
     }
@@ -618,6 +628,189 @@ void place_rows(const ScatterArguments& a, int64_t begin, int64_t end) {
       }
     }
     item += rows;
+  }
+}
+
+// inner > 1: the same. Where Held is T that is done in the map itself, else in a ring of rows: as
+// many as stay in a cache, but all that a window sees.
+template <typename T, typename Held, bool kAdd, bool kCodes>
+struct PlaceChannels {
+  static constexpr bool kInPlace = std::is_same_v<T, Held>;
+  static constexpr int64_t kRing = 1 << 13;  // elements: they stay in a first-level cache
+
+  // The channels of a window, and the `seen` elements of the map that their values may go to.
+  struct Windows {
+    const Held* values;
+    const uint8_t* codes;
+    const int64_t* indices;
+    int64_t origin;  // among those elements: of the window, for indices of the map
+    int64_t seen;
+    Held* to;  // the first of those elements is to[start], until the ring turns
+    int64_t start, turn;
+  };
+
+  const ScatterArguments& a;
+  const PoolShape& s = a.shape;
+  const Window2d& w = a.window;
+  const TapOffsets offsets{w, s.width, s.inner};
+  const int64_t width = s.width * s.inner, windows = s.pooled_width * s.inner;  // of a row
+  const int64_t span = int64_t{w.kernel_h - 1} * w.dilation_h + 1;  // rows that a window sees
+  const int64_t ring_rows = std::max(span, kRing / width);
+  const Inside columns = columns_inside(s, w);
+  std::vector<Held> ring = {}, converted = {};  // unless in place; a row of windows
+  Held nowhere = {};  // takes the values of rows that are another thread's, and of empty windows
+
+  // kCount channels from the i-th on. Their places differ, but the machine lets a load wait for the
+  // stores before it as long as it does not know theirs: so all are loaded before any is stored.
+  // kSeen: their places are known to be among those elements.
+  template <int kCount, bool kSeen>
+  SEGFAST_LANES void place(const Windows& run, int64_t i) {
+    Held* places[kCount];
+    Held held[kCount];
+    for (int k = 0; k < kCount; ++k) {
+      int64_t position = run.origin + i + k;
+      position += kCodes ? offsets.at[run.codes[i + k]] : run.indices[i + k] * s.inner;
+      const bool is_seen =
+          kSeen || static_cast<uint64_t>(position) < static_cast<uint64_t>(run.seen);
+      if constexpr (!kInPlace) {
+        position += run.start;
+        if (position >= run.turn) position -= run.turn;
+      }
+      places[k] = is_seen ? run.to + position : &nowhere;
+    }
+    for (int k = 0; k < kCount; ++k) {
+      held[k] = run.values[i + k];
+      if constexpr (kAdd) held[k] += *places[k];
+    }
+    for (int k = 0; k < kCount; ++k) *places[k] = held[k];
+  }
+
+  // Whether the codes of a window's channels are numbers of its taps.
+  bool has_taps(const uint8_t* codes) const {
+    uint8_t most = 0;
+    for (int64_t i = 0; i < s.inner; ++i) most = std::max(most, codes[i]);
+    return most < w.taps();
+  }
+
+  template <bool kSeen>
+  SEGFAST_LANES void place_channels(const Windows& window) {
+    constexpr int kBlock = 8;
+    const Windows run = window;
+    int64_t i = 0;
+    for (; i + kBlock <= s.inner; i += kBlock) place<kBlock, kSeen>(run, i);
+    for (; i < s.inner; ++i) place<1, kSeen>(run, i);
+  }
+
+  Held* ring_at(int64_t row) { return ring.data() + row % ring_rows * width; }
+
+  // The end of those of rows [from, to) that are held side by side.
+  int64_t before_turn(int64_t from, int64_t to) const {
+    return std::min(to, from + ring_rows - from % ring_rows);
+  }
+
+  // Writes rows [from, to) of the map, of which those up to `cleared` are held.
+  void write_rows(T* map, int64_t from, int64_t to, int64_t cleared) {
+    for (int64_t end; from < std::min(to, cleared); from = end) {
+      end = before_turn(from, std::min(to, cleared));
+      const Held* const held = ring_at(from);
+      T* const out = map + from * width;
+      const int64_t count = (end - from) * width;
+      for (int64_t i = 0; i < count; i += kLanes<T>) {
+        const int n = static_cast<int>(std::min<int64_t>(count - i, kLanes<T>));
+        store_some_words<T>(out + i, words_of<T>(load_vector<lanes_t<T>>(held + i)), n);
+      }
+    }
+    if (from < to) std::fill(map + from * width, map + to * width, T{});
+  }
+
+  void clear_rows(int64_t from, int64_t to) {
+    for (int64_t end; from < to; from = end) {
+      end = before_turn(from, to);
+      std::fill_n(ring_at(from), (end - from) * width, Held{});
+    }
+  }
+
+  void place_row(int64_t row, int64_t top, int64_t low, int64_t first_index, Windows run) {
+    const int64_t first = row * windows;
+    run.codes = static_cast<const uint8_t*>(a.record) + first;
+    run.indices = static_cast<const int64_t*>(a.record) + first;
+    const Elements<T> given{static_cast<const T*>(a.values), s.pooled_numel()};
+    if constexpr (kInPlace) {
+      run.values = given.data + first;
+    } else {
+      for (int64_t i = 0; i < windows; i += kLanes<T>) {
+        store_vector(converted.data() + i, load_lanes_if<false>(given, first + i));
+      }
+      run.values = converted.data();
+    }
+    const int64_t left = kCodes ? top * width - w.pad_w * s.inner : -first_index * s.inner;
+    run.origin = left - low * width;
+    const bool is_whole = kCodes && run.seen == span * width;  // its rows are all this thread's
+    for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
+      if (is_whole && columns.holds(ow) && has_taps(run.codes)) {
+        place_channels<true>(run);
+      } else {
+        place_channels<false>(run);
+      }
+      run.values += s.inner, run.codes += s.inner, run.indices += s.inner;
+      if (kCodes) run.origin += w.stride_w * s.inner;
+    }
+  }
+
+  // Rows [y, y + rows) of map o.
+  void place_rows(int64_t o, int64_t y, int64_t rows) {
+    T* const map = static_cast<T*>(a.map) + (o * s.height + y) * width;
+    Windows run{};
+    run.turn = ring_rows * width;
+    const int64_t end = last_window<int64_t>(y + rows - 1, w.stride_h, w.pad_h, s.pooled_height);
+    int64_t oh = first_window<int64_t>(y, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h);
+    int64_t written = 0, cleared = 0;  // rows
+    for (; oh < end; ++oh) {
+      const int64_t top = oh * w.stride_h - w.pad_h - y;
+      const int64_t low = std::max<int64_t>(top, 0);
+      const int64_t high = std::clamp<int64_t>(top + span, cleared, rows);
+      run.seen = (high - low) * width;
+      if constexpr (kInPlace) {
+        std::fill(map + cleared * width, map + high * width, T{});
+        run.to = map + low * width;
+      } else {
+        if (high - written > ring_rows) {
+          write_rows(map, written, low, cleared);
+          written = low;
+        }
+        clear_rows(std::max(cleared, written), high);
+        run.to = ring.data();
+        run.start = low % ring_rows * width;
+      }
+      cleared = high;
+      place_row(o * s.pooled_height + oh, top, low, y * s.width, run);
+    }
+    if constexpr (kInPlace) {
+      std::fill(map + cleared * width, map + rows * width, T{});
+    } else {
+      write_rows(map, written, rows, cleared);
+    }
+  }
+
+  void scatter(int64_t begin, int64_t end) {
+    if (!kInPlace) {
+      ring.resize(static_cast<size_t>(ring_rows * width + kLanes<T>));
+      converted.resize(static_cast<size_t>(windows + kLanes<T>));
+    }
+    for (int64_t item = begin; item < end;) {
+      const int64_t y = item % s.height, rows = std::min(s.height - y, end - item);
+      place_rows(item / s.height, y, rows);
+      item += rows;
+    }
+  }
+};
+
+template <typename T, typename Held, bool kAdd, bool kCodes>
+void place_windows(const ScatterArguments& a, int64_t begin, int64_t end) {
+  if (a.shape.inner == 1) {
+    place_rows<T, Held, kAdd, kCodes>(a, begin, end);
+  } else {
+    PlaceChannels<T, Held, kAdd, kCodes>{a}.scatter(begin, end);
   }
 }
 
@@ -637,13 +830,13 @@ bool visits_windows(const PoolShape& s, const Window2d& w) {
   return w.taps() * w.stride_w >= (s.inner == 1 && !kNarrow<T> ? 2 : 3) * kLanes<T>;
 }
 
-// Whether to hold rows of windows: along a row always, of channels if they stay in a second-level
-// cache.
+// Whether to hold rows of channels, with codes: where they must be widened, if they stay in a
+// second-level cache.
 template <typename T>
 bool holds_rows(const PoolShape& s, const Window2d& w) {
   constexpr int64_t kCache = int64_t{1} << 19;
   const int64_t windows = HeldRows<T, true>::rows_held(w) * s.pooled_width * s.inner;
-  return s.inner == 1 || windows * 2 * static_cast<int64_t>(sizeof(word_t<T>)) <= kCache;
+  return kNarrow<T> && windows * 2 * static_cast<int64_t>(sizeof(word_t<T>)) <= kCache;
 }
 
 template <typename Row>
@@ -660,9 +853,9 @@ template <typename T, typename Moved, Combine kCombine, bool kCodes>
 void scatter_rows_any(const ScatterArguments& a, int64_t begin, int64_t end) {
   if (visits_windows<T>(a.shape, a.window)) {
     if (kCombine == Combine::sum && overlaps(a.window)) {
-      place_rows<T, accumulate_t<T>, true, kCodes>(a, begin, end);
+      place_windows<T, accumulate_t<T>, true, kCodes>(a, begin, end);
     } else {
-      place_rows<Moved, Moved, false, kCodes>(a, begin, end);
+      place_windows<Moved, Moved, false, kCodes>(a, begin, end);
     }
   } else if (kCodes && a.shape.inner >= kLanes<T> && !holds_rows<T>(a.shape, a.window)) {
     scatter_rows_with(ScatterPixels<T, kCombine, GivenRows<T>>(a), begin, end);
