@@ -74,6 +74,11 @@ struct Problem {
         pos_weight(c.C),
         pixel_weight(c.N * c.S, offset) {
     fill_random(logits);
+    // One softmax in eight is surer of a class than float's exponents can tell.
+    for (int64_t i = 0; i < c.N * c.S && !o.sigmoid; ++i) {
+      if (random_integer(0, 7) != 0) continue;
+      logits[layout(i / c.S, random_integer(0, c.C - 1), 0, i % c.S)] = from_float<T>(200);
+    }
     for (int64_t k = 0; k < c.C; ++k) {
       class_weight[k] = 0.5 + 0.1 * static_cast<double>(k % 7);
       pos_weight[k] = 0.75 + 0.25 * static_cast<double>(k % 4);
