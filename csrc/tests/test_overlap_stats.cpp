@@ -264,7 +264,7 @@ struct Problem {
 
 template <typename T>
 void test_case(Backend backend, const StatsCase& c, const Options& o, bool channels_last,
-               TargetType label_type, int64_t offset) {
+               TargetType label_type, int64_t offset, int64_t grad_offset) {
   if (!o.dense && std::max<int64_t>(c.C, 2) >= largest_label(label_type)) return;
   const bool cuda = backend == Backend::cuda;
   Problem<T> problem(c, o, channels_last, label_type, offset, !cuda);
@@ -277,7 +277,7 @@ void test_case(Backend backend, const StatsCase& c, const Options& o, bool chann
   Array<double> partials(c.N * overlap_stats_chunks(c.S, cuda) * overlap_stats_partial_size(c.C));
   Array<double> intersection(c.N * c.C), probability(c.N * c.C), target(c.N * c.C),
       pixels(c.N * c.C), cross_entropy(c.N), weight(c.N);
-  Array<T> grad_logits(c.N * c.C * c.S);
+  Array<T> grad_logits(c.N * c.C * c.S, grad_offset);
   Array<int64_t> bad(1);
   OverlapStatsParams p{};
   p.in = problem.inputs();
@@ -352,13 +352,15 @@ void test_overlap_stats(Backend backend) {
         for_each_type([&](auto tag) {
           using T = typename decltype(tag)::type;
           const TargetType label_type = kLabelTypes[turn % 6];
-          const int64_t offset = turn / 6 % 2;
+          const int64_t offset = turn / 6 % 3 == 1, grad_offset = turn / 6 % 3 == 2;
           ++turn;
           context = std::string(c.reason) + ", " + o.reason +
                     (channels_last ? ", channels_last, " : ", contiguous, ") + type_name<T>() +
                     ", label type " + std::to_string(static_cast<int>(label_type)) +
-                    (offset ? ", unaligned" : "");
-          test_case<T>(backend, c, o, channels_last, label_type, offset);
+                    (offset        ? ", unaligned"
+                     : grad_offset ? ", unaligned gradient"
+                                   : "");
+          test_case<T>(backend, c, o, channels_last, label_type, offset, grad_offset);
         });
       }
     }
