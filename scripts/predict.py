@@ -2,7 +2,7 @@
 
 A kernel that keeps enough bytes under way, and gives no unit of a multiprocessor more to do than it
 can in that time, moves its bytes at the speed of a copy; the others are the first to look at when a
-GPU is at hand. Needs nvcc and cuobjdump.
+GPU is at hand. Needs nvcc, cuobjdump and, beside it, nvdisasm.
 
     python scripts/predict.py          # writes benchmarks/results/predicted.md
 """
@@ -60,7 +60,18 @@ class Part:
     loops: bool = False  # a thread repeats its longest loop, and one turn serves `elements`
     through: str = ""  # an instruction that the row's case meets
     without: str = ""  # one that it does not
+    avoiding: tuple[str, ...] = ()  # lines of source that it does not
     inner: float = 0  # how often the innermost loop, over the classes, runs in such a turn
+
+
+# Lines of options that Dice + CE leaves out (focal, smoothing), and of unaligned logits.
+LEFT_OUT = (
+    r"power = exp_nonpositive\(gamma",
+    r"others \+= c == own",
+    r"smooth\[j\] \+=",
+    r"-= class_smooth",
+    r"to_float\(\*from\)",
+)
 
 
 def _labels(classes_up: int, kernel: str, layout: str) -> Part:
@@ -70,6 +81,7 @@ def _labels(classes_up: int, kernel: str, layout: str) -> Part:
         f"labels_{kernel}_kernel<LabelsTraits<{{T}}, {least}, {classes_up}> >",
         pixels,
         loops=True,
+        avoiding=LEFT_OUT,
         **({"without": "BAR"} if layout == "nchw" else {"through": "BAR"}),
     )
 
@@ -148,7 +160,13 @@ class Cost:
     @classmethod
     def of(cls, kernel: Kernel, part: Part, longest: bool) -> Cost:
         loop = kernel.loops[0] if part.loops else None
-        way = kernel.way(longest, part.through, part.without, loop)
+        way = kernel.way(longest, part.through, part.without, within=loop)
+        avoided: list[str] = []
+        for line in part.avoiding:
+            with suppress(ValueError):  # code that the compiler shares with other lines
+                avoiding = "|".join([*avoided, line])
+                way = kernel.way(longest, part.through, part.without, avoiding, loop)
+                avoided.append(line)
         cost = cls(way.clocks, way.moved)
         if part.inner:
             turn = kernel.way(True, within=kernel.loops[-1])
@@ -243,8 +261,8 @@ How a time comes about, for one kernel after the other:
   takes for a warp (4 issued a clock; float 128, integer and multiply 64, memory 32, special 16
   lanes), in {multiprocessors} multiprocessors of {clock} GHz; the busiest unit counts. From the
   shortest to the longest way that a row's case can take. The longest is an upper bound: it holds
-  every border and every option that a branch guards, one after the other (of the losses the focal,
-  smoothed and squared branches, and the loads of any alignment).
+  every border and every option that a branch guards, one after the other (of the losses squares
+  and labels of any type, but not the focal factor, smoothing and unaligned logits).
 - predicted: the longer of memory and the longest way's work, and {launch} us for each launch.
 
 Not in it: latencies that other warps do not hide, atomics that meet, cache misses of a second

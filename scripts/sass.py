@@ -45,6 +45,7 @@ class Instruction:
     conditional: bool
     opcode: str
     operands: str
+    source: str  # the line that it comes from
 
     @property
     def target(self) -> int | None:
@@ -135,11 +136,13 @@ class Kernel:
         longest: bool,
         through: str = "",
         without: str = "",
+        avoiding: str = "",
         within: tuple[int, int] | None = None,
     ) -> Way:
         """The longest or the shortest way to the end, each loop once.
 
-        ``through``: it meets an instruction whose opcode matches; ``without``: none that does.
+        ``through``: it meets an instruction whose opcode matches; ``without``: none that does;
+        ``avoiding``: none whose line of source holds a match.
         ``within``: one turn of this loop.
         """
         begin, end = within or (0, len(self.code) - 1)
@@ -150,6 +153,8 @@ class Kernel:
         for i in range(end, begin - 1, -1):
             instruction = self.code[i]
             if without and re.match(without, instruction.opcode):
+                continue
+            if avoiding and re.search(avoiding, instruction.source):
                 continue
             meets = bool(through and re.match(through, instruction.opcode))
             for needs in (0, 1):
@@ -191,13 +196,37 @@ class Kernel:
 INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*);")
 USAGE = re.compile(r"Function (\S+?):\s+REG:(\d+) .*?SHARED:(\d+)")
 THREADS = re.compile(r"EIATTR_MAX_THREADS.*?0x([0-9a-f]+)", re.DOTALL)
+PLACE = re.compile(r'//## File "([^"]+)", line (\d+)|^\s+/\*([0-9a-f]{4,})\*/', re.MULTILINE)
+
+
+def source_lines(nvdisasm: str, cubin: str) -> dict[str, dict[int, str]]:
+    """By kernel and address the line of source, as the compiler remembers it."""
+    listing = subprocess.run(
+        [nvdisasm, "-g", "-c", cubin], check=True, capture_output=True, text=True
+    ).stdout
+    files: dict[str, dict[int, str]] = {}
+    lines: dict[str, dict[int, str]] = {}
+    for section in listing.split("\n.text.")[1:]:
+        name, body = section.split(":", 1)
+        at, line = lines.setdefault(name, {}), ""
+        for file, number, address in PLACE.findall(body):
+            if address:
+                at[int(address, 16)] = line
+                continue
+            if file not in files:
+                path = Path(file)
+                text = path.read_text() if path.exists() else ""
+                files[file] = dict(enumerate(text.splitlines(), 1))
+            line = files[file].get(int(number), "")
+    return lines
 
 
 def disassemble(nvcc: Path, cuobjdump: str, source: Path) -> dict[str, Kernel]:
     """The kernels of one file, by their readable names."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = f"{folder}/kernel.cubin"
-        options = ["-std=c++17", "-O3", "-cubin", f"-arch={ARCH}", "-I", str(ROOT / "csrc")]
+        options = ["-std=c++17", "-O3", "-lineinfo", "-cubin", f"-arch={ARCH}"]
+        options += ["-I", str(ROOT / "csrc")]
         subprocess.run([str(nvcc), *options, "-o", cubin, str(source)], check=True)
 
         def dump(what: str) -> str:
@@ -206,6 +235,7 @@ def disassemble(nvcc: Path, cuobjdump: str, source: Path) -> dict[str, Kernel]:
             ).stdout
 
         sass, usage, elf = dump("-sass"), dump("-res-usage"), dump("-elf")
+        lines = source_lines(str(Path(cuobjdump).with_name("nvdisasm")), cubin)
     registers = {name: (int(count), int(shared)) for name, count, shared in USAGE.findall(usage)}
     threads = {
         section.split(maxsplit=1)[0]: int(found[1], 16)
@@ -215,8 +245,10 @@ def disassemble(nvcc: Path, cuobjdump: str, source: Path) -> dict[str, Kernel]:
     parts = re.split(r"Function : (\S+)", sass)[1:]
     kernels = {}
     for mangled, name, body in zip(parts[::2], demangle(parts[::2]), parts[1::2], strict=True):
+        at = lines[mangled]
         code = tuple(
-            Instruction(int(m[1], 16), bool(m[2]), m[3], m[4]) for m in INSTRUCTION.finditer(body)
+            Instruction(int(m[1], 16), bool(m[2]), m[3], m[4], at.get(int(m[1], 16), ""))
+            for m in INSTRUCTION.finditer(body)
         )
         kernels[name] = Kernel(name, code, *registers[mangled], threads[mangled])
     return kernels

@@ -3,7 +3,8 @@
 // A fiber starts the threads of a block one after another and, while none of them waits, no switch
 // happens. A thread that waits keeps the fiber it runs on; another fiber goes on with the rest.
 // Whenever there is a choice of who goes on, a random generator makes it: a result that depends
-// on the order of threads (a barrier forgotten) differs from seed to seed.
+// on the order of threads (a barrier forgotten) differs from seed to seed. In every other block who
+// waited last goes on first, so that one warp runs far ahead of the rest.
 #include "common/host_run.h"
 
 #include <algorithm>
@@ -45,6 +46,7 @@ std::vector<Thread> threads;         // of the running block
 std::vector<unsigned> unborn;        // threads not yet started, in random order
 std::vector<unsigned> ready;         // suspended threads that may go on
 unsigned running;                    // the thread that runs
+bool last_goes_first;                // in the running block
 size_t at_barrier;                   // how many wait for the block
 uint64_t brought[kMaxBlock][kWarp];  // to each thread, by the lanes of its warp
 std::map<const void*, std::unique_ptr<char[]>> shared;
@@ -100,7 +102,9 @@ Fiber* idle_fiber() {
 // Leaves the running fiber for any thread that can run; for the launch when none can.
 void switch_away() {
   if (ready.empty() && unborn.empty()) return switch_to(&main_fiber);
-  const size_t choice = random_bits() % (ready.size() + unborn.size());
+  const size_t choice = last_goes_first && !ready.empty()
+                            ? ready.size() - 1
+                            : random_bits() % (ready.size() + unborn.size());
   if (choice >= ready.size()) return switch_to(idle_fiber());
   const unsigned chosen = ready[choice];
   ready[choice] = ready.back();
@@ -177,6 +181,7 @@ std::string where_threads_are() {
 void run_block(unsigned block) {
   threads.assign(block, Thread{});
   ready.clear();
+  last_goes_first = random_bits() % 2 == 0;
   at_barrier = 0;
   unborn.resize(block);
   for (unsigned id = 0; id < block; ++id) unborn[id] = id;
@@ -228,7 +233,10 @@ void wait_for_block(Site site) {
                         });
   if (complete) {
     at_barrier = 0;
-    for (unsigned id = 0; id < threads.size(); ++id) release(id);
+    const size_t first = random_bits() % threads.size();
+    for (size_t i = 0; i < threads.size(); ++i) {
+      release(static_cast<unsigned>((first + i) % threads.size()));
+    }
   }
   suspend();
 }

@@ -26,6 +26,7 @@ enum class Fault {
   raced,           // one that two threads write
   barrier,         // a __syncthreads left out
   second_barrier,  // the one that keeps a second round from overtaking readers of the first
+  far_barrier,     // the same, where a warp's lanes meet five times before they overtake
   warp_barrier,    // a __syncwarp left out
   unset_shared,    // shared memory read before it is written
   // Seen by a sanitizer.
@@ -56,7 +57,8 @@ __global__ void __launch_bounds__(kThreads) block_sum_kernel(Params params) {
   const float* second = sums + (fault == Fault::shared ? 2 : 1);  // by a pointer: without bounds
   float total = sums[0] + *second;
   // A second round over the same shared memory.
-  if (fault != Fault::second_barrier) __syncthreads();
+  if (fault != Fault::second_barrier && fault != Fault::far_barrier) __syncthreads();
+  for (int k = 0; fault == Fault::far_barrier && k < 5; ++k) __syncwarp();
   if (thread % 32 == 0) sums[thread / 32] = -1.0f;
   if (fault == Fault::local) {
     float local[4] = {};
@@ -178,6 +180,7 @@ void run_all() {
   CHECK(!find_fault<Fault::raced>().empty(), "an element written twice goes unnoticed");
   CHECK(!find_fault<Fault::barrier>().empty(), "a missing __syncthreads goes unnoticed");
   CHECK(!find_fault<Fault::second_barrier>().empty(), "an overtaken reader goes unnoticed");
+  CHECK(!find_fault<Fault::far_barrier>().empty(), "a reader overtaken by far goes unnoticed");
   CHECK(!find_fault<Fault::warp_barrier>().empty(), "a missing __syncwarp goes unnoticed");
   CHECK(!find_fault<Fault::unset_shared>().empty(), "unset shared memory goes unnoticed");
 
