@@ -282,3 +282,27 @@ def test_more_than_2_31_elements(device: torch.device) -> None:
     assert output[0, -1, -1, -1] == 1
     assert codes[0, -1, -1] >> 6 == 3  # of the last window, the last element
     assert output.count_nonzero() == 1
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_gradients_of_large_windows(device: torch.device, dtype: torch.dtype, layout: str) -> None:
+    # Enough taps that the CPU kernel visits windows rather than elements, and more elements in a
+    # map than it holds sums of in 16 bits; 19 channels: whole blocks of them and a rest.
+    for kernel, stride, shape in (
+        ((5, 5), (2, 2), (2, 19, 33, 41)),
+        ((11, 9), (2, 1), (1, 35, 40, 17)),
+        ((3, 13), (4, 2), (1, 9, 60, 64)),  # rows that no window sees
+    ):
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        input = lay_out(random_map(shape, dtype, device), layout)
+        pool = {"kernel_size": kernel, "stride": stride, "padding": padding}
+        mine, theirs = input.clone().requires_grad_(), input.float().requires_grad_()
+        if dtype == torch.float64:
+            theirs = input.clone().requires_grad_()
+        output = F.max_pool2d(mine, **pool)
+        grad = torch.randn(output.shape, device=device).to(dtype)
+        output.backward(grad)
+        torch.nn.functional.max_pool2d(theirs, **pool).backward(grad.to(theirs.dtype))
+        # torch adds in the same order; 16-bit sums are rounded once, as those of float32 are here.
+        assert_same(mine.grad, theirs.grad.to(dtype))
