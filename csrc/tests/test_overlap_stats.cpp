@@ -30,7 +30,7 @@ const StatsCase kCases[] = {
     {"the most", 1, 32, 3},
     {"more classes than registers hold", 1, 33, 70},
     {"more sums than a block has threads", 1, 64, 9},
-    {"several chunks", 1, 2, 4500},
+    {"more chunks than are added up at once", 1, 2, 16500},
     {"one class", 2, 1, 83},
     {"no pixels", 1, 3, 0},
     {"an empty batch", 0, 3, 5},
