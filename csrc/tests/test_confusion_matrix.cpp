@@ -20,6 +20,8 @@ const MatrixCase kCases[] = {
     {"a tail of pixels", 2, 19, 333},
     {"more classes than registers hold", 1, 40, 130},
     {"classes whose matrix leaves shared memory", 1, 150, 65},
+    {"more classes than a byte counts", 1, 300, 24},
+    {"one channel more than a stage of doubles holds", 1, 2049, 3},
     {"several blocks of threads and chunks", 2, 3, 17000},
     {"no pixels", 1, 3, 0},
     {"an empty batch", 0, 3, 5},
@@ -30,6 +32,10 @@ void test_case(Backend backend, const MatrixCase& c, bool channels_last, TargetT
                bool by_sample, int64_t offset) {
   const int64_t K = c.C == 1 ? 2 : c.C;
   if (K - 1 >= largest_label(type)) return;
+  // For what it is for, and no more: its matrix takes 34 MB.
+  if (c.C == 2049 && !(std::is_same_v<T, double> && channels_last && type == TargetType::int32)) {
+    return;
+  }
   const int64_t ignored = largest_label(type);
   const int64_t pixels = c.N * c.S;
   std::vector<int64_t> labels = random_labels(pixels, K, ignored);
@@ -53,7 +59,13 @@ void test_case(Backend backend, const MatrixCase& c, bool channels_last, TargetT
   }
 
   const Layout layout{channels_last, c.C, 1, c.S};
-  const double threshold = 0.5;
+  // The first of equal maxima is an early class: of some pixels the last one wins.
+  for (int64_t i = 0; i < pixels; i += 7) {
+    for (int64_t k = 0; k < c.C; ++k) {
+      logits[layout(i / c.S, k, 0, i % c.S)] = from_float<T>(k == c.C - 1 ? 4 : 0);
+    }
+  }
+  const double threshold = 1.0;  // which some logits are
   const int64_t matrices = by_sample ? c.N : 1;
   Array<int64_t> from_logits(matrices * K * K), from_labels(matrices * K * K);
   int64_t bad_labels = 0, bad_predictions = 0;

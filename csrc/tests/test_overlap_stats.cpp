@@ -30,7 +30,7 @@ const StatsCase kCases[] = {
     {"the most", 1, 32, 3},
     {"more classes than registers hold", 1, 33, 70},
     {"more sums than a block has threads", 1, 64, 9},
-    {"several chunks", 1, 2, 4500},
+    {"more chunks than are added up at once", 1, 2, 16500},
     {"one class", 2, 1, 83},
     {"no pixels", 1, 3, 0},
     {"an empty batch", 0, 3, 5},
@@ -322,6 +322,39 @@ void test_case(Backend backend, const StatsCase& c, const Options& o, bool chann
   check_close(grad_logits, problem.gradient, rounding + 10 * step, 10 * step, "grad_logits");
 }
 
+// Classes of logit -infinity, the first ones too, are as classes of no probability.
+void test_infinite_logits(Backend backend) {
+  constexpr int64_t kPixels = 70;
+  for (int64_t classes : {5, 33}) {
+    context = "infinite logits, " + std::to_string(classes) + " classes";
+    Problem<float> problem({"", 1, classes, kPixels}, kOptions[0], false, TargetType::uint8, 0,
+                           false);
+    for (int64_t i = 0; i < kPixels; ++i)
+      problem.target[i] = std::max<uint8_t>(problem.target[i], 2);
+    Array<double> partials(overlap_stats_chunks(kPixels, backend == Backend::cuda) *
+                           overlap_stats_partial_size(classes));
+    const auto run = [&](float logit, Array<double>& sums, Array<float>& gradient) {
+      for (int64_t i = 0; i < 2 * kPixels; ++i) problem.logits[i] = logit;
+      double* at = sums.data();
+      const OverlapStatsParams p{problem.inputs(), partials.data(),     at,
+                                 at + classes,     at + 2 * classes,    at + 3 * classes,
+                                 at + 4 * classes, at + 4 * classes + 1};
+      run_op(backend, p, overlap_stats_items(p), overlap_stats_cpu, overlap_stats_cuda);
+      if (backend == Backend::cpu) overlap_stats_finish_cpu(p);
+      const OverlapStatsBackwardParams g{problem.inputs(), at, at + classes, at + 4 * classes,
+                                         gradient.data()};
+      run_op(backend, g, overlap_stats_backward_items(g), overlap_stats_backward_cpu,
+             overlap_stats_backward_cuda);
+    };
+    Array<double> sums(4 * classes + 2), expected(sums.size());
+    Array<float> gradient(classes * kPixels), expected_gradient(gradient.size());
+    run(-1e4f, expected, expected_gradient);
+    run(-INFINITY, sums, gradient);
+    check_same(sums, expected, "sums");
+    check_same(gradient, expected_gradient, "gradient");
+  }
+}
+
 // A bad target stops the grid with an error, whichever kernel meets it.
 void test_bad_targets_on_a_gpu() {
   const Options plain = kOptions[0], soft = kOptions[6];
@@ -345,6 +378,7 @@ void test_bad_targets_on_a_gpu() {
 
 void test_overlap_stats(Backend backend) {
   if (backend == Backend::cuda) test_bad_targets_on_a_gpu();
+  test_infinite_logits(backend);
   int turn = 0;  // label types and alignments in turn
   for (const StatsCase& c : kCases) {
     for (const Options& o : kOptions) {
