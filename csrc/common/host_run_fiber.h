@@ -8,14 +8,16 @@
 #include <cstdint>
 #include <memory>
 
-#if !defined(__x86_64__)
+#define SEGFAST_SWITCHES_STACKS (defined(__x86_64__) && defined(__ELF__))
+
+#if !SEGFAST_SWITCHES_STACKS
 #include <ucontext.h>
 #endif
 
 namespace segfast::host_run {
 
 struct Fiber {
-#if defined(__x86_64__)
+#if SEGFAST_SWITCHES_STACKS
   void* top = nullptr;  // of its stack, where it stands while another fiber runs
 #else
   ucontext_t context;
@@ -25,7 +27,7 @@ struct Fiber {
   size_t size = 0;
 };
 
-#if defined(__x86_64__)
+#if SEGFAST_SWITCHES_STACKS
 
 // Saves the registers that a call must keep on the stack, *from = the stack's top; then the same
 // backwards for `to`.
