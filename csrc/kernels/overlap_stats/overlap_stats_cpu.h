@@ -17,7 +17,8 @@
 // instructions for the two multiply-add units a vector of 8, so 0.69 at the least), bringing the
 // tile in 0.30, the label's logit 0.17, its loss 0.15, sums by label 0.16, sums of p 0.09. Reading
 // the logits alone (a sum of them) takes 0.35.
-// Tried without gain: several vectors' exp in lockstep, tiles of 256 pixels, and stores of the gradient past the caches.
+// Tried without gain: several vectors' exp in lockstep, tiles of 256 pixels, and stores of the
+// gradient past the caches.
 #include "common/lanes.h"
 #include "common/lanes_math.h"
 #include "common/pixel_tile.h"
