@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import sys
 import typing
 from collections.abc import MutableSequence
@@ -74,6 +75,15 @@ def test_dice(reduction: str, dtype: torch.dtype) -> None:
         assert_same(mine, lambda *args, f=other: f(*args).as_subclass(Tensor), logits, target)
         assert torch.equal(mine.decodes(logits), other.decodes(logits))
         assert torch.equal(mine.activation(logits), other.activation(logits))
+
+
+@pytest.mark.parametrize("method", ["__init__", "__call__", "activation", "decodes"])
+def test_arguments_are_fastais(method: str) -> None:
+    found = []
+    for loss in (fastai.DiceLoss, theirs.DiceLoss):
+        parameters = inspect.signature(getattr(loss, method)).parameters.values()
+        found.append([(p.name, p.default) for p in parameters])
+    assert found[0] == found[1]
 
 
 def test_fastais_tensors_and_defaults() -> None:
