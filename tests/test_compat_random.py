@@ -389,7 +389,7 @@ def errors(
     except RuntimeError:  # of float64 weights beside float32 logits
         return [4 * epsilon, 0.0]
     own = [
-        several * float((x.double() - y).abs().nan_to_num(0).max()) if y.numel() else 0.0
+        several * float((x.double() - y).abs().nan_to_num(0, 0).max()) if y.numel() else 0.0
         for x, y in zip(actual, expected, strict=True)
     ]
     return [max(own[0], epsilon / 2), own[1]]

@@ -7,7 +7,6 @@ elements than 32 bits can count.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -26,10 +25,15 @@ every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.op}
 every_op = pytest.mark.parametrize("case", WHOLE, ids=lambda case: case.op)
 
 
-def maps(device: torch.device, *shape: int) -> Iterator[Tensor]:
+def comparisons(
+    case: Case, device: str | torch.device, *shape: int
+) -> Iterator[tuple[Comparison, Tensor]]:
+    """The case over maps of this shape, and its first input."""
     for dtype in (torch.float32, torch.bfloat16):
         for format in (torch.contiguous_format, torch.channels_last):
-            yield torch.randn(shape, device=device).to(dtype).contiguous(memory_format=format)
+            x = torch.randn(shape, device=device).to(dtype).contiguous(memory_format=format)
+            comparison = case.prepare(x)
+            yield comparison, comparison.reads[0].detach()
 
 
 def both_passes(comparison: Comparison, x: Tensor) -> list[Tensor]:
@@ -52,9 +56,7 @@ def assert_same_bits(actual: list[Tensor], expected: list[Tensor]) -> None:
 def test_the_same_bits_each_time(device: torch.device, case: Case) -> None:
     torch.use_deterministic_algorithms(True)
     try:
-        for x in maps(device, 2, 16, 65, 127):
-            comparison = case.prepare(x)
-            source = comparison.reads[0]
+        for comparison, source in comparisons(case, device, 2, 16, 65, 127):
             expected = both_passes(comparison, source)
             for _ in range(3):
                 assert_same_bits(both_passes(comparison, source), expected)
@@ -64,8 +66,7 @@ def test_the_same_bits_each_time(device: torch.device, case: Case) -> None:
 
 @every_case
 def test_no_memory_but_what_it_returns_or_saves(device: torch.device, case: Case) -> None:
-    for x in maps(device, 2, 16, 128, 256):
-        comparison = case.prepare(x)
+    for comparison, _ in comparisons(case, device, 2, 16, 128, 256):
         # Beside it the sums of losses and allocations rounded up.
         allowed = 1.05 * sum(tensor.nbytes for tensor in comparison.writes) + 2**17
         assert peak_bytes(comparison.provider("segfast"), device) <= allowed
@@ -75,9 +76,7 @@ def test_no_memory_but_what_it_returns_or_saves(device: torch.device, case: Case
 @every_op
 def test_on_another_stream(case: Case) -> None:
     """Work that the stream has yet to do comes before ours."""
-    for x in maps(torch.device("cuda"), 2, 16, 33, 47):
-        comparison = case.prepare(x)
-        source = comparison.reads[0].detach()
+    for comparison, source in comparisons(case, "cuda", 2, 16, 33, 47):
         expected = both_passes(comparison, source)
         late = torch.zeros_like(source)
         torch.cuda.synchronize()
@@ -94,9 +93,7 @@ def test_on_another_stream(case: Case) -> None:
 @every_op
 def test_in_a_cuda_graph(case: Case) -> None:
     """Captured once, replayed on other data."""
-    for x in maps(torch.device("cuda"), 2, 16, 33, 47):
-        comparison = case.prepare(x)
-        source = comparison.reads[0].detach()
+    for comparison, source in comparisons(case, "cuda", 2, 16, 33, 47):
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -126,9 +123,9 @@ def test_codes_and_indices_in_a_cuda_graph() -> None:
 HUGE = (1, 2, 32769, 32768)
 
 
-def huge(value: Any, device: torch.device) -> Tensor:
+def huge(value: float) -> Tensor:
     """Zeros in 16 bits, and one value in the last channel's last full 2 x 2 window."""
-    map = torch.zeros(HUGE, dtype=torch.float16, device=device)
+    map = torch.zeros(HUGE, dtype=torch.float16, device="cuda")
     map[0, -1, -2, -1] = value
     return map
 
@@ -137,7 +134,7 @@ def huge(value: Any, device: torch.device) -> Tensor:
 @pytest.mark.nightly
 @pytest.mark.parametrize("record", ["codes", "indices"])
 def test_unpooling_more_than_2_31_elements(record: str) -> None:
-    map = huge(1, torch.device("cuda"))
+    map = huge(1)
     output, codes = F.max_pool2d_with_codes(map)
     output.requires_grad_()
     if record == "codes":
@@ -154,7 +151,7 @@ def test_unpooling_more_than_2_31_elements(record: str) -> None:
 @pytest.mark.nightly
 def test_statistics_of_more_than_2_31_logits() -> None:
     # Class 1 wins one pixel, which lies beyond 32-bit offsets, and class 0 all others, by ties.
-    logits = huge(9, torch.device("cuda"))
+    logits = huge(9)
     labels = torch.zeros(1, *HUGE[2:], dtype=torch.uint8, device="cuda")
     labels[0, -2, -1] = 1
     pixels = HUGE[2] * HUGE[3]
