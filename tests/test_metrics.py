@@ -298,6 +298,13 @@ def test_bad_arguments() -> None:
         MeanIoU(3).update(torch.zeros(1, 3, 4), torch.full((1, 4), 3))
 
 
+@pytest.mark.parametrize("average", ["macro", "micro", "weighted"])
+def test_a_binary_score_is_that_of_its_one_class(average: str) -> None:
+    metric = MeanIoU(mode="binary", average=average)
+    metric.update(torch.ones(1, 1, 3), torch.zeros(1, 3).long())  # positives that no label has
+    assert metric.compute() == 0
+
+
 RANDOM = [range(60), pytest.param(range(60, 2000), marks=pytest.mark.nightly)]
 
 

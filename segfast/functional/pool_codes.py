@@ -82,8 +82,8 @@ def indices_to_codes(
     Raises:
         RuntimeError: ``indices`` have not the shape or dtype that this pooling gives.
         ValueError: an index that its own window does not cover, so that no code can say it, or a
-            window of more than 255 taps. Of the index CUDA tells otherwise: the kernel stops and
-            the next synchronising call raises.
+            window of more than 255 taps. On CUDA such an index stops the kernel and the next
+            synchronising call raises.
 
     The plain-PyTorch equivalent is :mod:`segfast.reference.pool_codes`.
     """

@@ -32,7 +32,7 @@ class Score(CountingMetric):
             2 (I + s) / (A + B + s).
 
     ``compute()`` gives float64: a scalar, or [C] with ``average="none"``; NaN where nothing has a
-    score. In mode ``"binary"`` the one class is the positive one.
+    score. In mode ``"binary"`` the one class is the positive one, whose score every average is.
     """
 
     higher_is_better = True
