@@ -51,8 +51,8 @@ SEGFAST_HOST_DEVICE void read_labels(const void* labels, TargetType type, int64_
   with_label_type(type, labels, read);
 }
 
-// The labels first to first + N - 1, in the widest accesses: where label_run_aligned() and `first` is
-// a multiple of N.
+// The labels first to first + N - 1, in the widest accesses: where label_run_aligned() and `first`
+// is a multiple of N.
 template <int N>
 SEGFAST_HOST_DEVICE void read_label_run(const void* labels, TargetType type, int64_t first,
                                         int64_t (&out)[N]) {

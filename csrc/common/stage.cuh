@@ -5,7 +5,7 @@
 
 #include <cstring>
 
-#include "common/launch.h"
+#include "common/copy_async.cuh"
 #include "common/vec.h"
 
 namespace segfast {
@@ -17,64 +17,55 @@ struct Stage {
   static constexpr int kRun = 32 * kWord;
 
   // Room for `elements`, in elements.
-  SEGFAST_HOST_DEVICE static constexpr int room(int elements) { return elements + (elements / kRun + 1) * kWord; }
+  SEGFAST_HOST_DEVICE static constexpr int room(int elements) {
+    return elements + (elements / kRun + 1) * kWord;
+  }
 
   // Where an element of the tile stands.
   __device__ static constexpr int at(int element) { return element + element / kRun * kWord; }
 
-  // Brings `count` elements in by kThreads threads; `vectors`: they are whole aligned 16 bytes.
+  // Copies `count` elements in, by kThreads threads, asynchronously if `vectors`: if they are whole
+  // aligned 16 bytes.
   template <int kThreads>
   __device__ __forceinline__ static void load(const T* from, int count, bool vectors, T* stage) {
+    const int thread = static_cast<int>(threadIdx.x);
     if (vectors) {
-#pragma unroll 4
-      for (int i = static_cast<int>(threadIdx.x) * kVec16<T>; i < count; i += kThreads * kVec16<T>) {
-        const auto vector = Vec<T, kVec16<T>>::load_streaming(from + i);
-        Words words;
-        memcpy(&words, &vector, sizeof(words));
-        Word* to = word(stage, i);
-#pragma unroll
-        for (int k = 0; k < kWords; ++k) to[k] = words.at[k];
+      constexpr int kElements = sizeof(Bits) / sizeof(T);
+#pragma unroll 8
+      for (int i = thread * kElements; i < count; i += kThreads * kElements) {
+        copy_async<sizeof(Bits)>(stage + at(i), from + i);
       }
     } else {
 #pragma unroll 8
-      for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) stage[at(i)] = from[i];
+      for (int i = thread; i < count; i += kThreads) stage[at(i)] = from[i];
     }
   }
 
-  // The mirror of load().
+  // Copies them out.
   template <int kThreads>
   __device__ __forceinline__ static void store(const T* stage, int count, bool vectors, T* to) {
+    const int thread = static_cast<int>(threadIdx.x);
     if (vectors) {
 #pragma unroll 4
-      for (int i = static_cast<int>(threadIdx.x) * kVec16<T>; i < count; i += kThreads * kVec16<T>) {
-        const Word* from = word(stage, i);
-        Words words;
+      for (int i = thread * kVec16<T>; i < count; i += kThreads * kVec16<T>) {
+        const auto* from = reinterpret_cast<const Word*>(stage + at(i));
+        Bits words[16 / sizeof(Bits)];
 #pragma unroll
-        for (int k = 0; k < kWords; ++k) words.at[k] = from[k];
+        for (size_t k = 0; k < 16 / sizeof(Bits); ++k) words[k] = from[k];
         Vec<T, kVec16<T>> vector;
-        memcpy(&vector, &words, sizeof(words));
+        memcpy(&vector, words, sizeof(words));
         vector.store(to + i);
       }
     } else {
 #pragma unroll 8
-      for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) to[i] = stage[at(i)];
+      for (int i = thread; i < count; i += kThreads) to[i] = stage[at(i)];
     }
   }
 
  private:
-  // No gap divides one of these: 4 bytes, or a double's 8.
+  // What no gap divides: 4 bytes, or a double's 8.
   using Bits = std::conditional_t<(sizeof(T) > 4), uint64_t, uint32_t>;
   typedef Bits __attribute__((may_alias)) Word;
-  static constexpr int kWords = 16 / static_cast<int>(sizeof(Bits));
-  struct Words {
-    Bits at[kWords];
-  };
-
-  template <typename Pointer>
-  __device__ __forceinline__ static auto word(Pointer* stage, int element) {
-    using To = std::conditional_t<std::is_const_v<Pointer>, const Word, Word>;
-    return reinterpret_cast<To*>(stage + at(element));
-  }
 };
 
 }  // namespace segfast

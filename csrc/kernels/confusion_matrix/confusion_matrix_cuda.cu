@@ -197,13 +197,13 @@ __global__ void __launch_bounds__(kThreads) count_pixels_kernel(const CountParam
   const T* logits = static_cast<const T*>(p.op.logits) + base * channels;
   if (p.staged) {
     Stage<T>::template load<kThreads>(logits, pixels * channels, p.vectors, stage);
+    wait_for_copies();
     __syncthreads();
   }
   for (int i = static_cast<int>(threadIdx.x); i < pixels; i += kThreads) {
     const int64_t label = read_label(p.op.target, p.op.target_type, base + i);
-    const int prediction =
-        p.staged ? staged_argmax(stage, i * channels, p.op)
-                 : argmax_of(logits + int64_t{i} * channels, 1, p.op);
+    const int prediction = p.staged ? staged_argmax(stage, i * channels, p.op)
+                                    : argmax_of(logits + int64_t{i} * channels, 1, p.op);
     counter.add<1>({label}, {prediction}, {true});
   }
   counter.end();
@@ -220,8 +220,7 @@ __global__ void __launch_bounds__(kThreads) count_pairs_kernel(const CountParams
     const int64_t prediction = read_label(p.op.prediction, p.op.prediction_type, labels + i);
     const bool ignored = p.op.has_ignore_index && label == p.op.ignore_index;
     const bool is_class = prediction >= 0 && prediction < p.op.classes;
-    SEGFAST_DEVICE_CHECK(ignored || is_class,
-                         "confusion_matrix: a predicted label is not a class");
+    SEGFAST_DEVICE_CHECK(ignored || is_class, "confusion_matrix: a predicted label is not a class");
     counter.add<1>({label}, {static_cast<int>(prediction)}, {is_class});
   }
   counter.end();
@@ -252,8 +251,8 @@ cudaError_t confusion_matrix_cuda(const ConfusionMatrixParams& params, cudaStrea
     const int64_t chunk = p.staged ? kElements / params.channels : kPlaneChunk;
     // A whole vector's multiple, so that chunks begin where vectors do.
     const int64_t whole = chunk < kVec16<T> ? chunk : chunk / kVec16<T> * kVec16<T>;
-    p.vectors = aligned && whole % kVec16<T> == 0 &&
-                params.pixels * params.channels % kVec16<T> == 0;
+    p.vectors =
+        aligned && whole % kVec16<T> == 0 && params.pixels * params.channels % kVec16<T> == 0;
     return start(count_pixels_kernel<T>, whole);
   });
 }

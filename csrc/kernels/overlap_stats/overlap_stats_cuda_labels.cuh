@@ -4,6 +4,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "common/copy_async.cuh"
 #include "common/stage.cuh"
 #include "kernels/overlap_stats/overlap_stats_cuda_common.cuh"
 
@@ -47,9 +48,11 @@ struct LabelsTraits {
   static constexpr bool kHeavy = kClasses == kMaxClasses && kPixels > 1;
 #endif
   static constexpr int kBackwardBlocks = 3;
-  // A tile in shared memory.
-  static constexpr int kStage =
-      kChannelsLast ? Stage<T>::room(kTile * kClasses) : kTile * kClasses;
+  // A tile in shared memory, and a second one that is on its way while there is room for it in the
+  // 48 KB that a block may declare (beside a column of sums for each thread).
+  static constexpr int kStage = kChannelsLast ? Stage<T>::room(kTile * kClasses) : kTile * kClasses;
+  static constexpr int kBytes = 2 * kStage * static_cast<int>(sizeof(T)) + 4 * kClasses * kThreads;
+  static constexpr int kBuffers = kBytes <= 47 * 1024 ? 2 : 1;
   static_assert(kChunkStep % kTile == 0 && kPixels >= 1 && kClasses <= kMaxClasses);
   // Whether there is a class c: known to the compiler for most.
   __device__ static constexpr bool has(int c, int classes) { return c < kLeast || c < classes; }
@@ -61,8 +64,8 @@ __device__ __forceinline__ float fresh(const float& shared) {
   return *static_cast<const volatile float*>(&shared);
 }
 
-// The same value, which the compiler does not know to be the same: else it keeps the address of each
-// class in more registers than there are.
+// The same value, which the compiler does not know to be the same: else it keeps the address of
+// each class in more registers than there are.
 __device__ __forceinline__ int64_t opaque(int64_t value) {
 #if defined(__CUDA_ARCH__)
   asm volatile("" : "+l"(value));
@@ -152,9 +155,8 @@ struct Slots<Traits, true> {
   }
 };
 
-// A tile of a block in the stage. Pixels beyond the chunk get the logits of others: they do not
-// count. All loads come before the first use, and none depends on a condition, so that all are under
-// way at once.
+// A tile of a block in the stage. Pixels beyond the chunk get the logits of others, or none: they
+// do not count.
 template <typename Traits>
 struct Tile {
   using T = typename Traits::T;
@@ -167,12 +169,12 @@ struct Tile {
   const int64_t first;  // pixel
   const int count;      // of its pixels that the chunk has
   const int classes;
-  T (&stage)[Traits::kStage];
+  T* const stage;  // [kStage]
   const Slots<Traits> slots;
 
   template <typename Op>
   __device__ __forceinline__ Tile(const LabelsParams<Op>& p, const Chunk& of, int64_t first_pixel,
-                                  T (&shared)[Traits::kStage])
+                                  T* shared)
       : in(p.op.in),
         vectors(p.vectors),
         label_vectors(p.label_vectors),
@@ -196,24 +198,20 @@ struct Tile {
     return chunk.sample * in.classes * in.pixels;
   }
 
+  // Begins to bring the logits in; of a thread's own pixels, or for channels_last any of the tile.
   __device__ __forceinline__ void load() const {
     const T* logits = static_cast<const T*>(in.logits) + sample();
     if constexpr (Traits::kChannelsLast) {
-      __syncthreads();  // the last tile has been read
       Stage<T>::template load<Traits::kThreads>(logits + first * in.classes, count * classes,
                                                 vectors, stage);
-      __syncthreads();
     } else if (vectors) {
       const int64_t step = opaque(in.pixels * static_cast<int64_t>(sizeof(T)));
       const char* from = reinterpret_cast<const char*>(logits + first + readable(0));
-      Vec<T, kPixels> of_class[kClasses];
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
-        of_class[c] = Vec<T, kPixels>::load_streaming(reinterpret_cast<const T*>(from));
+        copy_async<kPixels * sizeof(T)>(&stage[slots(0, c)], from);
         if (Traits::has(c + 1, classes)) from += step;
       }
-#pragma unroll
-      for (int c = 0; c < kClasses; ++c) of_class[c].store(&stage[slots(0, c)]);
     } else {
       for (int j = 0; j < kPixels; ++j) {
         const T* from = logits + first + readable(j);
@@ -227,6 +225,12 @@ struct Tile {
         for (int c = 0; c < kClasses; ++c) stage[slots(j, c)] = of_class[c];
       }
     }
+  }
+
+  // Until the logits are there, and every thread is done with the tile before.
+  __device__ __forceinline__ void wait() const {
+    wait_for_copies();
+    if (Traits::kChannelsLast) __syncthreads();
   }
 
   // z [kPixels][kClasses] = what the stage holds; -inf for classes that there are not.
@@ -291,6 +295,31 @@ struct Tile {
     }
   }
 };
+
+// Calls use(tile) with each tile of the chunk, while the next one is on its way.
+template <typename Traits, typename Op, typename Use>
+__device__ __forceinline__ void for_each_tile(
+    const LabelsParams<Op>& p, const Chunk& chunk,
+    typename Traits::T (&stages)[Traits::kBuffers][Traits::kStage], Use use) {
+  const auto load = [&](int64_t first, int buffer) {
+    if (first < chunk.last) Tile<Traits>(p, chunk, first, stages[buffer]).load();
+  };
+  load(chunk.first, 0);
+  int buffer = 0;
+  for (int64_t first = chunk.first; first < chunk.last; first += Traits::kTile) {
+    const Tile<Traits> tile(p, chunk, first, stages[buffer]);
+    tile.wait();
+    if constexpr (Traits::kBuffers == 2) {
+      buffer ^= 1;
+      load(first + Traits::kTile, buffer);
+      use(tile);
+    } else {
+      use(tile);
+      if (Traits::kChannelsLast) __syncthreads();  // the tile has been read
+      load(first + Traits::kTile, 0);
+    }
+  }
+}
 
 // The labels and weights of a thread's pixels, and their softmax. Every loop goes over the classes
 // outside and the pixels inside, so that what belongs to a class is needed at one place only. What
@@ -426,7 +455,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kForwardBlocks)
   const Chunk chunk(in, p.geometry.chunks, p.geometry.chunk_size);
   const int thread = static_cast<int>(threadIdx.x);
 
-  SEGFAST_SHARED(T[Traits::kStage], stage);
+  SEGFAST_SHARED(T[Traits::kBuffers][Traits::kStage], stages);
   SEGFAST_SHARED(float[kClasses][Traits::kThreads], columns);  // a thread's sums by label
   SEGFAST_SHARED(float[kMaxClasses], class_weight);
   SEGFAST_SHARED(int[kMaxClasses], count);
@@ -451,9 +480,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kForwardBlocks)
   float probability[kClasses] = {};
   float sums[2] = {0.0f, 0.0f};  // cross_entropy, weight
 
-  for (int64_t first = chunk.first; first < chunk.last; first += Traits::kTile) {
-    const Tile<Traits> tile(p, chunk, first, stage);
-    tile.load();
+  for_each_tile<Traits>(p, chunk, stages, [&](const Tile<Traits>& tile) {
     Softmax<Traits> softmax;
     softmax.template take_labels<false>(tile);
     float z[kPixels][kClasses];
@@ -507,7 +534,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kForwardBlocks)
       sums[1] += weight;
       atomicAdd(&count[label], 1);
     }
-  }
+  });
 
   // Lane c of a warp gets class c's sums.
   const int warp = thread / kWarpSize;
@@ -551,7 +578,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
   const Chunk chunk(in, p.geometry.chunks, p.geometry.chunk_size);
   const int thread = static_cast<int>(threadIdx.x);
 
-  SEGFAST_SHARED(T[Traits::kStage], stage);
+  SEGFAST_SHARED(T[Traits::kBuffers][Traits::kStage], stages);
   SEGFAST_SHARED(float[kMaxClasses], class_weight);
   SEGFAST_SHARED(float[kMaxClasses], a);       // A
   SEGFAST_SHARED(float[kMaxClasses], b);       // q B
@@ -574,9 +601,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
     for (int c = 0; c < classes; ++c) smooth_sum += smooth[c];
   }
 
-  for (int64_t first = chunk.first; first < chunk.last; first += Traits::kTile) {
-    const Tile<Traits> tile(p, chunk, first, stage);
-    tile.load();
+  for_each_tile<Traits>(p, chunk, stages, [&](const Tile<Traits>& tile) {
     Softmax<Traits> softmax;
     softmax.template take_labels<true>(tile);
     float z[kPixels][kClasses];
@@ -629,7 +654,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
 #pragma unroll
       for (int j = 0; j < kPixels; ++j) {
         const int label = softmax.label[j];
-        if (label >= 0) stage[tile.slots(j, label)] = from_float<T>(rest[j]);
+        if (label >= 0) tile.stage[tile.slots(j, label)] = from_float<T>(rest[j]);
       }
     };
     const auto with_smoothing = [&](auto squared) {
@@ -638,7 +663,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
     };
     square ? with_smoothing(std::true_type{}) : with_smoothing(std::false_type{});
     tile.store(p.op.grad_logits);
-  }
+  });
 }
 
 inline bool has_labels_kernel(const OverlapStatsInputs& in) {
@@ -657,8 +682,8 @@ cudaError_t launch_labels_as(const Op& op, const OverlapStatsInputs& in, cudaStr
   const int64_t bytes = Traits::kChannelsLast ? 16 : Traits::kPixels * kSize;
   const int64_t row = (Traits::kChannelsLast ? in.classes * in.pixels : in.pixels) * kSize;
   p.vectors = row % bytes == 0 && is_aligned(in.logits, bytes);
-  p.label_vectors = !Traits::kChannelsLast && in.pixels % Traits::kPixels == 0 &&
-                    label_run_aligned(in.target);
+  p.label_vectors =
+      !Traits::kChannelsLast && in.pixels % Traits::kPixels == 0 && label_run_aligned(in.target);
   const int64_t grid = in.samples * p.geometry.chunks;
   if constexpr (kBackward) {
     p.vectors = p.vectors && is_aligned(op.grad_logits, bytes);
