@@ -64,7 +64,21 @@ struct OverlapStatsBackwardParams {
   const double* grad_probability;    // [N, C]
   const double* grad_cross_entropy;  // [N]
   void* grad_logits;                 // in the logits' type and layout
+  // A number that multiplies these derivatives; null for 1. float, or double if the logits are.
+  const void* scale = nullptr;
 };
+
+SEGFAST_HOST_DEVICE double gradient_scale(const OverlapStatsBackwardParams& params) {
+  if (params.scale == nullptr) return 1.0;
+  return params.in.dtype == DType::float64 ? *static_cast<const double*>(params.scale)
+                                           : *static_cast<const float*>(params.scale);
+}
+
+// The loss's derivative by the sum at `index`.
+template <typename R>
+SEGFAST_HOST_DEVICE R gradient_at(const double* gradient, int64_t index, double scale) {
+  return gradient == nullptr ? R(0) : static_cast<R>(gradient[index] * scale);
+}
 
 // Partial sums of one chunk: intersection, probability, target, pixels [C] each, then
 // cross_entropy, weight, and the number of bad targets (no class, and not ignored).

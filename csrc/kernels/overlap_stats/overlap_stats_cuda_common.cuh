@@ -65,11 +65,6 @@ __device__ __forceinline__ R pixel_weight_at(const OverlapStatsInputs& in, int64
   return in.pixel_weight == nullptr ? R(1) : static_cast<const R*>(in.pixel_weight)[index];
 }
 
-template <typename R>
-__device__ __forceinline__ R gradient_at(const double* gradient, int64_t index) {
-  return gradient == nullptr ? R(0) : static_cast<R>(gradient[index]);
-}
-
 // The label at a pixel [N, S], -1 where it does not count. Refuses a label that is no class.
 __device__ __forceinline__ int label_at(const OverlapStatsInputs& in, int64_t pixel) {
   const int64_t label = read_label(in.target, in.target_type, pixel);
@@ -97,12 +92,12 @@ struct SigmoidSlopes {
   bool square, minimum;
 
   __device__ __forceinline__ SigmoidSlopes(const OverlapStatsBackwardParams& op, int64_t sample,
-                                           int64_t c)
+                                           int64_t c, double scale)
       : options(sigmoid_options<R>(op.in, c)),
-        a(gradient_at<R>(op.grad_intersection, sample * op.in.classes + c)),
+        a(gradient_at<R>(op.grad_intersection, sample * op.in.classes + c, scale)),
         b(static_cast<R>(op.in.exponent) *
-          gradient_at<R>(op.grad_probability, sample * op.in.classes + c)),
-        slope(gradient_at<R>(op.grad_cross_entropy, sample)),
+          gradient_at<R>(op.grad_probability, sample * op.in.classes + c, scale)),
+        slope(gradient_at<R>(op.grad_cross_entropy, sample, scale)),
         square(op.in.exponent == 2),
         minimum(op.in.minimum) {}
 

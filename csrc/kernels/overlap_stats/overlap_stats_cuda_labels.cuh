@@ -539,14 +539,16 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
   SEGFAST_SHARED(float[kMaxClasses], a);       // A
   SEGFAST_SHARED(float[kMaxClasses], b);       // q B
   SEGFAST_SHARED(float[kMaxClasses], smooth);  // e (eps / C) w
-  const float slope = gradient_at<float>(p.op.grad_cross_entropy, chunk.sample);
+  const double scale = gradient_scale(p.op);
+  const float slope = gradient_at<float>(p.op.grad_cross_entropy, chunk.sample, scale);
   const float smoothing = static_cast<float>(in.label_smoothing);
   if (thread < kMaxClasses) {
     const bool is_class = thread < classes;
     const int64_t at = chunk.sample * classes + thread;
     class_weight[thread] = is_class ? weight_at<float>(in.class_weight, thread) : 0.0f;
-    a[thread] = is_class ? gradient_at<float>(p.op.grad_intersection, at) : 0.0f;
-    b[thread] = is_class ? in.exponent * gradient_at<float>(p.op.grad_probability, at) : 0.0f;
+    a[thread] = is_class ? gradient_at<float>(p.op.grad_intersection, at, scale) : 0.0f;
+    b[thread] =
+        is_class ? in.exponent * gradient_at<float>(p.op.grad_probability, at, scale) : 0.0f;
     smooth[thread] = slope * smoothing / classes * class_weight[thread];
   }
   __syncthreads();

@@ -135,8 +135,9 @@ __global__ void __launch_bounds__(kSigmoidThreads, 2)
   using Pixels = SigmoidPixels<T>;
   const OverlapStatsInputs& in = p.op.in;
   const Chunk chunk(in, p.geometry.chunks, p.geometry.chunk_size);
+  const double scale = gradient_scale(p.op);
   for (int64_t c = 0; c < in.classes; ++c) {
-    const SigmoidSlopes<R> slopes(p.op, chunk.sample, c);
+    const SigmoidSlopes<R> slopes(p.op, chunk.sample, c, scale);
     for (int64_t first = chunk.first; first < chunk.last; first += Pixels::kTile) {
       Pixels pixels;
       pixels.load(in, chunk, c, first);
