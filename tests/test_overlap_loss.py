@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo import compiled_autograd
 from torch.autograd.graph import saved_tensors_hooks
 
 from segfast import functional as F
@@ -175,6 +176,26 @@ def test_many_gradients_at_once() -> None:
     slopes = torch.randn(5, dtype=torch.float64)
     (grads,) = torch.autograd.grad(value, logits, slopes, is_grads_batched=True)
     torch.testing.assert_close(grads, slopes.view(-1, 1, 1, 1, 1) * grad)
+
+
+def test_under_compiled_autograd() -> None:
+    loss, logits, labels = small()
+    graphs: list[str] = []
+
+    def compiler(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
+        graphs.append(graph.code)
+        return graph
+
+    for _ in range(2):
+        labels = labels.flip(1)
+        value = loss(logits, labels)
+        (expected,) = torch.autograd.grad(value, logits, retain_graph=True)
+        with compiled_autograd._enable(compiler):
+            value.backward()
+        assert logits.grad is not None
+        torch.testing.assert_close(logits.grad, expected, rtol=0, atol=0)
+        logits.grad = None
+    assert len(graphs) == 1 and "overlap_stats_backward" in graphs[0]
 
 
 def test_saved_tensors_may_go_elsewhere() -> None:

@@ -9,8 +9,10 @@
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/dynamo/compiled_autograd.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <array>
 #include <memory>
 #include <mutex>
 #include <tuple>
@@ -114,10 +116,37 @@ struct OverlapLossBackward : torch::autograd::Node {
 
   void release_variables() override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    for (SavedVariable* saved : {&logits, &target, &class_weight, &pos_weight, &pixel_weight}) {
-      saved->reset_data();
-    }
+    for (SavedVariable* variable : saved()) variable->reset_data();
     slopes = Slopes();
+  }
+
+  // For compiled autograd: what the graph that it traces depends on, and apply() on its stand-ins.
+  void compiled_args(torch::autograd::CompiledNodeArgs& args) const override {
+    for (const SavedVariable* variable :
+         {&logits, &target, &class_weight, &pos_weight, &pixel_weight}) {
+      args.collect(*variable, /*is_output=*/false);
+    }
+    args.collect(slopes.memory);
+    args.collect(slopes.samples);
+    args.collect(slopes.classes);
+    args.collect(slopes.region);
+    args.collect(slopes.pixel);
+    args.collect(options.sigmoid);
+    args.collect(options.ignore_index);
+    args.collect(options.exponent);
+    args.collect(options.label_smoothing);
+    args.collect(options.gamma);
+    args.collect(options.minimum);
+  }
+  torch::autograd::variable_list apply_with_saved(
+      const torch::autograd::variable_list& grads,
+      torch::autograd::SwapSavedVariables& swap) override {
+    for (SavedVariable* variable : saved()) swap.before(*variable);
+    swap.before(slopes.memory);
+    torch::autograd::variable_list result = apply(torch::autograd::variable_list(grads));
+    swap.after(slopes.memory);
+    for (SavedVariable* variable : saved()) swap.after(*variable);
+    return result;
   }
 
   torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override {
@@ -160,6 +189,10 @@ struct OverlapLossBackward : torch::autograd::Node {
   }
 
  private:
+  std::array<SavedVariable*, 5> saved() {
+    return {&logits, &target, &class_weight, &pos_weight, &pixel_weight};
+  }
+
   at::Tensor differentiable(const at::Tensor& grad, const at::Tensor& z, const at::Tensor& t,
                             const at::Tensor& pixel) const {
     at::Tensor loss;

@@ -1,6 +1,8 @@
 // overlap_loss_math.h: the loss's formulas, once for CPU and GPU. A thread of `threads` takes every
 // so many-th item: first accumulate(), then, of the sums over all threads, loss_of() and
-// differentiate(), which reads what the same thread has written.
+// differentiate(), which reads what the same thread has written. The first threads begin with the
+// classes and the last ones with the samples of the pixel term, so that neither waits for the
+// other.
 #pragma once
 
 #include <cmath>
@@ -88,7 +90,7 @@ SEGFAST_HOST_DEVICE void accumulate(const OverlapLossParams& p, int64_t thread, 
     p.grad_probability[item] = value.by_p;
   }
   const PixelTerm& pixel = p.pixel;
-  for (int64_t n = thread; p.has_pixel && n < p.samples; n += threads) {
+  for (int64_t n = threads - 1 - thread; p.has_pixel && n < p.samples; n += threads) {
     double count = pixel.weighted ? p.weight[n] : 0.0;
     for (int64_t c = 0; !pixel.weighted && c < (pixel.by_class ? p.classes : 1); ++c) {
       count += p.pixels[n * p.classes + c];
@@ -144,7 +146,9 @@ SEGFAST_HOST_DEVICE void differentiate(const OverlapLossParams& p, int64_t threa
   }
   if (p.grad_cross_entropy != nullptr) {
     const double scale = pixel_scale(p, sums);
-    for (int64_t n = thread; n < p.samples; n += threads) p.grad_cross_entropy[n] *= scale;
+    for (int64_t n = threads - 1 - thread; n < p.samples; n += threads) {
+      p.grad_cross_entropy[n] *= scale;
+    }
   }
 }
 
