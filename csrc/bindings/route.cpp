@@ -1,21 +1,14 @@
 // Which way a call of an op takes to its kernel (segfast/_library.py), asked once a call: the same
 // questions cost more in Python than a small kernel takes.
 
-#include <ATen/core/Tensor.h>
+#include "bindings/route.h"
+
 #include <ATen/core/grad_mode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/python_variable.h>
-#include <torch/csrc/utils/pybind.h>
 
 namespace segfast {
 namespace {
-
-// In the order of _DISPATCHED, _STRAIGHT, _RECORDED.
-enum Route : int {
-  kDispatched,  // something stands between the caller and the kernel: modes, transforms, subclasses
-  kStraight,
-  kRecorded,  // straight, and autograd takes note
-};
 
 // What a tensor may be for the dispatcher to have nothing to add. Not in it: tensors of
 // __torch_dispatch__, vmap, torch.func, functionalization, other layouts, zeros without memory.
@@ -34,23 +27,33 @@ bool has_only(c10::DispatchKeySet keys, c10::DispatchKeySet known) {
 
 // The way of a call whose first `count` arguments are tensors, or None.
 int route(size_t count, const pybind11::tuple& arguments) {
-  // Dispatch modes, torch.func's transforms, vmap and tracing include keys of their own.
-  const auto included = c10::impl::tls_local_dispatch_key_set().included_;
-  if (!has_only(included, c10::default_included_set)) return kDispatched;
+  if (!is_plain_thread()) return kDispatched;
   bool recorded = false;
-  const bool grad_mode = at::GradMode::is_enabled();
   for (size_t i = 0; i < count; ++i) {
     PyObject* object = PyTuple_GET_ITEM(arguments.ptr(), static_cast<Py_ssize_t>(i));
     if (object == Py_None) continue;
     if (!THPVariable_CheckExact(object)) return kDispatched;  // a subclass: __torch_function__
     const at::Tensor& tensor = THPVariable_Unpack(object);
-    if (!has_only(tensor.key_set(), kPlainTensor)) return kDispatched;
-    recorded |= (grad_mode && tensor.requires_grad()) || tensor._fw_grad(/*level=*/0).defined();
+    if (!is_plain_tensor(tensor)) return kDispatched;
+    recorded |= is_recorded(tensor);
   }
   return recorded ? kRecorded : kStraight;
 }
 
 }  // namespace
+
+bool is_plain_thread() {
+  // Dispatch modes, torch.func's transforms, vmap and tracing include keys of their own.
+  const auto included = c10::impl::tls_local_dispatch_key_set().included_;
+  return has_only(included, c10::default_included_set);
+}
+
+bool is_plain_tensor(const at::Tensor& tensor) { return has_only(tensor.key_set(), kPlainTensor); }
+
+bool is_recorded(const at::Tensor& tensor) {
+  return (at::GradMode::is_enabled() && tensor.requires_grad()) ||
+         tensor._fw_grad(/*level=*/0).defined();
+}
 
 void bind_route(pybind11::module_& m) { m.def("route", &route); }
 

@@ -53,7 +53,7 @@ struct LabelsTraits {
   static constexpr int kStage = kChannelsLast ? Stage<T>::room(kTile * kClasses) : kTile * kClasses;
   static constexpr int kBytes = 2 * kStage * static_cast<int>(sizeof(T)) + 4 * kClasses * kThreads;
   static constexpr int kBuffers = kBytes <= 47 * 1024 ? 2 : 1;
-  static_assert(kChunkStep % kTile == 0 && kPixels >= 1 && kClasses <= kMaxClasses);
+  static_assert(kPixels >= 1 && kClasses <= kMaxClasses);
   // Whether there is a class c: known to the compiler for most.
   __device__ static constexpr bool has(int c, int classes) { return c < kLeast || c < classes; }
 };
@@ -233,6 +233,18 @@ struct Tile {
     if (Traits::kChannelsLast) __syncthreads();
   }
 
+  // The labels of a thread's pixels, whatever they are; of those that do not exist any.
+  __device__ __forceinline__ void read_labels(int64_t (&any)[kPixels]) const {
+    const int64_t base = chunk.sample * in.pixels + first;
+    if (label_vectors && count == Traits::kTile) {
+      return read_label_run(in.target, in.target_type, base + own(0), any);
+    }
+    int64_t at[kPixels];
+#pragma unroll
+    for (int j = 0; j < kPixels; ++j) at[j] = readable(j);
+    segfast::read_labels(in.target, in.target_type, base, at, any);
+  }
+
   // z [kPixels][kClasses] = what the stage holds; -inf for classes that there are not.
   __device__ __forceinline__ void read(float (&z)[kPixels][kClasses]) const {
 #pragma unroll
@@ -296,25 +308,32 @@ struct Tile {
   }
 };
 
-// Calls use(tile) with each tile of the chunk, while the next one is on its way.
+// Calls use(tile, labels) with each tile of the chunk, while the next one is on its way.
 template <typename Traits, typename Op, typename Use>
 __device__ __forceinline__ void for_each_tile(
     const LabelsParams<Op>& p, const Chunk& chunk,
     typename Traits::T (&stages)[Traits::kBuffers][Traits::kStage], Use use) {
+  using Labels = int64_t[Traits::kPixels];
+  Labels labels, next_labels;
   const auto load = [&](int64_t first, int buffer) {
-    if (first < chunk.last) Tile<Traits>(p, chunk, first, stages[buffer]).load();
+    if (first >= chunk.last) return;
+    const Tile<Traits> tile(p, chunk, first, stages[buffer]);
+    tile.load();
+    tile.read_labels(next_labels);
   };
   load(chunk.first, 0);
   int buffer = 0;
   for (int64_t first = chunk.first; first < chunk.last; first += Traits::kTile) {
     const Tile<Traits> tile(p, chunk, first, stages[buffer]);
     tile.wait();
+#pragma unroll
+    for (int j = 0; j < Traits::kPixels; ++j) labels[j] = next_labels[j];
     if constexpr (Traits::kBuffers == 2) {
       buffer ^= 1;
       load(first + Traits::kTile, buffer);
-      use(tile);
+      use(tile, labels);
     } else {
-      use(tile);
+      use(tile, labels);
       if (Traits::kChannelsLast) __syncthreads();  // the tile has been read
       load(first + Traits::kTile, 0);
     }
@@ -343,18 +362,10 @@ struct Softmax {
   // kWithoutLabel: the label's logit becomes -inf, so that its e is 0 and sums over the others need
   // no comparison.
   template <bool kWithoutLabel>
-  __device__ __forceinline__ void take_labels(const Tile<Traits>& tile) {
+  __device__ __forceinline__ void take_labels(const Tile<Traits>& tile,
+                                              const int64_t (&any)[kPixels]) {
     const OverlapStatsInputs& in = tile.in;
     const int64_t base = tile.chunk.sample * in.pixels + tile.first;
-    int64_t any[kPixels];
-    if (tile.label_vectors && tile.count == Traits::kTile) {
-      read_label_run(in.target, in.target_type, base + tile.own(0), any);
-    } else {
-      int64_t at[kPixels];
-#pragma unroll
-      for (int j = 0; j < kPixels; ++j) at[j] = tile.readable(j);
-      read_labels(in.target, in.target_type, base, at, any);
-    }
     bool all_count = true, all_classes = true;
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
@@ -480,9 +491,9 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kForwardBlocks)
   float probability[kClasses] = {};
   float sums[2] = {0.0f, 0.0f};  // cross_entropy, weight
 
-  for_each_tile<Traits>(p, chunk, stages, [&](const Tile<Traits>& tile) {
+  for_each_tile<Traits>(p, chunk, stages, [&](const Tile<Traits>& tile, const auto& labels) {
     Softmax<Traits> softmax;
-    softmax.template take_labels<false>(tile);
+    softmax.template take_labels<false>(tile, labels);
     float z[kPixels][kClasses];
     tile.read(z);
     float smooth[kPixels] = {}, first_logit[kPixels] = {};
@@ -583,14 +594,16 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
   SEGFAST_SHARED(float[kMaxClasses], a);       // A
   SEGFAST_SHARED(float[kMaxClasses], b);       // q B
   SEGFAST_SHARED(float[kMaxClasses], smooth);  // e (eps / C) w
-  const float slope = gradient_at<float>(p.op.grad_cross_entropy, chunk.sample);
+  const double scale = gradient_scale(p.op);
+  const float slope = gradient_at<float>(p.op.grad_cross_entropy, chunk.sample, scale);
   const float smoothing = static_cast<float>(in.label_smoothing);
   if (thread < kMaxClasses) {
     const bool is_class = thread < classes;
     const int64_t at = chunk.sample * classes + thread;
     class_weight[thread] = is_class ? weight_at<float>(in.class_weight, thread) : 0.0f;
-    a[thread] = is_class ? gradient_at<float>(p.op.grad_intersection, at) : 0.0f;
-    b[thread] = is_class ? in.exponent * gradient_at<float>(p.op.grad_probability, at) : 0.0f;
+    a[thread] = is_class ? gradient_at<float>(p.op.grad_intersection, at, scale) : 0.0f;
+    b[thread] =
+        is_class ? in.exponent * gradient_at<float>(p.op.grad_probability, at, scale) : 0.0f;
     smooth[thread] = slope * smoothing / classes * class_weight[thread];
   }
   __syncthreads();
@@ -601,9 +614,9 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
     for (int c = 0; c < classes; ++c) smooth_sum += smooth[c];
   }
 
-  for_each_tile<Traits>(p, chunk, stages, [&](const Tile<Traits>& tile) {
+  for_each_tile<Traits>(p, chunk, stages, [&](const Tile<Traits>& tile, const auto& labels) {
     Softmax<Traits> softmax;
-    softmax.template take_labels<true>(tile);
+    softmax.template take_labels<true>(tile, labels);
     float z[kPixels][kClasses];
     tile.read(z);
     softmax.template run<true>(z);
@@ -676,7 +689,7 @@ cudaError_t launch_labels_as(const Op& op, const OverlapStatsInputs& in, cudaStr
   using T = typename Traits::T;
   LabelsParams<Op> p;
   p.op = op;
-  p.geometry = geometry_of(in);
+  p.geometry = geometry_of(in, Traits::kTile);
   // Of the most pixels that a thread has on any GPU.
   constexpr int64_t kSize = sizeof(T);
   const int64_t bytes = Traits::kChannelsLast ? 16 : Traits::kPixels * kSize;
