@@ -18,10 +18,10 @@
 namespace segfast {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = 256;
 constexpr int kSharedCounts = 4096;  // 64 x 64 classes
-constexpr int kStageBytes = 16384;
-constexpr int64_t kPlaneChunk = 2048, kPairChunk = 8192;  // pixels of a block
+constexpr int kStageBytes = 24576;
+constexpr int64_t kPlaneChunk = 8192, kPairChunk = 8192;  // pixels of a block
 
 struct CountParams {
   ConfusionMatrixParams op;
@@ -120,16 +120,57 @@ __device__ __forceinline__ int argmax_of(const T* logits, int64_t step,
   return prediction_of(op, best.values().at[0], best.number(0));
 }
 
-// The same of the logits in a stage from `first` on.
+// A logit as an integer, so that a larger one has a larger integer, all NaNs have the largest, and
+// both zeros one: torch.argmax's order.
+__device__ __forceinline__ int32_t ordered(float logit) {
+#if defined(__CUDA_ARCH__)
+  const int32_t bits = __float_as_int(logit + 0.0f);  // 0 for -0; a GPU's NaN is 0x7fffffff
+#else
+  const float sum = logit + 0.0f;
+  int32_t bits = 0x7fffffff;
+  if (sum == sum) memcpy(&bits, &sum, sizeof(bits));
+#endif
+  return bits ^ (bits >> 31 & 0x7fffffff);
+}
+
+// The argmax of the logits in a stage from `first` on.
 template <typename T>
-__device__ __forceinline__ int staged_argmax(const T* stage, int first,
-                                             const ConfusionMatrixParams& op) {
-  Maxima<T, 1, Beats, false> best;
-  best.start({stage[Stage<T>::at(first)]}, 0);
-  for (int c = 1; c < op.channels; ++c) {
-    best.compete({stage[Stage<T>::at(first + c)]}, c, {true});
+__device__ __forceinline__ int staged_argmax(const T* stage, int first, int channels) {
+  using InStage = Stage<T>;
+  constexpr int kTogether = 4;  // beyond the last logit it is that one again
+  if constexpr (sizeof(T) == 2) {
+    // A 16-bit number leaves 13 bits of a float free, for the channel: of equal logits the first.
+    constexpr int kFree = (1 << 13) - 1;
+    int32_t best = INT32_MIN;
+    for (int c = 0; c < channels; c += kTogether) {
+#pragma unroll
+      for (int k = 0; k < kTogether; ++k) {
+        const int channel = c + k < channels ? c + k : channels - 1;
+        const int32_t key = ordered(to_float(stage[InStage::at(first + channel)]));
+        const int32_t both = (key & ~kFree) | (kFree - channel);
+        best = both > best ? both : best;
+      }
+    }
+    return kFree - (best & kFree);
+  } else if constexpr (sizeof(T) == 4) {
+    int32_t best = INT32_MIN;
+    int number = 0;
+    for (int c = 0; c < channels; c += kTogether) {
+#pragma unroll
+      for (int k = 0; k < kTogether; ++k) {
+        const int channel = c + k < channels ? c + k : channels - 1;
+        const int32_t key = ordered(stage[InStage::at(first + channel)]);
+        number = key > best ? channel : number;
+        best = key > best ? key : best;
+      }
+    }
+    return number;
+  } else {
+    Maxima<T, 1, Beats, false> best;
+    best.start({stage[InStage::at(first)]}, 0);
+    for (int c = 1; c < channels; ++c) best.compete({stage[InStage::at(first + c)]}, c, {true});
+    return best.number(0);
   }
-  return prediction_of(op, best.values().at[0], best.number(0));
 }
 
 template <typename T>
@@ -159,10 +200,18 @@ __global__ void __launch_bounds__(kThreads) count_planes_kernel(const CountParam
       Maxima<T, kPixels, Beats> best;
       best.start(Vec<T, kPixels>::load_streaming(from), 0);
       read_label_run(p.op.target, p.op.target_type, labels + first, label);
-#pragma unroll 4
-      for (int c = 1; c < channels; ++c) {
-        from += p.op.pixels;
-        best.compete(Vec<T, kPixels>::load_streaming(from), c, exists);
+      // Several planes at a time: their loads are under way at once. Beyond the last plane it is
+      // that one again, which does not win over itself.
+      constexpr int kTogether = 6;
+      for (int c = 1; c < channels; c += kTogether) {
+        Vec<T, kPixels> some[kTogether];
+#pragma unroll
+        for (int k = 0; k < kTogether; ++k) {
+          if (c + k < channels) from += p.op.pixels;
+          some[k] = Vec<T, kPixels>::load_streaming(from);
+        }
+#pragma unroll
+        for (int k = 0; k < kTogether; ++k) best.compete(some[k], c + k, exists);
       }
       const Vec<T, kPixels> largest = best.values();
 #pragma unroll
@@ -202,7 +251,7 @@ __global__ void __launch_bounds__(kThreads) count_pixels_kernel(const CountParam
   }
   for (int i = static_cast<int>(threadIdx.x); i < pixels; i += kThreads) {
     const int64_t label = read_label(p.op.target, p.op.target_type, base + i);
-    const int prediction = p.staged ? staged_argmax(stage, i * channels, p.op)
+    const int prediction = p.staged ? staged_argmax(stage, i * channels, channels)
                                     : argmax_of(logits + int64_t{i} * channels, 1, p.op);
     counter.add<1>({label}, {prediction}, {true});
   }
@@ -247,7 +296,7 @@ cudaError_t confusion_matrix_cuda(const ConfusionMatrixParams& params, cudaStrea
       return start(count_planes_kernel<T>, kPlaneChunk);
     }
     constexpr int64_t kElements = kStageBytes / sizeof(T);
-    p.staged = params.channels <= kElements;
+    p.staged = params.channels > 1 && params.channels <= kElements;
     const int64_t chunk = p.staged ? kElements / params.channels : kPlaneChunk;
     // A whole vector's multiple, so that chunks begin where vectors do.
     const int64_t whole = chunk < kVec16<T> ? chunk : chunk / kVec16<T> * kVec16<T>;

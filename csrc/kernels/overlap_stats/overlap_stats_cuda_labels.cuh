@@ -22,32 +22,21 @@ struct LabelsTraits {
   static constexpr int kThreads = 128;
   static constexpr int kClasses = kClassesUp;
   static constexpr int kLeast = kLeastClasses;
-  // Pixels of a thread: enough bytes in flight, and no more registers than it has. Turing's ptxas
-  // takes more of them for 16-bit logits, and spills where there are twice as many pixels.
+  // Pixels of a thread, no more than it has registers for: 8 bytes of a class's logits, or 4.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  static constexpr int kFewer = sizeof(T) == 2 && (kClasses == 16 || kClasses == 32) ? 2 : 1;
+  static constexpr int kMostWide = sizeof(T) == 4 ? 16 : 8;
 #else
-  static constexpr int kFewer = 1;
+  static constexpr int kMostWide = sizeof(T) == 4 ? 16 : kChannelsLast ? 8 : 12;
 #endif
-  static constexpr int kPixels = (kClasses <= 16 ? 8 : 4) / kFewer / static_cast<int>(sizeof(T));
+  static constexpr int kPixels = (kClasses <= kMostWide ? 8 : 4) / static_cast<int>(sizeof(T));
   static constexpr int kTile = kThreads * kPixels;
-  // Blocks on a multiprocessor at least, by the registers that one needs: 128, 168 or 255 a thread.
-  static constexpr int blocks(int values) {
+  // Blocks on a multiprocessor at least, which bounds the registers: all that come, or half.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-    return 2;  // ptxas takes more registers on Turing
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
-    return values < 52 ? 4 : values < 80 ? 3 : 2;
+  static constexpr bool kHeavy = true;  // ptxas takes more registers on Turing
 #else
-    return values < 64 ? 4 : values < 100 ? 3 : 2;
+  static constexpr bool kHeavy = kClasses == kMaxClasses || (kClasses == 16 && kChannelsLast);
 #endif
-  }
-  static constexpr int kForwardBlocks = 3;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-  static constexpr bool kHeavy = kClasses * kPixels >= 64;
-#else
-  static constexpr bool kHeavy = kClasses == kMaxClasses && kPixels > 1;
-#endif
-  static constexpr int kBackwardBlocks = 3;
+  static constexpr int kBlocks = kHeavy ? kLabelBlocks / 2 : kLabelBlocks;
   // A tile in shared memory, and a second one that is on its way while there is room for it in the
   // 48 KB that a block may declare (beside a column of sums for each thread).
   static constexpr int kStage = kChannelsLast ? Stage<T>::room(kTile * kClasses) : kTile * kClasses;
@@ -58,17 +47,25 @@ struct LabelsTraits {
   __device__ static constexpr bool has(int c, int classes) { return c < kLeast || c < classes; }
 };
 
-// A read of shared memory where it stands: a compiler that remembers what a loop over the classes
-// read for the next loop runs out of registers.
-__device__ __forceinline__ float fresh(const float& shared) {
-  return *static_cast<const volatile float*>(&shared);
+// Four numbers of shared memory, read where it stands: a compiler that remembers what a loop over
+// the classes read for the next loop runs out of registers.
+__device__ __forceinline__ Vec<float, 4> fresh(const float* shared) {
+#if defined(__CUDA_ARCH__)
+  Vec<float, 4> four;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(four.at[0]), "=f"(four.at[1]), "=f"(four.at[2]), "=f"(four.at[3])
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(shared))));
+  return four;
+#else
+  return Vec<float, 4>::load(shared);
+#endif
 }
 
 // The same value, which the compiler does not know to be the same: else it keeps the address of
 // each class in more registers than there are.
-__device__ __forceinline__ int64_t opaque(int64_t value) {
+__device__ __forceinline__ uint32_t opaque(uint32_t value) {
 #if defined(__CUDA_ARCH__)
-  asm volatile("" : "+l"(value));
+  asm volatile("" : "+r"(value));
 #endif
   return value;
 }
@@ -78,7 +75,8 @@ struct LabelsParams {
   Op op;
   Geometry geometry;
   // Whether a thread's pixels of a class, or for channels_last a tile's logits, are whole aligned
-  // vectors, and whether a thread's labels are, which for channels_last are not neighbours.
+  // vectors in a sample of less than 4 GB, and whether a thread's labels are, which for
+  // channels_last are not neighbours.
   bool vectors, label_vectors;
 };
 
@@ -198,6 +196,11 @@ struct Tile {
     return chunk.sample * in.classes * in.pixels;
   }
 
+  // Bytes from a class to the next, of contiguous vectors.
+  __device__ __forceinline__ uint32_t plane() const {
+    return opaque(static_cast<uint32_t>(in.pixels) * static_cast<uint32_t>(sizeof(T)));
+  }
+
   // Begins to bring the logits in; of a thread's own pixels, or for channels_last any of the tile.
   __device__ __forceinline__ void load() const {
     const T* logits = static_cast<const T*>(in.logits) + sample();
@@ -205,12 +208,12 @@ struct Tile {
       Stage<T>::template load<Traits::kThreads>(logits + first * in.classes, count * classes,
                                                 vectors, stage);
     } else if (vectors) {
-      const int64_t step = opaque(in.pixels * static_cast<int64_t>(sizeof(T)));
-      const char* from = reinterpret_cast<const char*>(logits + first + readable(0));
+      uint32_t from = (static_cast<uint32_t>(first) + readable(0)) * sizeof(T);
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
-        copy_async<kPixels * sizeof(T)>(&stage[slots(0, c)], from);
-        if (Traits::has(c + 1, classes)) from += step;
+        copy_async<kPixels * sizeof(T)>(&stage[slots(0, c)],
+                                        reinterpret_cast<const char*>(logits) + from);
+        if (Traits::has(c + 1, classes)) from += plane();
       }
     } else {
       for (int j = 0; j < kPixels; ++j) {
@@ -291,12 +294,12 @@ struct Tile {
       Stage<T>::template store<Traits::kThreads>(stage, count * classes, vectors, to_tile);
     } else if (vectors) {
       if (!exists(0)) return;
-      const int64_t step = opaque(in.pixels * static_cast<int64_t>(sizeof(T)));
-      char* to = reinterpret_cast<char*>(to_tile + own(0));
+      char* const to_sample = static_cast<char*>(gradients) + sample() * sizeof(T);
+      uint32_t to = (static_cast<uint32_t>(first) + own(0)) * sizeof(T);
 #pragma unroll
-      for (int c = 0; c < kClasses; ++c, to += step) {
+      for (int c = 0; c < kClasses; ++c, to += plane()) {
         if (!Traits::has(c, classes)) continue;
-        Vec<T, kPixels>::load(&stage[slots(0, c)]).store(reinterpret_cast<T*>(to));
+        Vec<T, kPixels>::load(&stage[slots(0, c)]).store(reinterpret_cast<T*>(to_sample + to));
       }
     } else {
       for (int j = 0; j < kPixels; ++j) {
@@ -448,14 +451,16 @@ __device__ __forceinline__ float sum_of_row(const float (&columns)[kRows][kThrea
   float sum = 0.0f;
   __syncwarp();
   if (lane < kRows) {
-    for (int i = 0; i < kWarpSize; ++i) sum += columns[lane][warp + (i + lane) % kWarpSize];
+    int at = lane;
+#pragma unroll 4
+    for (int i = 0; i < kWarpSize; ++i, at = (at + 1) % kWarpSize) sum += columns[lane][warp + at];
   }
   __syncwarp();
   return sum;
 }
 
 template <typename Traits>
-__global__ void __launch_bounds__(Traits::kThreads, Traits::kForwardBlocks)
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
     labels_forward_kernel(const LabelsParams<OverlapStatsParams> p) {
   using T = typename Traits::T;
   constexpr int kClasses = Traits::kClasses;
@@ -579,7 +584,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kForwardBlocks)
 }
 
 template <typename Traits>
-__global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
     labels_backward_kernel(const LabelsParams<OverlapStatsBackwardParams> p) {
   using T = typename Traits::T;
   constexpr int kClasses = Traits::kClasses;
@@ -627,11 +632,15 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
       constexpr bool kSmooth = decltype(smoothed)::value;
       float shift[kPixels] = {};  // sum e g over the other classes
 #pragma unroll
-      for (int c = 0; c < kClasses; ++c) {
-        const float own = fresh(b[c]);
+      for (int first = 0; first < kClasses; first += 4) {
+        const Vec<float, 4> own = fresh(b + first);
 #pragma unroll
-        for (int j = 0; j < kPixels; ++j) {
-          shift[j] += kSquare ? z[j][c] * z[j][c] * own : z[j][c] * own;
+        for (int k = 0; k < 4; ++k) {
+#pragma unroll
+          for (int j = 0; j < kPixels; ++j) {
+            const float e = z[j][first + k];
+            shift[j] += kSquare ? e * e * own.at[k] : e * own.at[k];
+          }
         }
       }
       float scale[kPixels];  // what e is divided by in g
@@ -653,14 +662,19 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
         shift[j] = common * inverse;
       }
 #pragma unroll
-      for (int c = 0; c < kClasses; ++c) {
-        const float own = fresh(b[c]);
-        const float class_smooth = kSmooth ? fresh(smooth[c]) : 0.0f;
+      for (int first = 0; first < kClasses; first += 4) {
+        const Vec<float, 4> own = fresh(b + first);
+        const Vec<float, 4> of_smoothing = kSmooth ? fresh(smooth + first) : own;
 #pragma unroll
-        for (int j = 0; j < kPixels; ++j) {
-          const float e = z[j][c];
-          z[j][c] = e * ((kSquare ? own * scale[j] * e : own * scale[j]) + shift[j]);
-          if (kSmooth) z[j][c] -= class_smooth * softmax.pixel_weight[j];
+        for (int k = 0; k < 4; ++k) {
+#pragma unroll
+          for (int j = 0; j < kPixels; ++j) {
+            const float e = z[j][first + k];
+            const float share = own.at[k] * scale[j];
+            float gradient = e * ((kSquare ? share * e : share) + shift[j]);
+            if (kSmooth) gradient -= of_smoothing.at[k] * softmax.pixel_weight[j];
+            z[j][first + k] = gradient;
+          }
         }
       }
       tile.write(z);
@@ -694,7 +708,8 @@ cudaError_t launch_labels_as(const Op& op, const OverlapStatsInputs& in, cudaStr
   constexpr int64_t kSize = sizeof(T);
   const int64_t bytes = Traits::kChannelsLast ? 16 : Traits::kPixels * kSize;
   const int64_t row = (Traits::kChannelsLast ? in.classes * in.pixels : in.pixels) * kSize;
-  p.vectors = row % bytes == 0 && is_aligned(in.logits, bytes);
+  p.vectors = row % bytes == 0 && is_aligned(in.logits, bytes) &&
+              in.classes * in.pixels * kSize <= UINT32_MAX;  // offsets in a sample
   p.label_vectors =
       !Traits::kChannelsLast && in.pixels % Traits::kPixels == 0 && label_run_aligned(in.target);
   const int64_t grid = in.samples * p.geometry.chunks;
