@@ -28,8 +28,10 @@ struct RegionTerm {
   double top, bottom;  // its smoothing
   double least;        // of the denominator; 0 for none
   Link link;
+  double least_score;  // under the logarithm
   double power;
   Empty empty;
+  bool every_class;            // w is the class's weight whatever the counts
   const double* class_weight;  // [C] or null
   bool include_background;     // else class 0 takes no part
   bool by_sample;              // a group is a sample
