@@ -114,17 +114,19 @@ class StatsLoss(nn.Module):
         region: RegionTerm | None = None
         pixel: PixelTerm | None = None
         region_weight = None
+        given: dict[str, Any] = {}
         for factor, loss in self._weighed():
             if not is_own(loss) or loss.reduction == "none" or spans_ranks(loss.reduce):
                 return None
             term = loss.term(factor)
-            if isinstance(term, PixelTerm):
+            given.update(loss.stats_options())
+            if isinstance(term, PixelTerm) and pixel is None:
                 pixel = term
-            elif term is not None and region is None:
+            elif isinstance(term, RegionTerm) and region is None:
                 region, region_weight = term, loss.class_weight
             else:
                 return None
-        get = self.stats_options().get
+        get = given.get
         options = (
             self.mode != "multiclass",
             self.ignore_index,

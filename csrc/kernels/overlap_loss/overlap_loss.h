@@ -18,7 +18,7 @@ namespace segfast {
 
 // Classes that no counted pixel of the group is labelled with: skip leaves them out, zero and one
 // count them with that loss and no derivative, include counts them like others. In the order of
-// segfast/losses/region.py.
+// segfast/losses/_fused.py.
 enum class Empty : uint8_t { skip, zero, one, include };
 enum class Link : uint8_t { linear, negative, log };
 
