@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo import compiled_autograd
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from segfast import functional as F
 from segfast import losses as L
@@ -282,6 +284,23 @@ def test_what_is_not_plain_is_computed_in_steps() -> None:
     torch.testing.assert_close(Own()(logits, labels), L.DiceLoss()(logits, labels) + 2)
     sums = L.CombinedLoss([Own(), L.CrossEntropyLoss()])(logits, labels)
     torch.testing.assert_close(sums, L.DiceCELoss()(logits, labels) + 2)
+
+
+def test_traced_calls_are_ops() -> None:
+    loss, logits, labels = small()
+
+    def gradient(x: Tensor, y: Tensor) -> Tensor:
+        return torch.autograd.grad(loss(x, y), x)[0]
+
+    graph = make_fx(gradient)(logits, labels)
+    torch.testing.assert_close(graph(logits, labels), gradient(logits, labels))
+    assert "overlap_stats_backward" in graph.code
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = loss(mode.from_tensor(logits), mode.from_tensor(labels))
+    assert isinstance(fake, FakeTensor) and fake.shape == ()
+    program = torch.export.export(loss, (logits.detach(), labels))
+    assert "overlap_stats" in program.graph_module.code
+    torch.testing.assert_close(program.module()(logits, labels), loss(logits, labels))
 
 
 def test_a_loss_may_change() -> None:

@@ -28,7 +28,7 @@ using torch::autograd::SavedVariable;
 // Of segfast/losses/_fused.py: StatsOptions, RegionTerm and PixelTerm.
 using StatsTuple = std::tuple<bool, std::optional<int64_t>, int64_t, double, double, bool>;
 using RegionTuple = std::tuple<double, std::tuple<double, double, double, double>, double, double,
-                               double, int, double, int, bool, bool, bool>;
+                               double, int, double, double, int, bool, bool, bool, bool>;
 using PixelTuple = std::tuple<double, bool, bool, bool, bool>;
 
 OverlapOptions stats_options(const StatsTuple& tuple) {
@@ -42,8 +42,9 @@ RegionTerm region_term(const RegionTuple& tuple, const at::Tensor& class_weight)
   RegionTerm term;
   std::tuple<double, double, double, double> score;
   int link, empty;
-  std::tie(term.factor, score, term.top, term.bottom, term.least, link, term.power, empty,
-           term.include_background, term.by_sample, term.mean) = tuple;
+  std::tie(term.factor, score, term.top, term.bottom, term.least, link, term.least_score,
+           term.power, empty, term.every_class, term.include_background, term.by_sample,
+           term.mean) = tuple;
   std::tie(term.a, term.i, term.p, term.t) = score;
   term.link = static_cast<Link>(link);
   term.empty = static_cast<Empty>(empty);

@@ -85,8 +85,10 @@ struct Problem {
     region.bottom = flip() ? uniform() : 0.0;
     region.least = region.bottom == 0.0 ? 1e-7 : flip() ? 1e-3 : 0.0;
     region.link = static_cast<Link>(random_integer(0, 2));
+    region.least_score = flip() ? 1e-7 : 0.1;
     region.power = flip() ? 1.0 : 0.75;
     region.empty = static_cast<Empty>(random_integer(0, 3));
+    region.every_class = random_integer(0, 3) == 0;
     region.class_weight = flip() ? class_weight.data() : nullptr;
     region.include_background = c.C == 1 || flip();
     region.by_sample = flip();
@@ -126,7 +128,7 @@ struct Problem {
         Dual value = Dual(-1.0) * score;
         if (r.link == Link::linear) value = value + 1.0;
         if (r.link == Link::log) {
-          const Dual bounded = at_least(score, 1e-7);
+          const Dual bounded = at_least(score, r.least_score);
           value = {-std::log(bounded.value), -bounded.slope / bounded.value};
         }
         if (r.power != 1.0) {
@@ -136,7 +138,7 @@ struct Problem {
         }
         if (t == 0.0 && r.empty == Empty::zero) value = 0.0;
         if (t == 0.0 && r.empty == Empty::one) value = 1.0;
-        double w = (r.empty == Empty::skip ? t : count) > 0.0 ? 1.0 : 0.0;
+        double w = r.every_class || (r.empty == Empty::skip ? t : count) > 0.0 ? 1.0 : 0.0;
         if (r.class_weight != nullptr) w *= class_weight[k];
         total = total + Dual(w) * value;
         weights += w;

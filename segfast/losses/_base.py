@@ -58,7 +58,8 @@ class _SumOverRanks(torch.autograd.Function):
         return output
 
 
-def _spans_ranks(reduce: str) -> bool:
+def spans_ranks(reduce: str) -> bool:
+    """Whether ``reduce`` names more than this process's samples."""
     return reduce == "global" and dist.is_available() and dist.is_initialized()
 
 
@@ -67,7 +68,7 @@ def sum_group(stats: OverlapStats, reduce: str) -> OverlapStats:
     if reduce == "sample":
         return stats
     summed = [x.sum(0, keepdim=True) for x in stats]
-    if _spans_ranks(reduce):
+    if spans_ranks(reduce):
         sizes = [x.numel() for x in summed]
         everything = _SumOverRanks.apply(torch.cat([x.flatten() for x in summed]))
         parts = everything.split(sizes)
@@ -113,17 +114,19 @@ class StatsLoss(nn.Module):
         region: RegionTerm | None = None
         pixel: PixelTerm | None = None
         region_weight = None
+        given: dict[str, Any] = {}
         for factor, loss in self._weighed():
-            if not is_own(loss) or loss.reduction == "none" or _spans_ranks(loss.reduce):
+            if not is_own(loss) or loss.reduction == "none" or spans_ranks(loss.reduce):
                 return None
             term = loss.term(factor)
-            if isinstance(term, PixelTerm):
+            given.update(loss.stats_options())
+            if isinstance(term, PixelTerm) and pixel is None:
                 pixel = term
-            elif term is not None and region is None:
+            elif isinstance(term, RegionTerm) and region is None:
                 region, region_weight = term, loss.class_weight
             else:
                 return None
-        get = self.stats_options().get
+        get = given.get
         options = (
             self.mode != "multiclass",
             self.ignore_index,

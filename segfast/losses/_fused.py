@@ -15,6 +15,9 @@ from torch import Tensor
 
 from segfast._extension import C
 
+EMPTY = ("skip", "zero", "one", "include")
+LINKS = ("linear", "negative", "log")
+
 
 class RegionTerm(NamedTuple):
     """A region loss: the fields of RegionTerm in csrc/kernels/overlap_loss/overlap_loss.h."""
@@ -25,8 +28,10 @@ class RegionTerm(NamedTuple):
     bottom: float
     least: float
     link: int
+    least_score: float
     power: float
     empty: int
+    every_class: bool
     include_background: bool
     by_sample: bool
     mean: bool
@@ -44,7 +49,7 @@ class PixelTerm(NamedTuple):
 
 def is_own(loss: object) -> bool:
     """Whether the loss is the library's: a subclass of yours may change any formula."""
-    return type(loss).__module__.startswith("segfast.losses.")
+    return type(loss).__module__.startswith(("segfast.losses.", "segfast.compat."))
 
 
 #: overlap_loss(logits, target, pixel_weight, class_weight, pos_weight, region_weight,

@@ -62,7 +62,7 @@ class CombinedLoss(StatsLoss):
         return cast(list[StatsLoss], list(self.losses))
 
     def _weighed(self) -> Iterable[tuple[float, StatsLoss]]:
-        return zip(self.factors, self._parts(), strict=True)
+        return zip(self.factors, cast(Iterable[StatsLoss], self.losses), strict=True)
 
     def from_stats(self, stats: OverlapStats) -> Tensor:
         """See :class:`StatsLoss`."""

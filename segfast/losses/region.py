@@ -10,11 +10,10 @@ from torch import Tensor
 from segfast._classes import check_choice
 from segfast.functional.overlap_stats import OverlapStats
 from segfast.losses._base import StatsLoss, Weights, as_weights
-from segfast.losses._fused import RegionTerm
+from segfast.losses._fused import EMPTY, LINKS, RegionTerm
 
-EMPTY = ("skip", "zero", "one", "include")
-LINKS = ("linear", "negative", "log")
 LEAST_DENOMINATOR = 1e-7  # without smoothing
+LEAST_SCORE = 1e-7  # under a logarithm
 
 
 class RegionLoss(StatsLoss):
@@ -102,7 +101,7 @@ class RegionLoss(StatsLoss):
     def linked(self, score: Tensor) -> Tensor:
         """The loss of a score."""
         if self.link == "log":
-            loss = -score.clamp(min=1e-7).log()
+            loss = -score.clamp(min=LEAST_SCORE).log()
         else:
             loss = -score if self.link == "negative" else 1 - score
         # The smallest loss whose power has a finite slope.
@@ -175,9 +174,11 @@ class _QuotientLoss(RegionLoss):
             bottom,
             0.0 if bottom else LEAST_DENOMINATOR,
             LINKS.index(self.link),
+            LEAST_SCORE,
             self.power,
             EMPTY.index(self.empty),
-            self.include_background,
+            every_class=False,
+            include_background=self.include_background,
             by_sample=self.reduce == "sample",
             mean=self.reduction == "mean",
         )

@@ -18,7 +18,7 @@ namespace segfast {
 
 // Classes that no counted pixel of the group is labelled with: skip leaves them out, zero and one
 // count them with that loss and no derivative, include counts them like others. In the order of
-// segfast/losses/region.py.
+// segfast/losses/_fused.py.
 enum class Empty : uint8_t { skip, zero, one, include };
 enum class Link : uint8_t { linear, negative, log };
 
@@ -28,8 +28,10 @@ struct RegionTerm {
   double top, bottom;  // its smoothing
   double least;        // of the denominator; 0 for none
   Link link;
+  double least_score;  // under the logarithm
   double power;
   Empty empty;
+  bool every_class;            // w is the class's weight whatever the counts
   const double* class_weight;  // [C] or null
   bool include_background;     // else class 0 takes no part
   bool by_sample;              // a group is a sample

@@ -35,12 +35,11 @@ SEGFAST_HOST_DEVICE ClassLoss class_loss(const RegionTerm& term, const ClassSums
   const double score = top / bottom;
 
   // slope: of the loss by the score.
-  constexpr double kLeastScore = 1e-7;
   double loss, slope = -1.0;
   if (term.link == Link::log) {
-    const double bounded = score < kLeastScore ? kLeastScore : score;
+    const double bounded = score < term.least_score ? term.least_score : score;
     loss = -log(bounded);
-    slope = score >= kLeastScore ? -1.0 / bounded : 0.0;
+    slope = score >= term.least_score ? -1.0 / bounded : 0.0;
   } else {
     loss = term.link == Link::negative ? -score : 1.0 - score;
   }
@@ -54,7 +53,7 @@ SEGFAST_HOST_DEVICE ClassLoss class_loss(const RegionTerm& term, const ClassSums
     loss = term.empty == Empty::one ? 1.0 : 0.0;
     slope = 0.0;
   }
-  const bool counts = (term.empty == Empty::skip ? sums.t : sums.pixels) > 0.0;
+  const bool counts = term.every_class || (term.empty == Empty::skip ? sums.t : sums.pixels) > 0.0;
   const double weight = counts ? (term.class_weight == nullptr ? 1.0 : term.class_weight[c]) : 0.0;
   slope *= weight;
   const double by_top = slope / bottom;
