@@ -78,14 +78,21 @@ class MapBackward final : public torch::autograd::Node {
   Geometry geometry_;
 };
 
+// torch.autograd.graph.node_creation_hook, which torch has from 2.14 on.
+template <typename NodePointer>
+auto announce(const NodePointer& node, int) -> decltype(fire_node_creation_hooks(node)) {
+  fire_node_creation_hooks(node);
+}
+template <typename NodePointer>
+void announce(const NodePointer&, long) {}
+
 // Lets autograd know that `output` came from `input`, and that the derivative is Map.
 template <typename Map>
 void set_derivative(const at::Tensor& output, const at::Tensor& input, const at::Tensor& record,
                     const typename Map::Geometry& geometry) {
   const auto node = make_node<MapBackward<Map>>(input, record, geometry);
   torch::autograd::set_history(output, node);
-  decltype(torch::autograd::Edge::function) base = node;
-  if constexpr (requires { fire_node_creation_hooks(base); }) fire_node_creation_hooks(base);
+  announce(decltype(torch::autograd::Edge::function)(node), 0);
 }
 
 // A kernel's result: what it does to make its inputs contiguous is not for autograd to see.

@@ -99,7 +99,7 @@ def scatter_any(
     """
     is_codes = not record.dtype.is_signed
     scatter = max_pool2d_backward if is_codes else pool_reference.max_pool2d_backward
-    return scatter(grad_output, record, window, input_size)  # type: ignore[no-any-return]
+    return scatter(grad_output, record, window, input_size)
 
 
 def _gather_fake(
