@@ -18,16 +18,24 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/dynamo/compiled_autograd.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <cstring>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "bindings/plain.h"
 
 namespace segfast::eager {
+
+namespace compiled = torch::dynamo::autograd;
+using torch::autograd::variable_list;
 
 // torch up to 2.13 shares nodes through std::shared_ptr; deleteNode is found there by its argument.
 template <typename Node, typename... Args>
@@ -44,6 +52,20 @@ template <typename Map>
 at::Tensor apply_map(const at::Tensor& x, const at::Tensor& record,
                      const typename Map::Geometry& geometry);
 
+// The same of a gradient, which is undefined where nothing depended on the output.
+template <typename Map>
+at::Tensor apply_to_grad(const at::Tensor& grad, const at::Tensor& record,
+                         const typename Map::Geometry& geometry) {
+  return grad.defined() ? apply_map<Map>(grad, record, geometry) : at::Tensor();
+}
+
+template <typename Geometry>
+std::vector<int64_t> numbers_of(const Geometry& geometry) {
+  std::vector<int64_t> numbers(sizeof(Geometry) / sizeof(int64_t));
+  std::memcpy(numbers.data(), &geometry, sizeof(Geometry));
+  return numbers;
+}
+
 // The autograd node of a call whose derivative is Map.
 template <typename Map>
 class MapBackward final : public torch::autograd::Node {
@@ -55,22 +77,53 @@ class MapBackward final : public torch::autograd::Node {
         record_(record, /*is_output=*/false),
         geometry_(geometry) {}
 
-  std::string name() const override { return Map::kNode; }
+  std::string name() const override { return std::string("segfast::") + Map::kNode; }
 
-  torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override {
+  variable_list apply(variable_list&& grads) override {
     at::Tensor record;
     {
       const std::lock_guard<std::mutex> lock(mutex_);  // against release_variables
       record = record_.unpack();
     }
-    torch::autograd::variable_list result(1);
-    if (grads[0].defined()) result[0] = apply_map<Map>(grads[0], record, geometry_);
-    return result;
+    return {apply_to_grad<Map>(grads[0], record, geometry_)};
   }
 
   void release_variables() override {
     const std::lock_guard<std::mutex> lock(mutex_);
     record_.reset_data();
+  }
+
+  // Compiled autograd: what a graph is specialized on, and this node as a call in that graph.
+
+  void compiled_args(compiled::CompiledNodeArgs& args) const override {
+    args.collect(record_, /*is_output=*/false);
+    for (const int64_t number : numbers_of(geometry_)) args.collect(number);
+  }
+
+  variable_list apply_with_saved(const variable_list& grads,
+                                 compiled::SwapSavedVariables& saved) override {
+    using Record = compiled::IValuePacker<std::optional<at::Tensor>>;
+    using Numbers = compiled::IValuePacker<std::vector<int64_t>>;
+    using Metadata = std::vector<std::optional<torch::autograd::InputMetadata>>;
+    const auto& compiler = compiled::getPyCompilerInterface();
+    static const std::string function = compiler->bind_function(
+        saved.get_py_compiler(), std::string("segfast_") + Map::kNode,
+        [](const variable_list& grads, const std::vector<at::IValue>& packed) -> variable_list {
+          Geometry geometry;
+          const auto numbers = Numbers::unpack(packed[1]);
+          std::memcpy(&geometry, numbers.data(), sizeof(Geometry));
+          const auto record = Record::unpack(packed[0]).value_or(at::Tensor());
+          return {apply_to_grad<Map>(grads[0], record, geometry)};
+        },
+        {Record::packed_type(), Numbers::packed_type()});
+    saved.before(record_);
+    const at::Tensor record = record_.unpack();
+    saved.after(record_);
+    return compiler->call_function(
+        saved.get_py_compiler(), "apply_functional", function, grads,
+        {Record::pack(record.defined() ? std::optional(record) : std::nullopt),
+         Numbers::pack(numbers_of(geometry_))},
+        compiled::IValuePacker<Metadata>::pack(compiled::get_input_metadata(next_edges())));
   }
 
  private:

@@ -31,7 +31,7 @@ struct Gather;
 // Each window's value to the position it won, summed: the derivative of pooling.
 struct Scatter : PoolMap {
   using Transpose = Gather;
-  static constexpr const char* kNode = "segfast::MaxPool2dBackward";
+  static constexpr const char* kNode = "MaxPool2dBackward";
   static constexpr const char* kFunction = "max_pool2d_backward";
   static at::Tensor run(const at::Tensor& pooled, const at::Tensor& record, const Geometry& g) {
     return max_pool2d_backward(pooled, record, g.window, g.map_size);
@@ -45,7 +45,7 @@ struct Scatter : PoolMap {
 // The same of a record that may not come from pooling with this window, as indices given to
 // max_unpool2d; the kernel relies on that.
 struct ScatterAny : Scatter {
-  static constexpr const char* kNode = "segfast::MaxUnpool2dBackwardBackward";
+  static constexpr const char* kNode = "MaxUnpool2dBackwardBackward";
   static constexpr const char* kFunction = "scatter_any";
   static bool has_kernel(const at::Tensor& record) { return record.scalar_type() == at::kByte; }
 };
@@ -53,7 +53,7 @@ struct ScatterAny : Scatter {
 // The value at each window's position: the derivative of unpooling.
 struct Gather : PoolMap {
   using Transpose = ScatterAny;
-  static constexpr const char* kNode = "segfast::MaxUnpool2dBackward";
+  static constexpr const char* kNode = "MaxUnpool2dBackward";
   static constexpr const char* kFunction = "max_unpool2d_backward";
   static at::Tensor run(const at::Tensor& maps, const at::Tensor& record, const Geometry& g) {
     return max_unpool2d_backward(maps, record, g.window, g.pooled_size);

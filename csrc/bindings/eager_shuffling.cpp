@@ -23,7 +23,7 @@ struct Unshuffle;
 
 struct Shuffle : ShuffleMap {
   using Transpose = Unshuffle;
-  static constexpr const char* kNode = "segfast::PixelUnshuffleBackward";
+  static constexpr const char* kNode = "PixelUnshuffleBackward";
   static constexpr const char* kFunction = "pixel_shuffle";
   static at::Tensor run(const at::Tensor& x, const at::Tensor&, const Geometry& g) {
     return segfast::pixel_shuffle(x, g.factor);
@@ -32,7 +32,7 @@ struct Shuffle : ShuffleMap {
 
 struct Unshuffle : ShuffleMap {
   using Transpose = Shuffle;
-  static constexpr const char* kNode = "segfast::PixelShuffleBackward";
+  static constexpr const char* kNode = "PixelShuffleBackward";
   static constexpr const char* kFunction = "pixel_unshuffle";
   static at::Tensor run(const at::Tensor& x, const at::Tensor&, const Geometry& g) {
     return segfast::pixel_unshuffle(x, g.factor);
@@ -57,7 +57,7 @@ struct Downsample;
 
 struct Upsample : UpsampleMap {
   using Transpose = Downsample;
-  static constexpr const char* kNode = "segfast::SubpixelUpsampleBackwardBackward";
+  static constexpr const char* kNode = "SubpixelUpsampleBackwardBackward";
   static constexpr const char* kFunction = "_apply";
   static at::Tensor run(const at::Tensor& x, const at::Tensor& mask, const Geometry& g) {
     return mask.defined() ? subpixel_upsample_masked(x, mask, g.factor, g.blur != 0)
@@ -67,7 +67,7 @@ struct Upsample : UpsampleMap {
 
 struct Downsample : UpsampleMap {
   using Transpose = Upsample;
-  static constexpr const char* kNode = "segfast::SubpixelUpsampleBackward";
+  static constexpr const char* kNode = "SubpixelUpsampleBackward";
   static constexpr const char* kFunction = "_backward";
   static at::Tensor run(const at::Tensor& x, const at::Tensor& mask, const Geometry& g) {
     return subpixel_upsample_backward(
