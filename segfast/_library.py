@@ -83,6 +83,16 @@ def _warn_without_kernels(device: str) -> None:
     )
 
 
+def eager_call(name: str) -> Callable[..., Any]:
+    """``_C.eager.<name>``: a plain eager call from its arguments to a result with its ``grad_fn``,
+    all in C++. It answers ``NotImplemented`` where something stands between the call and the
+    kernel, or where an argument is none of the usual ones: then the op takes the call.
+    """
+    if C is None:
+        return lambda *args: NotImplemented
+    return getattr(C.eager, name)  # type: ignore[no-any-return]
+
+
 def save_tensors(ctx: Any, *tensors: Tensor | None) -> None:
     """Saves what both modes of differentiation need; the forward mode only while it is on."""
     ctx.save_for_backward(*tensors)
@@ -99,6 +109,7 @@ def define_op(
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
     jvp: Callable[..., Any] | None = None,
+    recorded_in_cpp: bool = False,
 ) -> Op:
     """Defines ``torch.ops.segfast.<name>`` and returns the function that calls it.
 
@@ -115,6 +126,8 @@ def define_op(
         backward: ``backward(ctx, *grads)``: one entry an input. Made of differentiable functions,
             so that it can be differentiated again. A gradient that nobody needs comes as ``None``.
         jvp: ``jvp(ctx, *tangents)``: the tangent of each output. A tangent may be ``None``.
+        recorded_in_cpp: plain eager calls do not come here: the public function hands them to
+            :func:`eager_call`.
     """
     name = schema.partition("(")[0]
     tensors = schema.partition("->")[0].count("Tensor")
@@ -147,14 +160,6 @@ def define_op(
     def no_jvp(ctx: Any, *tangents: Any) -> Any:
         raise NotImplementedError(f"segfast.{name} has no forward-mode derivative")
 
-    class Eager(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *args: Any) -> Any:
-            output = straight(*args)
-            ctx.set_materialize_grads(False)  # save() without a call more
-            setup(ctx, args, output)
-            return output
-
     class Transformed(torch.autograd.Function):
         @staticmethod
         def forward(*args: Any) -> Any:
@@ -164,11 +169,30 @@ def define_op(
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
             save(ctx, inputs, output)
 
-    for function in (Eager, Transformed):
-        function.__name__ = f"{name}_{function.__name__}"
-        function.backward = staticmethod(backward)  # type: ignore[method-assign]
-        function.jvp = staticmethod(jvp or no_jvp)  # type: ignore[method-assign]
+    Transformed.__name__ = f"{name}_Transformed"
+    Transformed.backward = staticmethod(backward)  # type: ignore[method-assign]
+    Transformed.jvp = staticmethod(jvp or no_jvp)  # type: ignore[method-assign]
     Transformed.vmap = staticmethod(vmap)  # type: ignore[method-assign]
+
+    def call_dispatched(*args: Any) -> Any:
+        if not is_compiling() and (_are_transforms_active() or forward_ad._current_level >= 0):
+            return Transformed.apply(*args)
+        return overload(*args)
+
+    if recorded_in_cpp:
+        return call_dispatched
+
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            output = straight(*args)
+            ctx.set_materialize_grads(False)  # save() without a call more
+            setup(ctx, args, output)
+            return output
+
+    Eager.__name__ = f"{name}_Eager"
+    Eager.backward = staticmethod(backward)  # type: ignore[method-assign]
+    Eager.jvp = staticmethod(jvp or no_jvp)  # type: ignore[method-assign]
     # Function.apply asks for transforms and for what they left behind: the route has excluded both.
     apply_eager = super(torch.autograd.Function, Eager).apply
 
@@ -180,8 +204,6 @@ def define_op(
             return apply_eager(*args)
         if route == _STRAIGHT:
             return straight(*args)
-        if _are_transforms_active() or forward_ad._current_level >= 0:
-            return Transformed.apply(*args)
-        return overload(*args)
+        return call_dispatched(*args)
 
     return call_differentiable

@@ -7,12 +7,6 @@
 #include "kernels/max_pool2d/max_pool2d.h"
 
 namespace segfast {
-namespace {
-
-// Pools; `record` says which kind to write, or nothing.
-struct Pooled {
-  at::Tensor output, record;
-};
 
 Pooled pool(const at::Tensor& input_any, const WindowArgument& window_argument, bool ceil_mode,
             bool with_record, bool as_codes) {
@@ -51,6 +45,8 @@ Pooled pool(const at::Tensor& input_any, const WindowArgument& window_argument, 
   return result;
 }
 
+namespace {
+
 at::Tensor max_pool2d(const at::Tensor& input, const WindowArgument& window, bool ceil_mode) {
   return pool(input, window, ceil_mode, false, false).output;
 }
@@ -68,6 +64,8 @@ std::tuple<at::Tensor, at::Tensor> max_pool2d_with_codes(const at::Tensor& input
   Pooled pooled = pool(input, window, ceil_mode, true, true);
   return {std::move(pooled.output), std::move(pooled.record)};
 }
+
+}  // namespace
 
 at::Tensor max_pool2d_backward(const at::Tensor& grad_output, const at::Tensor& record,
                                const WindowArgument& window_argument, const Ints<2>& input_size) {
@@ -93,8 +91,6 @@ at::Tensor max_pool2d_backward(const at::Tensor& grad_output, const at::Tensor& 
   if (grad_input.numel() > 0) SEGFAST_RUN(max_pool2d_backward, p, grad, grad_input.nbytes());
   return in_format(grad_input, view.format, format);
 }
-
-}  // namespace
 
 void bind_max_pool2d(pybind11::module_& m) {
   m.def("max_pool2d", &max_pool2d, pybind11::call_guard<pybind11::gil_scoped_release>());

@@ -49,6 +49,8 @@ at::Tensor unpool(const at::Tensor& input_any, const at::Tensor& record, const c
   return in_format(output, view.format, format);
 }
 
+}  // namespace
+
 at::Tensor max_unpool2d(const at::Tensor& input, const at::Tensor& indices,
                         const WindowArgument& window, const Ints<2>& output_size) {
   TORCH_CHECK(indices.scalar_type() == at::kLong, "indices must be int64, got ",
@@ -89,8 +91,6 @@ at::Tensor max_unpool2d_backward(const at::Tensor& grad_output_any, const at::Te
   }
   return in_format(grad_input, view.format, format);
 }
-
-}  // namespace
 
 void bind_max_unpool2d(pybind11::module_& m) {
   m.def("max_unpool2d", &max_unpool2d, pybind11::call_guard<pybind11::gil_scoped_release>());

@@ -6,6 +6,8 @@ namespace segfast {
 void bind_bandwidth(pybind11::module_& m);
 void bind_build(pybind11::module_& m);
 void bind_confusion_matrix(pybind11::module_& m);
+void bind_eager_pooling(pybind11::module_& m);
+void bind_eager_shuffling(pybind11::module_& m);
 void bind_max_pool2d(pybind11::module_& m);
 void bind_max_unpool2d(pybind11::module_& m);
 void bind_overlap_loss(pybind11::module_& m);
@@ -29,4 +31,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   segfast::bind_pool_codes(m);
   segfast::bind_route(m);
   segfast::bind_subpixel_upsample(m);
+  pybind11::module_ eager = m.def_submodule("eager");
+  segfast::bind_eager_pooling(eager);
+  segfast::bind_eager_shuffling(eager);
 }

@@ -18,7 +18,7 @@
 #include <tuple>
 
 #include "bindings/overlap_stats.h"
-#include "bindings/route.h"
+#include "bindings/plain.h"
 
 namespace segfast {
 namespace {
@@ -160,9 +160,9 @@ struct OverlapLossBackward : torch::autograd::Node {
     lock.unlock();
 
     if (at::GradMode::is_enabled()) return {differentiable(grad, z, t, pixel)};
-    bool plain = is_plain_thread();
+    bool plain = is_plain_context();
     for (const at::Tensor* tensor : {&grad, &z, &t, &weight, &positive, &pixel}) {
-      plain = plain && (!tensor->defined() || is_plain_tensor(*tensor));
+      plain = plain && (!tensor->defined() || is_plain(*tensor));
     }
     const OptionalTensor class_numbers = optional(weight), positives = optional(positive),
                          pixels = optional(pixel);
@@ -211,13 +211,13 @@ struct OverlapLossBackward : torch::autograd::Node {
 // is to be differentiated and is not the first.
 template <size_t kCount>
 bool unpack_plain(const pybind11::handle (&objects)[kCount], at::Tensor (&tensors)[kCount]) {
-  if (!is_plain_thread()) return false;
+  if (!is_plain_context()) return false;
   for (size_t i = 0; i < kCount; ++i) {
     if (objects[i].is_none()) continue;
     if (!THPVariable_CheckExact(objects[i].ptr())) return false;
     tensors[i] = THPVariable_Unpack(objects[i].ptr());
-    if (!is_plain_tensor(tensors[i])) return false;
-    if (i == 0 ? tensors[i]._fw_grad(/*level=*/0).defined() : is_recorded(tensors[i])) return false;
+    if (!is_plain(tensors[i])) return false;
+    if (is_dual(tensors[i]) || (i > 0 && needs_grad(tensors[i]))) return false;
   }
   return true;
 }
@@ -239,7 +239,7 @@ OptionalTensor overlap_loss(pybind11::handle logits_any, pybind11::handle target
   const auto& [logits, target, pixel_weight, class_weight, pos_weight, region_weight] = tensors;
   if (logits.dim() < 3 || logits.size(0) == 0) return std::nullopt;
   if (region_weight.defined() && region_weight.numel() != logits.size(1)) return std::nullopt;
-  const bool recorded = is_recorded(logits);
+  const bool recorded = needs_grad(logits);
   const std::shared_ptr<PyObject> held = recorded ? hold(composite) : nullptr;
   const pybind11::gil_scoped_release no_gil;
 

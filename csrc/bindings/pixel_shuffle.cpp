@@ -23,7 +23,8 @@ PixelShuffleParams make_params(const at::Tensor& source, const at::Tensor& desti
   return p;
 }
 
-// [..., C * r * r, H, W] to [..., C, H * r, W * r]
+}  // namespace
+
 at::Tensor pixel_shuffle(const at::Tensor& input_any, int64_t upscale_factor) {
   const auto sizes = fine_sizes(input_any, upscale_factor, "pixel_shuffle");
   const at::MemoryFormat format = format_of(input_any);
@@ -34,7 +35,6 @@ at::Tensor pixel_shuffle(const at::Tensor& input_any, int64_t upscale_factor) {
   return output;
 }
 
-// [..., C, H * r, W * r] to [..., C * r * r, H, W]
 at::Tensor pixel_unshuffle(const at::Tensor& input_any, int64_t downscale_factor) {
   const auto sizes = coarse_sizes(input_any, downscale_factor, "pixel_unshuffle");
   const at::MemoryFormat format = format_of(input_any);
@@ -44,8 +44,6 @@ at::Tensor pixel_unshuffle(const at::Tensor& input_any, int64_t downscale_factor
   if (input.numel() > 0) SEGFAST_RUN(pixel_unshuffle, p, input, input.nbytes());
   return output;
 }
-
-}  // namespace
 
 void bind_pixel_shuffle(pybind11::module_& m) {
   const auto no_gil = pybind11::call_guard<pybind11::gil_scoped_release>();

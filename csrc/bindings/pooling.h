@@ -118,6 +118,27 @@ inline RecordView view_record(const at::Tensor& record, at::IntArrayRef pooled,
   return {record.contiguous(format), is_codes ? Record::codes8 : Record::indices, format};
 }
 
+// ---- the kernels, bound for Python by max_pool2d.cpp and max_unpool2d.cpp
+
+struct Pooled {
+  at::Tensor output, record;
+};
+
+Pooled pool(const at::Tensor& input, const WindowArgument& window, bool ceil_mode, bool with_record,
+            bool as_codes);
+
+at::Tensor max_pool2d_backward(const at::Tensor& grad_output, const at::Tensor& record,
+                               const WindowArgument& window, const Ints<2>& input_size);
+
+at::Tensor max_unpool2d(const at::Tensor& input, const at::Tensor& indices,
+                        const WindowArgument& window, const Ints<2>& output_size);
+
+at::Tensor max_unpool2d_with_codes(const at::Tensor& input, const at::Tensor& codes,
+                                   const WindowArgument& window, const Ints<2>& output_size);
+
+at::Tensor max_unpool2d_backward(const at::Tensor& grad_output, const at::Tensor& record,
+                                 const WindowArgument& window, const Ints<2>& pooled_size);
+
 }  // namespace segfast
 
 namespace pybind11::detail {

@@ -1,6 +1,8 @@
 // shuffling.h: the tensors of the shuffling ops, checked.
 #pragma once
 
+#include <optional>
+#include <tuple>
 #include <vector>
 
 #include "bindings/checks.h"
@@ -61,5 +63,24 @@ inline int64_t leading(const at::Tensor& maps) {
   for (int64_t d = 0; d < maps.dim() - 3; ++d) product *= maps.size(d);
   return product;
 }
+
+// ---- the kernels, bound for Python by pixel_shuffle.cpp and subpixel_upsample.cpp: between
+// [..., C * r * r, H, W] and [..., C, H * r, W * r]
+
+at::Tensor pixel_shuffle(const at::Tensor& input, int64_t upscale_factor);
+
+at::Tensor pixel_unshuffle(const at::Tensor& input, int64_t downscale_factor);
+
+at::Tensor subpixel_upsample(const at::Tensor& input, int64_t upscale_factor, bool relu, bool blur);
+
+std::tuple<at::Tensor, at::Tensor> subpixel_upsample_with_mask(const at::Tensor& input,
+                                                               int64_t upscale_factor, bool blur);
+
+at::Tensor subpixel_upsample_masked(const at::Tensor& input, at::Tensor mask,
+                                    int64_t upscale_factor, bool blur);
+
+at::Tensor subpixel_upsample_backward(const at::Tensor& grad_output,
+                                      const std::optional<at::Tensor>& mask, int64_t upscale_factor,
+                                      bool blur);
 
 }  // namespace segfast

@@ -75,7 +75,8 @@ at::Tensor upsample(const at::Tensor& input_any, Activation activation, at::Tens
   return output;
 }
 
-// [..., C * r * r, H, W] to [..., C, H * r, W * r]
+}  // namespace
+
 at::Tensor subpixel_upsample(const at::Tensor& input, int64_t upscale_factor, bool relu,
                              bool blur) {
   return upsample(input, relu ? Activation::relu : Activation::none, nullptr, upscale_factor, blur);
@@ -93,7 +94,6 @@ at::Tensor subpixel_upsample_masked(const at::Tensor& input, at::Tensor mask,
   return upsample(input, Activation::masked, &mask, upscale_factor, blur);
 }
 
-// [..., C, H * r, W * r] to [..., C * r * r, H, W]
 at::Tensor subpixel_upsample_backward(const at::Tensor& grad_any,
                                       const std::optional<at::Tensor>& mask_any,
                                       int64_t upscale_factor, bool blur) {
@@ -114,8 +114,6 @@ at::Tensor subpixel_upsample_backward(const at::Tensor& grad_any,
   if (grad.numel() > 0) SEGFAST_RUN(subpixel_upsample_backward, p, grad, grad.nbytes());
   return grad_input;
 }
-
-}  // namespace
 
 void bind_subpixel_upsample(pybind11::module_& m) {
   const auto no_gil = pybind11::call_guard<pybind11::gil_scoped_release>();

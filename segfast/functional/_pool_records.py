@@ -4,6 +4,8 @@
 overlap; ``max_unpool2d_backward`` brings each window the value of that position. Each is the
 other's transpose, so each is the other's derivative, and between them they give every derivative of
 pooling and unpooling, of any order. A *record* is int64 indices or uint8 codes.
+csrc/bindings/eager_pooling.cpp states the same for plain eager calls, and calls these functions by
+name where a gradient is not a plain tensor.
 """
 
 from __future__ import annotations
@@ -83,7 +85,21 @@ max_pool2d_backward: Op = define_op(
     setup_context=_backward_setup,
     backward=_backward_backward,
     jvp=_backward_jvp,
+    recorded_in_cpp=True,
 )
+
+
+def scatter_any(
+    grad_output: Tensor, record: Tensor, window: Window, input_size: Sequence[int]
+) -> Tensor:
+    """The same of a record that was given to :func:`max_unpool2d`.
+
+    Indices may come from anywhere, not only from a pooling with this window, which is what the
+    kernel of ``max_pool2d_backward`` relies on. This is a second derivative: plain PyTorch will do.
+    """
+    is_codes = not record.dtype.is_signed
+    scatter = max_pool2d_backward if is_codes else pool_reference.max_pool2d_backward
+    return scatter(grad_output, record, window, input_size)
 
 
 def _gather_fake(
@@ -104,11 +120,7 @@ def _gather_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None
     if grad is None:
         return None, None, None, None
     (record,) = ctx.saved_tensors
-    # Indices may come from anywhere, not only from a pooling with this window, which is what the
-    # kernel of max_pool2d_backward relies on. This is a second derivative: plain PyTorch will do.
-    is_codes = not record.dtype.is_signed
-    scatter = max_pool2d_backward if is_codes else pool_reference.max_pool2d_backward
-    return scatter(grad, record, ctx.window, ctx.map_shape[-2:]), None, None, None
+    return scatter_any(grad, record, ctx.window, ctx.map_shape[-2:]), None, None, None
 
 
 def _gather_jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> Tensor | None:
@@ -128,4 +140,5 @@ max_unpool2d_backward: Op = define_op(
     setup_context=_gather_setup,
     backward=_gather_backward,
     jvp=_gather_jvp,
+    recorded_in_cpp=True,
 )

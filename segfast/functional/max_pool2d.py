@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from segfast._library import Op, define_op, save_tensors
+from segfast._library import Op, define_op, eager_call, save_tensors
 from segfast._window import (
     MAX_CODED_TAPS,
     Window,
@@ -28,6 +29,8 @@ from segfast.functional._pool_records import (
 from segfast.reference import max_pool2d as reference
 
 __all__ = ["max_pool2d", "max_pool2d_with_codes"]
+
+_eager, _eager_with_codes = eager_call("max_pool2d"), eager_call("max_pool2d_with_codes")
 
 
 def max_pool2d(
@@ -68,6 +71,10 @@ def max_pool2d(
 
     The plain-PyTorch equivalent is ``torch.nn.functional.max_pool2d``.
     """
+    if not is_compiling():
+        result = _eager(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+        if result is not NotImplemented:
+            return result  # type: ignore[no-any-return]
     if not input.is_floating_point():
         return torch.nn.functional.max_pool2d(  # type: ignore[no-any-return,call-overload]
             input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
@@ -123,6 +130,10 @@ def max_pool2d_with_codes(
     The plain-PyTorch equivalent is ``max_pool2d(..., return_indices=True)`` followed by
     :func:`indices_to_codes`.
     """
+    if not is_compiling():
+        result = _eager_with_codes(input, kernel_size, stride, padding, dilation, ceil_mode)
+        if result is not NotImplemented:
+            return result  # type: ignore[no-any-return]
     window = coded_window(kernel_size, stride, padding, dilation)
     return _with_codes(input, window, ceil_mode)  # type: ignore[no-any-return]
 
@@ -176,6 +187,7 @@ def _define_recorded(name: str, reference: Callable[..., Any], fake: Callable[..
         setup_context=_record_setup,
         backward=_record_backward,
         jvp=_record_jvp,
+        recorded_in_cpp=True,
     )
     return op
 
@@ -225,4 +237,5 @@ _values: Op = define_op(
     setup_context=_values_setup,
     backward=_values_backward,
     jvp=_values_jvp,
+    recorded_in_cpp=True,
 )

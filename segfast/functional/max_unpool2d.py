@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from segfast._library import define_op, save_tensors
+from segfast._library import define_op, eager_call, save_tensors
 from segfast._window import Window, check_maps, check_record, coded_window, empty, pool_window
 from segfast.functional._pool_records import fold_batch, max_unpool2d_backward
 from segfast.reference import max_unpool2d as reference
 
 __all__ = ["max_unpool2d", "max_unpool2d_with_codes"]
+
+_eager, _eager_with_codes = eager_call("max_unpool2d"), eager_call("max_unpool2d_with_codes")
 
 
 def max_unpool2d(
@@ -49,6 +52,10 @@ def max_unpool2d(
 
     The plain-PyTorch equivalent is ``torch.nn.functional.max_unpool2d``.
     """
+    if not is_compiling():
+        result = _eager(input, indices, kernel_size, stride, padding, output_size)
+        if result is not NotImplemented:
+            return result  # type: ignore[no-any-return]
     window = pool_window(kernel_size, stride, padding)
     size = _output_size(input, window, output_size)
     if indices.dtype != torch.int64:
@@ -87,6 +94,12 @@ def max_unpool2d_with_codes(
 
     The plain-PyTorch equivalent is ``max_unpool2d(input, codes_to_indices(codes, ...), ...)``.
     """
+    if not is_compiling():
+        result = _eager_with_codes(
+            input, codes, kernel_size, stride, padding, dilation, output_size
+        )
+        if result is not NotImplemented:
+            return result  # type: ignore[no-any-return]
     window = coded_window(kernel_size, stride, padding, dilation)
     size = _output_size(input, window, output_size)
     if codes.dtype != torch.uint8:
@@ -158,6 +171,7 @@ def _define(name: str, record: str, reference: Callable[..., Tensor]) -> Any:
         setup_context=_setup,
         backward=_backward,
         jvp=jvp,
+        recorded_in_cpp=True,
     )
     return op
 

@@ -6,14 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from segfast._library import define_op
+from segfast._library import define_op, eager_call
 from segfast._shuffle import coarse_size, factor_of, fine_size
 from segfast._window import empty
 from segfast.functional._pool_records import fold_batch
 from segfast.reference import pixel_shuffle as reference
 
 __all__ = ["pixel_shuffle", "pixel_unshuffle"]
+
+_eager_shuffle, _eager_unshuffle = eager_call("pixel_shuffle"), eager_call("pixel_unshuffle")
 
 
 def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
@@ -40,6 +43,10 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
 
     The plain-PyTorch equivalent is ``torch.nn.functional.pixel_shuffle``.
     """
+    if not is_compiling():
+        result = _eager_shuffle(input, upscale_factor)
+        if result is not NotImplemented:
+            return result  # type: ignore[no-any-return]
     return _shuffle(input, factor_of(upscale_factor, "upscale_factor"))
 
 
@@ -65,8 +72,11 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
 
     The plain-PyTorch equivalent is ``torch.nn.functional.pixel_unshuffle``.
     """
-    factor = factor_of(downscale_factor, "downscale_factor")
-    return _unshuffle(input, factor)
+    if not is_compiling():
+        result = _eager_unshuffle(input, downscale_factor)
+        if result is not NotImplemented:
+            return result  # type: ignore[no-any-return]
+    return _unshuffle(input, factor_of(downscale_factor, "downscale_factor"))
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -97,6 +107,7 @@ _shuffle: Callable[..., Tensor] = define_op(
     setup_context=_setup,
     backward=_shuffle_backward,
     jvp=_shuffle_jvp,
+    recorded_in_cpp=True,
 )
 
 _unshuffle: Callable[..., Tensor] = define_op(
@@ -107,4 +118,5 @@ _unshuffle: Callable[..., Tensor] = define_op(
     setup_context=_setup,
     backward=_unshuffle_backward,
     jvp=_unshuffle_jvp,
+    recorded_in_cpp=True,
 )

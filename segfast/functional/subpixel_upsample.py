@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from segfast._library import define_op, save_tensors
+from segfast._library import define_op, eager_call, save_tensors
 from segfast._shuffle import (
     check_mask,
     coarse_size,
@@ -23,6 +24,8 @@ from segfast.functional.pixel_shuffle import pixel_shuffle
 from segfast.reference import subpixel_upsample as reference
 
 __all__ = ["subpixel_upsample"]
+
+_eager = eager_call("subpixel_upsample")
 
 
 def subpixel_upsample(
@@ -64,6 +67,10 @@ def subpixel_upsample(
         padded = torch.nn.functional.pad(s, (1, 0, 1, 0), mode="replicate")
         output = torch.nn.functional.avg_pool2d(padded, 2, stride=1)
     """
+    if not is_compiling():
+        result = _eager(input, upscale_factor, relu, blur)
+        if result is not NotImplemented:
+            return result  # type: ignore[no-any-return]
     factor = factor_of(upscale_factor, "upscale_factor")
     if not relu and not blur:
         return pixel_shuffle(input, factor)
@@ -137,6 +144,7 @@ _backward: Callable[..., Tensor] = define_op(
     setup_context=_setup,
     backward=_backward_backward,
     jvp=_backward_jvp,
+    recorded_in_cpp=True,
 )
 
 
@@ -159,6 +167,7 @@ _masked: Callable[..., Tensor] = define_op(
     setup_context=_setup,
     backward=_masked_backward,
     jvp=_masked_jvp,
+    recorded_in_cpp=True,
 )
 
 
@@ -194,6 +203,7 @@ _with_mask: Callable[..., tuple[Tensor, Tensor]] = define_op(
     setup_context=_with_mask_setup,
     backward=_with_mask_backward,
     jvp=_with_mask_jvp,
+    recorded_in_cpp=True,
 )
 
 
@@ -230,4 +240,5 @@ _values: Callable[..., Tensor] = define_op(
     setup_context=_values_setup,
     backward=_values_backward,
     jvp=_values_jvp,
+    recorded_in_cpp=True,
 )
