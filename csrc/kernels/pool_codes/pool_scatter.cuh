@@ -3,8 +3,9 @@
 // atomics, one order. Pool backward adds up where windows overlap; unpooling lets the last window
 // stay.
 //
-// rows:     2x2 windows of contiguous maps: four windows a thread, two rows of eight elements.
-// channels: 2x2 windows of channels_last maps: 16 bytes of channels of one window, four pixels.
+// rows:     2x2 windows of contiguous maps: 16 bytes of two rows a thread.
+// channels: 2x2 windows of channels_last maps: 16 bytes of channels of one window, four pixels; two
+//           channels where indices, of 16 bytes then, are the record.
 // any:      any window: a thread looks through the windows that hold its element.
 #pragma once
 
@@ -60,8 +61,14 @@ __device__ __forceinline__ void check_codes_2x2(uint32_t codes, uint32_t beyond)
 
 constexpr uint32_t kRightBits = 0x5555u, kLowerBits = 0xaaaau;  // of eight codes
 
+// Windows of a thread: 16 bytes of each row of the map. Two or four threads may share a byte of
+// codes.
+template <typename T>
+inline constexpr int kRowWindows = kVec16<T> / 2;
+
 template <typename T, typename I, Combine kCombine, bool kAligned>
 __global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const ScatterParams<I> p) {
+  constexpr int kWindows = kRowWindows<T>;
   const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (item64 >= p.items) return;
   const I item = static_cast<I>(item64);
@@ -73,38 +80,42 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const Scatte
   const I group = p.groups.remainder(item, row);
   const I plane = p.cells_h.divide(row);
   const I oh = p.cells_h.remainder(row, plane);
-  const I ow = group * kGroup;
+  const I ow = group * kWindows;
   const bool has_lower = 2 * oh + 1 < height;
-  const int n = oh < pooled_height ? group_size(pooled_width - ow) : 0;
+  const int n = oh < pooled_height ? group_size<kWindows>(pooled_width - ow) : 0;
   const I window_row = plane * pooled_height + oh;
   const T* values = static_cast<const T*>(p.op.values) + window_row * pooled_width + ow;
 
-  Vec<T, kGroup> held;
+  Vec<T, kWindows> held;
+  int taps[kWindows];
 #pragma unroll
-  for (int k = 0; k < kGroup; ++k) held.at[k] = T{};
-  int taps[kGroup] = {-1, -1, -1, -1};
-  if (kAligned && n == kGroup) {
-    held = Vec<T, kGroup>::load(values);
+  for (int k = 0; k < kWindows; ++k) {
+    held.at[k] = T{};
+    taps[k] = -1;
+  }
+  if (kAligned && n == kWindows) {
+    held = Vec<T, kWindows>::load(values);
   } else {
     for (int k = 0; k < n; ++k) held.at[k] = values[k];
   }
   if (n > 0 && p.op.record_kind == Record::codes2) {
     const I run_bytes = static_cast<I>(s.run_bytes());
-    const uint32_t byte =
-        __ldcs(static_cast<const uint8_t*>(p.op.record) + window_row * run_bytes + group);
+    const uint32_t byte = __ldcs(static_cast<const uint8_t*>(p.op.record) + window_row * run_bytes +
+                                 ow / kCodesPerByte);
+    const uint32_t own = byte >> (2 * static_cast<int>(ow % kCodesPerByte));
     uint32_t beyond = has_lower ? 0 : kLowerBits;
 #pragma unroll
-    for (int k = 0; k < kGroup; ++k) {
+    for (int k = 0; k < kWindows; ++k) {
       if (!kAligned && 2 * (ow + k) + 1 >= width) beyond |= 1u << (2 * k);
-      if (k < n) taps[k] = static_cast<int>(byte >> (2 * k)) & 3;
+      if (k < n) taps[k] = static_cast<int>(own >> (2 * k)) & 3;
     }
-    check_codes_2x2<kCombine>(byte & 0xffu >> (2 * (kGroup - n)), beyond);
+    check_codes_2x2<kCombine>(own & ((1u << (2 * n)) - 1), beyond);
   } else if (n > 0) {
     const int64_t* indices =
         static_cast<const int64_t*>(p.op.record) + window_row * pooled_width + ow;
     bool foreign = false;
 #pragma unroll
-    for (int k = 0; k < kGroup; ++k) {
+    for (int k = 0; k < kWindows; ++k) {
       if (k >= n) continue;
       const int64_t origin = int64_t{2 * oh} * width + 2 * (ow + k);
       taps[k] = tap_2x2(indices[k] - origin, width, 2 * (ow + k) + 1 < width, has_lower);
@@ -113,11 +124,11 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const Scatte
     if (foreign && p.op.foreign != nullptr) *p.op.foreign = 1;
   }
 
-  RowPair<T> pair;
+  RowPair<T, kWindows> pair;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
 #pragma unroll
-    for (int i = 0; i < RowPair<T>::kColumns; ++i) {
+    for (int i = 0; i < RowPair<T, kWindows>::kColumns; ++i) {
       pair.at[r][i] = taps[i / 2] == 2 * r + i % 2 ? held.at[i / 2] : T{};
     }
   }
@@ -150,7 +161,7 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_channels_kernel(const Sc
   if (oh < pooled_height && ow < pooled_width) {
     const I window = (outer * pooled_height + oh) * pooled_width + ow;
     held = Vec<T, kLanes>::load(static_cast<const T*>(p.op.values) + window * inner + channel);
-    if (p.op.record_kind == Record::codes2) {
+    if (kLanes != kIndexLanes && p.op.record_kind == Record::codes2) {
       const I run_bytes = static_cast<I>(s.run_bytes());
       const uint8_t* codes = static_cast<const uint8_t*>(p.op.record) + window * run_bytes;
       const uint8_t* first = codes + channel / kCodesPerByte;
@@ -160,13 +171,14 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_channels_kernel(const Sc
 #pragma unroll
       for (int c = 0; c < kLanes; ++c) taps[c] = static_cast<int>(own >> (2 * c)) & 3;
       check_codes_2x2<kCombine>(own, (has_right ? 0 : kRightBits) | (has_lower ? 0 : kLowerBits));
-    } else {
-      const int64_t* indices = static_cast<const int64_t*>(p.op.record) + window * inner + channel;
+    } else if constexpr (kLanes <= kIndexLanes) {
+      const auto indices = Vec<int64_t, kLanes>::load(static_cast<const int64_t*>(p.op.record) +
+                                                      window * inner + channel);
       const int64_t origin = int64_t{2 * oh} * width + 2 * ow;
       bool foreign = false;
 #pragma unroll
       for (int c = 0; c < kLanes; ++c) {
-        taps[c] = tap_2x2(indices[c] - origin, width, has_right, has_lower);
+        taps[c] = tap_2x2(indices.at[c] - origin, width, has_right, has_lower);
         foreign |= taps[c] < 0;
       }
       if (foreign && p.op.foreign != nullptr) *p.op.foreign = 1;
@@ -250,7 +262,7 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_any_kernel(const Scatter
       if (kw < 0) continue;
       const I place = ((outer * pooled_height + oh) * pooled_width + ow) * inner + channel;
       const auto values = Vec<T, kLanes>::load(static_cast<const T*>(p.op.values) + place);
-      if (is_codes) {
+      if (kLanes != kIndexLanes && is_codes) {
         const auto codes =
             Vec<uint8_t, kLanes>::load(static_cast<const uint8_t*>(p.op.record) + place);
         const int tap = kh * w.kernel_w + kw;
@@ -258,12 +270,13 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_any_kernel(const Scatter
         for (int c = 0; c < kLanes; ++c) {
           if (codes.at[c] == tap) held[c].take(values.at[c]);
         }
-      } else {
-        const int64_t* indices = static_cast<const int64_t*>(p.op.record) + place;
+      } else if constexpr (kLanes <= kIndexLanes) {
+        const auto indices =
+            Vec<int64_t, kLanes>::load(static_cast<const int64_t*>(p.op.record) + place);
         const int64_t position = int64_t{y} * width + x;
 #pragma unroll
         for (int c = 0; c < kLanes; ++c) {
-          if (indices[c] == position) held[c].take(values.at[c]);
+          if (indices.at[c] == position) held[c].take(values.at[c]);
         }
       }
     }
@@ -274,7 +287,8 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_any_kernel(const Scatter
   result.store(static_cast<T*>(p.op.map) + pixel * inner + channel);
 }
 
-template <typename T, typename I, Combine kCombine>
+// kLanes channels are a thread's.
+template <typename T, typename I, Combine kCombine, int kLanes>
 cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
   const PoolShape& s = op.shape;
   const auto start = [&](auto kernel, int64_t cells_h, int64_t cells_w, int64_t groups,
@@ -284,11 +298,11 @@ cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
     return launch(kernel, ceil_div<int64_t>(p.items, kPoolThreads), kPoolThreads, stream, p);
   };
   const int64_t pairs_h = ceil_div<int64_t>(s.height, 2), pairs_w = ceil_div<int64_t>(s.width, 2);
-  constexpr int kLanes = kChannelLanes<T>;
-  const bool aligned = channels_aligned<T>(op.map, op.values, op.record, s);
+  const bool aligned = channels_aligned<T, kLanes>(op.map, op.values, op.record, s);
   if (op.window.is_2x2() && s.inner == 1) {
-    const int64_t groups = ceil_div<int64_t>(s.width, 2 * kGroup);
-    const auto kernel = rows_aligned<T>(op.map, op.values, s)
+    constexpr int kWindows = kRowWindows<T>;
+    const int64_t groups = ceil_div<int64_t>(s.width, 2 * kWindows);
+    const auto kernel = rows_aligned<T, kWindows>(op.map, op.values, s)
                             ? scatter_rows_kernel<T, I, kCombine, true>
                             : scatter_rows_kernel<T, I, kCombine, false>;
     return start(kernel, pairs_h, 1, groups, s.outer * pairs_h);
@@ -299,13 +313,17 @@ cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
     return start(kernel, pairs_h, pairs_w, s.inner / (aligned ? kLanes : 1),
                  s.outer * pairs_h * pairs_w);
   }
-  const auto kernel = op.window.is_3x3_stride_2()
-                          ? (aligned ? scatter_any_kernel<T, I, kCombine, kLanes, true>
-                                     : scatter_any_kernel<T, I, kCombine, 1, true>)
-                          : (aligned ? scatter_any_kernel<T, I, kCombine, kLanes, false>
-                                     : scatter_any_kernel<T, I, kCombine, 1, false>);
-  return start(kernel, s.height, s.width, s.inner / (aligned ? kLanes : 1),
-               s.outer * s.height * s.width);
+  if constexpr (kCombine == Combine::last && kLanes == kIndexLanes) {
+    return cudaErrorInvalidConfiguration;  // unpooling by indices asks for 2x2 windows alone
+  } else {
+    const auto kernel = op.window.is_3x3_stride_2()
+                            ? (aligned ? scatter_any_kernel<T, I, kCombine, kLanes, true>
+                                       : scatter_any_kernel<T, I, kCombine, 1, true>)
+                            : (aligned ? scatter_any_kernel<T, I, kCombine, kLanes, false>
+                                       : scatter_any_kernel<T, I, kCombine, 1, false>);
+    return start(kernel, s.height, s.width, s.inner / (aligned ? kLanes : 1),
+                 s.outer * s.height * s.width);
+  }
 }
 
 }  // namespace scatter_detail
@@ -313,7 +331,10 @@ cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
 template <typename T, Combine kCombine>
 cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
   return dispatch_offset(op.shape.numel(), [&](auto offset) {
-    return scatter_detail::scatter<T, typename decltype(offset)::type, kCombine>(op, stream);
+    using I = typename decltype(offset)::type;
+    return op.record_kind == Record::indices
+               ? scatter_detail::scatter<T, I, kCombine, kIndexLanes>(op, stream)
+               : scatter_detail::scatter<T, I, kCombine, kChannelLanes<T>>(op, stream);
   });
 }
 
