@@ -88,6 +88,15 @@ inline bool rows_aligned(const void* map, const void* pooled, const PoolShape& s
          is_aligned(pooled, kWindows * sizeof(T));
 }
 
+// Whether all 16 bytes of columns of a contiguous map, and the windows that lie at them, one each
+// `stride` columns, are whole and aligned.
+template <typename T>
+inline bool columns_aligned(const void* map, const void* pooled, const void* record,
+                            const PoolShape& s, int stride) {
+  return s.width % kVec16<T> == 0 && s.pooled_width * stride == s.width && is_aligned(map, 16) &&
+         is_aligned(pooled, 16 / stride) && is_aligned(record, kVec16<T> / stride);
+}
+
 // Whether every vector of channels is whole and aligned, in the map, the windows and their record.
 template <typename T, int kLanes>
 inline bool channels_aligned(const void* map, const void* pooled, const void* record,
