@@ -111,6 +111,18 @@ void run_cuda(cudaError_t (*kernel)(const Params&, cudaStream_t), const Params& 
 }
 #endif
 
+// Those of the tensor's GPU; 0 on the CPU.
+inline int multiprocessors([[maybe_unused]] const at::Tensor& tensor) {
+  int count = 0;
+#if defined(SEGFAST_WITH_CUDA)
+  if (tensor.is_cuda()) {
+    C10_CUDA_CHECK(
+        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, tensor.get_device()));
+  }
+#endif
+  return count;
+}
+
 }  // namespace segfast
 
 // Runs <name>_cpu or <name>_cuda, as the tensor's device says.

@@ -30,23 +30,13 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/node.h"
 #include "bindings/plain.h"
 
 namespace segfast::eager {
 
 namespace compiled = torch::dynamo::autograd;
 using torch::autograd::variable_list;
-
-// torch up to 2.13 shares nodes through std::shared_ptr; deleteNode is found there by its argument.
-template <typename Node, typename... Args>
-auto make_node(Args&&... args) {
-  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, Node>) {
-    return c10::make_intrusive<Node>(std::forward<Args>(args)...);
-  } else {
-    return std::shared_ptr<Node>(new Node(std::forward<Args>(args)...),
-                                 [](Node* node) { deleteNode(node); });
-  }
-}
 
 template <typename Map>
 at::Tensor apply_map(const at::Tensor& x, const at::Tensor& record,
@@ -131,21 +121,13 @@ class MapBackward final : public torch::autograd::Node {
   Geometry geometry_;
 };
 
-// torch.autograd.graph.node_creation_hook, which torch has from 2.14 on.
-template <typename NodePointer>
-auto announce(const NodePointer& node, int) -> decltype(fire_node_creation_hooks(node)) {
-  fire_node_creation_hooks(node);
-}
-template <typename NodePointer>
-void announce(const NodePointer&, long) {}
-
 // Lets autograd know that `output` came from `input`, and that the derivative is Map.
 template <typename Map>
 void set_derivative(const at::Tensor& output, const at::Tensor& input, const at::Tensor& record,
                     const typename Map::Geometry& geometry) {
   const auto node = make_node<MapBackward<Map>>(input, record, geometry);
   torch::autograd::set_history(output, node);
-  announce(decltype(torch::autograd::Edge::function)(node), 0);
+  announce(node);
 }
 
 // A kernel's result: what it does to make its inputs contiguous is not for autograd to see.

@@ -17,6 +17,7 @@
 #include <mutex>
 #include <tuple>
 
+#include "bindings/node.h"
 #include "bindings/overlap_stats.h"
 #include "bindings/plain.h"
 
@@ -297,7 +298,7 @@ OptionalTensor overlap_loss(pybind11::handle logits_any, pybind11::handle target
 #endif
   if (!recorded) return loss;
 
-  const auto node = c10::make_intrusive<OverlapLossBackward>();
+  const auto node = make_node<OverlapLossBackward>();
   node->set_next_edges(torch::autograd::collect_next_edges(logits));
   node->options = options;
   node->logits = SavedVariable(logits, false);
@@ -308,7 +309,7 @@ OptionalTensor overlap_loss(pybind11::handle logits_any, pybind11::handle target
   node->slopes = slopes;
   node->composite = held;
   torch::autograd::set_history(loss, node);
-  torch::autograd::fire_node_creation_hooks(node);
+  announce(node);
   return loss;
 }
 

@@ -5,10 +5,6 @@
 
 #include <ATen/ops/_assert_async.h>
 
-#if defined(SEGFAST_WITH_CUDA)
-#include <ATen/cuda/CUDAContextLight.h>
-#endif
-
 #include <optional>
 
 #include "bindings/checks.h"
@@ -74,12 +70,7 @@ struct OverlapInputs {
     in.classes = sizes[1];
     in.pixels = c10::multiply_integers(sizes.slice(2));
     in.channels_last = format != at::MemoryFormat::Contiguous && in.classes > 1;
-#if defined(SEGFAST_WITH_CUDA)
-    if (logits_any.is_cuda()) {
-      in.multiprocessors =
-          at::cuda::getDeviceProperties(logits_any.get_device())->multiProcessorCount;
-    }
-#endif
+    in.multiprocessors = multiprocessors(logits_any);
     in.sigmoid = options.sigmoid;
     TORCH_CHECK_VALUE(in.sigmoid || in.classes > 1,
                       "logits of one channel have no softmax; use mode=\"binary\"");
