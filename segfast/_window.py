@@ -25,6 +25,8 @@ def pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
     """An int for both axes, or one for each."""
     if isinstance(value, int):
         return value, value
+    if hasattr(value, "__index__"):  # an integer of NumPy
+        return int(value), int(value)
     if len(value) == 1:
         return value[0], value[0]
     if len(value) != 2:
