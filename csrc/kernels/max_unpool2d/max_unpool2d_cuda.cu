@@ -240,19 +240,24 @@ __global__ void __launch_bounds__(kPoolThreads) gather_indices_kernel(const Gath
 #pragma unroll
     for (int k = 0; k < kLanes; ++k) positions[k] = k < n ? indices[k] : kEmptyIndex;
   }
+  bool sound = true;
+#pragma unroll
+  for (int k = 0; k < kLanes; ++k) {
+    static_assert(kEmptyIndex == -1);
+    sound &= static_cast<uint64_t>(positions[k]) + 1 <= static_cast<uint64_t>(plane);
+  }
+  SEGFAST_DEVICE_CHECK(sound, "Found an invalid max index");
   Vec<T, kLanes> picked;
 #pragma unroll
   for (int k = 0; k < kLanes; ++k) {
     const bool empty = positions[k] == kEmptyIndex;
-    SEGFAST_DEVICE_CHECK(empty || (positions[k] >= 0 && positions[k] < plane),
-                         "Found an invalid max index");
-    const I element = first + k;
-    const I window = p.groups.divide(element);
-    const I channel = p.groups.remainder(element, window);
+    const I window = p.groups.divide(first + k);
+    const I channel = p.groups.remainder(first + k, window);
     const I outer = p.pooled_plane.divide(window);
     const I position = outer * static_cast<I>(plane) + static_cast<I>(positions[k]);
-    picked.at[k] =
-        empty ? T{} : static_cast<const T*>(p.op.grad_output)[position * inner + channel];
+    // Of an empty window any element that can be read: no branch holds up the others.
+    const T value = static_cast<const T*>(p.op.grad_output)[empty ? 0 : position * inner + channel];
+    picked.at[k] = empty ? T{} : value;
   }
   T* output = static_cast<T*>(p.op.grad_input) + first;
   if (kAligned && n == kLanes) {
