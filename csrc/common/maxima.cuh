@@ -27,6 +27,11 @@ class Maxima {
 #pragma unroll
     for (int k = 0; k < N; ++k) numbers_[k] = number;
   }
+  __device__ __forceinline__ void start(const Vec<T, N>& first, const int (&numbers)[N]) {
+    best_ = first;
+#pragma unroll
+    for (int k = 0; k < N; ++k) numbers_[k] = numbers[k];
+  }
   // The next value of each row, where it `exists`.
   __device__ __forceinline__ void compete(const Vec<T, N>& candidate, int number,
                                           const bool (&exists)[N]) {
@@ -37,6 +42,23 @@ class Maxima {
         numbers_[k] = number;
       }
     }
+  }
+  // The maxima of values that come after all of these.
+  __device__ __forceinline__ void compete(const Maxima& later) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      if (Rule::wins(to_float(later.best_.at[k]), to_float(best_.at[k]))) {
+        best_.at[k] = later.best_.at[k];
+        numbers_[k] = later.numbers_[k];
+      }
+    }
+  }
+  // The same maxima, every number greater by `offset`.
+  __device__ __forceinline__ Maxima numbered_from(int offset) const {
+    Maxima moved = *this;
+#pragma unroll
+    for (int k = 0; k < N; ++k) moved.numbers_[k] += offset;
+    return moved;
   }
   __device__ __forceinline__ Vec<T, N> values() const { return best_; }
   __device__ __forceinline__ int number(int k) const { return numbers_[k]; }
@@ -65,6 +87,13 @@ class Maxima<T, N, Rule, true> {
       numbers_[w] = both(number);
     }
   }
+  __device__ __forceinline__ void start(const Vec<T, N>& first, const int (&numbers)[N]) {
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) {
+      best_[w] = word(first, w);
+      numbers_[w] = static_cast<uint32_t>(numbers[2 * w] | numbers[2 * w + 1] << 16);
+    }
+  }
   __device__ __forceinline__ void compete(const Vec<T, N>& candidate, int number,
                                           const bool (&exists)[N]) {
 #pragma unroll
@@ -75,6 +104,20 @@ class Maxima<T, N, Rule, true> {
       best_[w] = (value & mask) | (best_[w] & ~mask);
       numbers_[w] = (both(number) & mask) | (numbers_[w] & ~mask);
     }
+  }
+  __device__ __forceinline__ void compete(const Maxima& later) {
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) {
+      const uint32_t mask = wins(later.best_[w], best_[w]);
+      best_[w] = (later.best_[w] & mask) | (best_[w] & ~mask);
+      numbers_[w] = (later.numbers_[w] & mask) | (numbers_[w] & ~mask);
+    }
+  }
+  __device__ __forceinline__ Maxima numbered_from(int offset) const {
+    Maxima moved = *this;
+#pragma unroll
+    for (int w = 0; w < kWords; ++w) moved.numbers_[w] += both(offset);
+    return moved;
   }
   __device__ __forceinline__ Vec<T, N> values() const {
     Vec<T, N> values;

@@ -1,9 +1,12 @@
 // max_pool2d_cuda.cu: pooling and its backward, bound by memory.
 //
-// rows:     2x2 windows of contiguous maps: a thread takes two rows of eight elements, four windows,
+// rows:     2x2 windows of contiguous maps: a thread takes two rows of eight elements, four
+// windows,
 //           and writes their values in one access and their codes in one byte; two windows where
 //           it writes indices.
 // channels: 2x2 windows of channels_last maps: a thread takes 16 bytes of channels of one window.
+// known:    windows of known_window.h: a thread takes the windows at 16 bytes of a row, or 16 bytes
+//           of channels of one window; two rows of windows that overlap.
 // window:   any window: a thread takes 16 bytes of channels of one, or one element.
 // The backward pass is pool_scatter.cuh's. Codes are stored and loaded past the caches: between the
 // two passes lies the rest of the network.
@@ -37,8 +40,9 @@ struct PoolParams {
   MaxPool2dParams op;
   Divider<I> groups;  // of windows in a row (rows) or of channels in a window (channels)
   Divider<I> pooled_width;
-  Divider<I> pooled_height;
+  Divider<I> pooled_height;  // in rows of windows of one thread
   int64_t items;
+  bool aligned;  // whether every thread's columns exist and are aligned (known_rows)
 };
 
 // kWindows of a row: kIndexLanes where indices are recorded, else kGroup.
@@ -239,6 +243,208 @@ __global__ void __launch_bounds__(kPoolThreads) pool_window_kernel(const PoolPar
   }
 }
 
+// Rows of windows of one thread, where the window is known: two where they share most rows of the
+// map.
+template <typename W>
+inline constexpr int kKnownRows = W::kDilation == 1 && (W::kStride == 1 || W::kKernel > 3) ? 2 : 1;
+
+// Which rows (or columns) of the map a thread's windows see along an axis, the first at `origin`:
+// of those outside the map, the nearest inside that is a tap. It then competes twice, which changes
+// nothing, under one number.
+template <typename W, int kTaps, typename I>
+struct TapsAlong {
+  I origin;
+  int first, last;
+
+  __device__ __forceinline__ TapsAlong(I origin, I size)
+      : origin(origin),
+        first(origin < 0 ? static_cast<int>((W::kDilation - 1 - origin) / W::kDilation) : 0),
+        last(origin + (kTaps - 1) * W::kDilation < size
+                 ? kTaps - 1
+                 : static_cast<int>((size - 1 - origin) / W::kDilation)) {}
+  __device__ __forceinline__ int tap(int number) const {
+    return number < first ? first : number > last ? last : number;
+  }
+  __device__ __forceinline__ I position(int tap) const { return origin + tap * W::kDilation; }
+};
+
+// Known windows and codes8, or no record: of a row of the map the maxima of each window's taps,
+// then of those the maximum, which keeps the order of taps and serves two rows of windows.
+template <typename T, int kWidth, typename W>
+class KnownMaxima {
+ public:
+  static constexpr int kRows = kKnownRows<W>;
+  static constexpr int kMapRows = (kRows - 1) * W::kStride + W::kKernel;
+  using Row = Maxima<T, kWidth, Replaces, (sizeof(T) == 2 && kWidth > 1)>;
+
+  // Row j of the map, which is tap `tap` of the first row of windows.
+  __device__ __forceinline__ void compete(const Row& row, int j, int tap) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int kh = j - r * W::kStride;
+      if (kh < 0 || kh >= W::kKernel) continue;
+      const Row numbered = row.numbered_from((tap - r * W::kStride) * W::kKernel);
+      if (kh == 0) {
+        best_[r] = numbered;
+      } else {
+        best_[r].compete(numbered);
+      }
+    }
+  }
+  __device__ __forceinline__ Vec<T, kWidth> values(int r) const { return best_[r].values(); }
+  __device__ __forceinline__ Vec<uint8_t, kWidth> codes(int r) const {
+    Vec<uint8_t, kWidth> codes;
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) codes.at[k] = static_cast<uint8_t>(best_[r].number(k));
+    return codes;
+  }
+
+ private:
+  Row best_[kRows];
+};
+
+// Contiguous maps: the windows at 16 bytes of a row.
+template <typename T, typename I, typename W>
+__global__ void __launch_bounds__(kPoolThreads) pool_known_rows_kernel(const PoolParams<I> p) {
+  constexpr int kColumns = kVec16<T>, kWindows = kColumns / W::kStride;
+  constexpr int kSpan = (kWindows - 1) * W::kStride + (W::kKernel - 1) * W::kDilation + 1;
+  using Windows = KnownMaxima<T, kWindows, W>;
+  const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
+  if (item64 >= p.items) return;
+  const I item = static_cast<I>(item64);
+  const PoolShape& s = p.op.shape;
+  const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
+  const I pooled_width = static_cast<I>(s.pooled_width);
+  const I pooled_height = static_cast<I>(s.pooled_height);
+  const I row = p.groups.divide(item);
+  const I group = p.groups.remainder(item, row);
+  const I plane = p.pooled_height.divide(row);
+  const I oh = p.pooled_height.remainder(row, plane) * Windows::kRows;
+  const I ow = group * kWindows;
+  const I x0 = ow * W::kStride - W::kPad;  // column of the span
+
+  const TapsAlong<W, Windows::kMapRows, I> taps_h(oh * W::kStride - W::kPad, height);
+  T span[Windows::kMapRows][kSpan];
+#pragma unroll
+  for (int j = 0; j < Windows::kMapRows; ++j) {
+    const T* map = static_cast<const T*>(p.op.input) +
+                   (plane * height + taps_h.position(taps_h.tap(j))) * width + x0;
+    if (p.aligned) {
+      const auto body = Vec<T, kColumns>::load(map + W::kPad);
+#pragma unroll
+      for (int k = 0; k < kColumns; ++k) {
+        if (W::kPad + k < kSpan) span[j][W::kPad + k] = body.at[k];
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kSpan; ++k) {
+      if (p.aligned && k >= W::kPad && k < W::kPad + kColumns) continue;
+      const bool exists = x0 + k >= 0 && x0 + k < width;
+      span[j][k] = exists ? map[k] : from_float<T>(-INFINITY);  // loses to all that exist
+    }
+  }
+
+  Windows windows;
+#pragma unroll
+  for (int j = 0; j < Windows::kMapRows; ++j) {
+    typename Windows::Row maxima;
+#pragma unroll
+    for (int kw = 0; kw < W::kKernel; ++kw) {
+      Vec<T, kWindows> candidates;
+      int first[kWindows];  // tap on the map, which wins where all are -infinity
+      bool exists[kWindows];
+#pragma unroll
+      for (int k = 0; k < kWindows; ++k) {
+        candidates.at[k] = span[j][k * W::kStride + kw * W::kDilation];
+        const int before = W::kPad - k * W::kStride;
+        first[k] = before > 0 && group == 0 ? ceil_div<int>(before, W::kDilation) : 0;
+        exists[k] = true;
+      }
+      if (kw == 0) {
+        maxima.start(candidates, first);
+      } else {
+        maxima.compete(candidates, kw, exists);
+      }
+    }
+    windows.compete(maxima, j, taps_h.tap(j));
+  }
+
+#pragma unroll
+  for (int r = 0; r < Windows::kRows; ++r) {
+    if (oh + r >= pooled_height) break;
+    const I place = (plane * pooled_height + oh + r) * pooled_width + ow;
+    T* output = static_cast<T*>(p.op.output) + place;
+    uint8_t* record = static_cast<uint8_t*>(p.op.record) + place;
+    const auto values = windows.values(r);
+    const auto codes = windows.codes(r);
+    if (p.aligned) {
+      values.store(output);
+      if (p.op.record != nullptr) codes.store(record);
+    } else {
+#pragma unroll
+      for (int k = 0; k < kWindows; ++k) {
+        if (ow + k >= pooled_width) break;
+        output[k] = values.at[k];
+        if (p.op.record != nullptr) record[k] = codes.at[k];
+      }
+    }
+  }
+}
+
+// channels_last maps: 16 bytes of channels of one window or of two, one below the other.
+template <typename T, typename I, typename W>
+__global__ void __launch_bounds__(kPoolThreads) pool_known_channels_kernel(const PoolParams<I> p) {
+  constexpr int kLanes = kChannelLanes<T>;
+  using Windows = KnownMaxima<T, kLanes, W>;
+  const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
+  if (item64 >= p.items) return;
+  const I item = static_cast<I>(item64);
+  const PoolShape& s = p.op.shape;
+  const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
+  const I inner = static_cast<I>(s.inner);
+  const I pooled_width = static_cast<I>(s.pooled_width);
+  const I pooled_height = static_cast<I>(s.pooled_height);
+  const I window = p.groups.divide(item);
+  const I channel = p.groups.remainder(item, window) * kLanes;
+  const I row = p.pooled_width.divide(window);
+  const I ow = p.pooled_width.remainder(window, row);
+  const I outer = p.pooled_height.divide(row);
+  const I oh = p.pooled_height.remainder(row, outer) * Windows::kRows;
+
+  const TapsAlong<W, Windows::kMapRows, I> taps_h(oh * W::kStride - W::kPad, height);
+  const TapsAlong<W, W::kKernel, I> taps_w(ow * W::kStride - W::kPad, width);
+  const T* map = static_cast<const T*>(p.op.input) + outer * height * width * inner + channel;
+  bool exists[kLanes];
+#pragma unroll
+  for (int c = 0; c < kLanes; ++c) exists[c] = true;
+  Windows windows;
+#pragma unroll
+  for (int j = 0; j < Windows::kMapRows; ++j) {
+    typename Windows::Row maxima;
+#pragma unroll
+    for (int k = 0; k < W::kKernel; ++k) {
+      const int kw = taps_w.tap(k);
+      const I pixel = taps_h.position(taps_h.tap(j)) * width + taps_w.position(kw);
+      const auto candidates = Vec<T, kLanes>::load(map + pixel * inner);
+      if (k == 0) {
+        maxima.start(candidates, kw);
+      } else {
+        maxima.compete(candidates, kw, exists);
+      }
+    }
+    windows.compete(maxima, j, taps_h.tap(j));
+  }
+#pragma unroll
+  for (int r = 0; r < Windows::kRows; ++r) {
+    if (oh + r >= pooled_height) break;
+    const I place = ((outer * pooled_height + oh + r) * pooled_width + ow) * inner + channel;
+    windows.values(r).store(static_cast<T*>(p.op.output) + place);
+    if (p.op.record != nullptr) {
+      windows.codes(r).store(static_cast<uint8_t*>(p.op.record) + place);
+    }
+  }
+}
+
 // 2-bit codes of channels_last maps that 16 bytes do not divide: four channels a thread, one byte.
 template <typename T, typename I>
 __global__ void __launch_bounds__(kPoolThreads) pool_channels_2x2_kernel(const PoolParams<I> p) {
@@ -277,7 +483,8 @@ template <typename T, typename I, int kWindows, int kLanes>
 cudaError_t pool(const MaxPool2dParams& op, cudaStream_t stream) {
   const PoolShape& s = op.shape;
   const int64_t windows = s.outer * s.pooled_height * s.pooled_width;
-  PoolParams<I> p{op, Divider<I>(1), Divider<I>(s.pooled_width), Divider<I>(s.pooled_height), 0};
+  PoolParams<I> p{op, Divider<I>(1), Divider<I>(s.pooled_width), Divider<I>(s.pooled_height),
+                  0,  false};
   const auto start = [&](auto kernel, int64_t rows, int64_t groups) {
     p.groups = Divider<I>(groups);
     p.items = rows * groups;
@@ -290,18 +497,43 @@ cudaError_t pool(const MaxPool2dParams& op, cudaStream_t stream) {
         aligned ? pool_rows_kernel<T, I, true, kWindows> : pool_rows_kernel<T, I, false, kWindows>,
         s.outer * s.pooled_height, ceil_div<int64_t>(s.pooled_width, kWindows));
   }
-  const bool is_3x3 = op.window.kernel_h == 3 && op.window.kernel_w == 3;
-  if (channels_aligned<T, kLanes>(op.input, op.output, op.record, s)) {
-    const int64_t groups = s.inner / kLanes;
-    if (op.window.is_2x2()) return start(pool_channels_kernel<T, I, kLanes>, windows, groups);
-    return start(is_3x3 ? pool_window_kernel<T, I, kLanes, 3> : pool_window_kernel<T, I, kLanes, 0>,
-                 windows, groups);
+  const bool channels = channels_aligned<T, kLanes>(op.input, op.output, op.record, s);
+  if (channels && op.window.is_2x2()) {
+    return start(pool_channels_kernel<T, I, kLanes>, windows, s.inner / kLanes);
   }
   if (op.record != nullptr && op.record_kind == Record::codes2) {
     return start(pool_channels_2x2_kernel<T, I>, windows, s.run_bytes());
   }
-  return start(is_3x3 ? pool_window_kernel<T, I, 1, 3> : pool_window_kernel<T, I, 1, 0>, windows,
-               s.inner);
+  const auto any = [&] {
+    const bool is_3x3 = op.window.kernel_h == 3 && op.window.kernel_w == 3;
+    const int64_t groups = s.inner / (channels ? kLanes : 1);
+    if (is_3x3) {
+      return start(channels ? pool_window_kernel<T, I, kLanes, 3> : pool_window_kernel<T, I, 1, 3>,
+                   windows, groups);
+    }
+    return start(channels ? pool_window_kernel<T, I, kLanes, 0> : pool_window_kernel<T, I, 1, 0>,
+                 windows, groups);
+  };
+  if constexpr (kLanes == kIndexLanes) {
+    return any();
+  } else {
+    if (s.inner > 1 && !channels) return any();
+    return with_known_window(
+        op.window,
+        [&](auto known) {
+          using W = decltype(known);
+          const int64_t rows_h = ceil_div<int64_t>(s.pooled_height, kKnownRows<W>);
+          p.pooled_height = Divider<I>(rows_h);
+          p.aligned = columns_aligned<T>(op.input, op.output, op.record, s, W::kStride);
+          if (s.inner == 1) {
+            return start(pool_known_rows_kernel<T, I, W>, s.outer * rows_h,
+                         ceil_div<int64_t>(s.pooled_width, kVec16<T> / W::kStride));
+          }
+          return start(pool_known_channels_kernel<T, I, W>, s.outer * rows_h * s.pooled_width,
+                       s.inner / kLanes);
+        },
+        any);
+  }
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 //
 // The backward pass brings each window the element that its record names; for 2-bit codes by
 // reading the whole map in 16-byte accesses, which touches the same memory as picking one element
-// in four.
+// in four; for indices, which may name any element, by picking several at once.
 #include "common/dispatch.h"
 #include "common/divider.h"
 #include "common/vec.h"
@@ -96,8 +96,13 @@ struct GatherParams {
   Divider<I> groups;  // of windows in a row (rows) or of channels in a window
   Divider<I> pooled_width;
   Divider<I> pooled_height;
+  Divider<I> pooled_plane;  // windows of a plane
   int64_t items;
 };
+
+// Elements of a thread that gathers by indices.
+template <typename T>
+constexpr int kGatherLanes = kVec16<T> < kGroup ? kVec16<T> : kGroup;
 
 // 2-bit codes, contiguous: four windows of a row.
 template <typename T, typename I, bool kAligned>
@@ -175,7 +180,7 @@ __global__ void __launch_bounds__(kPoolThreads) gather_channels_kernel(const Gat
   picked.store(static_cast<T*>(p.op.grad_input) + window * inner + channel);
 }
 
-// Any record: an element a thread.
+// Codes of other windows and layouts: an element a thread.
 template <typename T, typename I>
 __global__ void __launch_bounds__(kPoolThreads) gather_any_kernel(const GatherParams<I> p) {
   const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
@@ -190,51 +195,109 @@ __global__ void __launch_bounds__(kPoolThreads) gather_any_kernel(const GatherPa
   const I outer = p.pooled_height.divide(row);
   const I oh = p.pooled_height.remainder(row, outer);
   const int64_t plane = s.height * s.width;
-  int64_t position;
+  const uint8_t* codes = static_cast<const uint8_t*>(p.op.record);
+  int code;
   bool empty = false;
-  if (p.op.record_kind == Record::indices) {
-    position = static_cast<const int64_t*>(p.op.record)[item];
-    empty = position == kEmptyIndex;
+  if (p.op.record_kind == Record::codes2) {
+    const I byte = window * static_cast<I>(s.run_bytes()) + channel / kCodesPerByte;
+    code = (codes[byte] >> (2 * static_cast<int>(channel % kCodesPerByte))) & 3;
   } else {
-    const uint8_t* codes = static_cast<const uint8_t*>(p.op.record);
-    int code;
-    if (p.op.record_kind == Record::codes2) {
-      const I byte = window * static_cast<I>(s.run_bytes()) + channel / kCodesPerByte;
-      code = (codes[byte] >> (2 * static_cast<int>(channel % kCodesPerByte))) & 3;
-    } else {
-      code = codes[item];
-      empty = code == kEmptyCode;
-    }
-    position = code < p.op.window.taps() ? tap_position(p.op.window, s, oh, ow, code) : -1;
+    code = codes[item];
+    empty = code == kEmptyCode;
   }
   T picked{};
   if (!empty) {
+    const int64_t position =
+        code < p.op.window.taps() ? tap_position(p.op.window, s, oh, ow, code) : -1;
     check_index(position, plane);
     picked = static_cast<const T*>(p.op.grad_output)[(outer * plane + position) * inner + channel];
   }
   static_cast<T*>(p.op.grad_input)[item] = picked;
 }
 
+// Indices, in any layout: elements that lie side by side in memory, so that their indices come in
+// 16-byte accesses and all that they name is fetched at once.
+template <typename T, typename I, bool kAligned>
+__global__ void __launch_bounds__(kPoolThreads) gather_indices_kernel(const GatherParams<I> p) {
+  constexpr int kLanes = kGatherLanes<T>;
+  const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
+  if (item64 >= p.items) return;
+  const I first = static_cast<I>(item64) * kLanes;
+  const PoolShape& s = p.op.shape;
+  const I inner = static_cast<I>(s.inner);
+  const int n = group_size<kLanes>(static_cast<I>(s.pooled_numel()) - first);
+  const int64_t plane = s.height * s.width;
+  const int64_t* indices = static_cast<const int64_t*>(p.op.record) + first;
+  int64_t positions[kLanes];
+  if (kAligned && n == kLanes) {
+#pragma unroll
+    for (int k = 0; k < kLanes; k += kIndexLanes) {
+      const auto part = Vec<int64_t, kIndexLanes>::load_streaming(indices + k);
+#pragma unroll
+      for (int i = 0; i < kIndexLanes; ++i) positions[k + i] = part.at[i];
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < kLanes; ++k) positions[k] = k < n ? indices[k] : kEmptyIndex;
+  }
+  bool sound = true;
+#pragma unroll
+  for (int k = 0; k < kLanes; ++k) {
+    static_assert(kEmptyIndex == -1);
+    sound &= static_cast<uint64_t>(positions[k]) + 1 <= static_cast<uint64_t>(plane);
+  }
+  SEGFAST_DEVICE_CHECK(sound, "Found an invalid max index");
+  Vec<T, kLanes> picked;
+#pragma unroll
+  for (int k = 0; k < kLanes; ++k) {
+    const bool empty = positions[k] == kEmptyIndex;
+    const I window = p.groups.divide(first + k);
+    const I channel = p.groups.remainder(first + k, window);
+    const I outer = p.pooled_plane.divide(window);
+    const I position = outer * static_cast<I>(plane) + static_cast<I>(positions[k]);
+    // Of an empty window any element that can be read: no branch holds up the others.
+    const T value = static_cast<const T*>(p.op.grad_output)[empty ? 0 : position * inner + channel];
+    picked.at[k] = empty ? T{} : value;
+  }
+  T* output = static_cast<T*>(p.op.grad_input) + first;
+  if (kAligned && n == kLanes) {
+    picked.store(output);
+  } else {
+    for (int k = 0; k < n; ++k) output[k] = picked.at[k];
+  }
+}
+
 template <typename T, typename I>
 cudaError_t gather(const MaxUnpool2dBackwardParams& op, cudaStream_t stream) {
   const PoolShape& s = op.shape;
-  const auto start = [&](auto kernel, int64_t rows, int64_t groups) {
-    const GatherParams<I> p{op, Divider<I>(groups), Divider<I>(s.pooled_width),
-                            Divider<I>(s.pooled_height), rows * groups};
-    return launch(kernel, ceil_div<int64_t>(p.items, kPoolThreads), kPoolThreads, stream, p);
+  const auto start = [&](auto kernel, int64_t items, int64_t groups) {
+    const GatherParams<I> p{op,
+                            Divider<I>(groups),
+                            Divider<I>(s.pooled_width),
+                            Divider<I>(s.pooled_height),
+                            Divider<I>(s.pooled_height * s.pooled_width),
+                            items};
+    return launch(kernel, ceil_div<int64_t>(items, kPoolThreads), kPoolThreads, stream, p);
   };
+  if (op.record_kind == Record::indices) {
+    constexpr int kLanes = kGatherLanes<T>;
+    const bool aligned = is_aligned(op.record, 16) && is_aligned(op.grad_input, kLanes * sizeof(T));
+    return start(aligned ? gather_indices_kernel<T, I, true> : gather_indices_kernel<T, I, false>,
+                 ceil_div<int64_t>(s.pooled_numel(), kLanes), s.inner);
+  }
   const int64_t windows = s.outer * s.pooled_height * s.pooled_width;
   if (op.record_kind == Record::codes2 && s.inner == 1) {
     const auto kernel = rows_aligned<T, kGroup>(op.grad_output, op.grad_input, s)
                             ? gather_rows_kernel<T, I, true>
                             : gather_rows_kernel<T, I, false>;
-    return start(kernel, s.outer * s.pooled_height, s.run_bytes());
+    return start(kernel, s.outer * s.pooled_height * s.run_bytes(), s.run_bytes());
   }
   if (op.record_kind == Record::codes2 &&
       channels_aligned<T, kChannelLanes<T>>(op.grad_output, op.grad_input, op.record, s)) {
-    return start(gather_channels_kernel<T, I>, windows, s.inner / kChannelLanes<T>);
+    const int64_t groups = s.inner / kChannelLanes<T>;
+    return start(gather_channels_kernel<T, I>, windows * groups, groups);
   }
-  return start(gather_any_kernel<T, I>, windows, s.inner);
+  return start(gather_any_kernel<T, I>, windows * s.inner, s.inner);
 }
 
 }  // namespace
