@@ -67,18 +67,20 @@ class Part:
 # Lines of options that Dice + CE leaves out (focal, smoothing), and of unaligned logits.
 LEFT_OUT = (
     r"power = exp_nonpositive\(gamma",
-    r"others \+= c == own",
+    r"others \+= c == label",
     r"smooth\[j\] \+=",
     r"-= class_smooth",
-    r"to_float\(\*from\)",
+    r"of_class\[c\] = \*from",
+    r"tile.slots\(j, c\)\] = T",
 )
 
 
 def _labels(classes_up: int, kernel: str, layout: str) -> Part:
     least, pixels = (9, 2) if classes_up == 12 else (17, 1)  # pixels of a thread, by 4 bytes
+    flag = "true" if layout == "nhwc" else "false"
     return Part(
         STATS,
-        f"labels_{kernel}_kernel<LabelsTraits<{{T}}, {least}, {classes_up}> >",
+        f"labels_{kernel}_kernel<LabelsTraits<{{T}}, {flag}, {least}, {classes_up}> >",
         pixels,
         loops=True,
         avoiding=LEFT_OUT,

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -5,6 +6,18 @@ from torch import Tensor
 with_cuda: bool
 
 def cpu_isa() -> str: ...
+def overlap_loss(
+    logits: Tensor,
+    target: Tensor,
+    pixel_weight: Tensor | None,
+    class_weight: Tensor | None,
+    pos_weight: Tensor | None,
+    region_weight: Tensor | None,
+    stats: tuple[Any, ...],
+    region: tuple[Any, ...] | None,
+    pixel: tuple[Any, ...] | None,
+    composite: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+) -> Tensor | None: ...
 def parallel_threads() -> int: ...
 def read_and_write(reads: list[Tensor], writes: list[Tensor]) -> list[Tensor]: ...
 def route(count: int, arguments: tuple[Any, ...]) -> int: ...

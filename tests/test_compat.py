@@ -101,13 +101,14 @@ def test_the_formula_in_one_call(
 ) -> None:
     loss, formula, with_channel = case
     calls = []
-    overlap_stats = _common.overlap_stats
+    for name in ("overlap_stats", "overlap_loss"):
+        function = getattr(_common, name)
 
-    def counting(*args: Any, **options: Any) -> Any:
-        calls.append(options)
-        return overlap_stats(*args, **options)
+        def counting(*args: Any, function: Any = function, **options: Any) -> Any:
+            calls.append(function)
+            return function(*args, **options)
 
-    monkeypatch.setattr(_common, "overlap_stats", counting)
+        monkeypatch.setattr(_common, name, counting)
     logits, target = 2 * torch.randn(SHAPE, dtype=dtype), labels(C, None)
     assert_same(loss, formula, logits, target.unsqueeze(1) if with_channel else target)
     assert len(calls) == 1

@@ -30,12 +30,8 @@ at::Tensor unpool(const at::Tensor& input_any, const at::Tensor& record, const c
   // On a GPU, indices of windows that overlap are scattered over zeros; those of 2x2 windows are
   // gathered, and scattered only where some index turns out not to lie in its own window.
   const bool gpu_indices = input.is_cuda() && view.kind == Record::indices;
-  at::Tensor output, foreign;
-  if (gpu_indices && !p.window.is_2x2()) {
-    output = at::zeros(sizes, input.options().memory_format(view.format));
-  } else {
-    output = empty(sizes, input.options(), view.format);
-  }
+  at::Tensor output = empty(sizes, input.options(), view.format), foreign;
+  if (gpu_indices && !p.window.is_2x2()) output.zero_();  // at::zeros knows no memory format
   if (gpu_indices && p.window.is_2x2()) foreign = at::zeros({1}, input.options().dtype(at::kInt));
   p.input = input.const_data_ptr();
   p.record = view.tensor.const_data_ptr();

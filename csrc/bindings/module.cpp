@@ -10,6 +10,7 @@ void bind_eager_pooling(pybind11::module_& m);
 void bind_eager_shuffling(pybind11::module_& m);
 void bind_max_pool2d(pybind11::module_& m);
 void bind_max_unpool2d(pybind11::module_& m);
+void bind_overlap_loss(pybind11::module_& m);
 void bind_overlap_stats(pybind11::module_& m);
 void bind_pixel_shuffle(pybind11::module_& m);
 void bind_pool_codes(pybind11::module_& m);
@@ -24,6 +25,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   segfast::bind_confusion_matrix(m);
   segfast::bind_max_pool2d(m);
   segfast::bind_max_unpool2d(m);
+  segfast::bind_overlap_loss(m);
   segfast::bind_overlap_stats(m);
   segfast::bind_pixel_shuffle(m);
   segfast::bind_pool_codes(m);

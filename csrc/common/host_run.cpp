@@ -32,12 +32,19 @@ constexpr int kMaxBlock = 1024;
 
 enum class State { unborn, running, at_barrier, in_warp, ready, returned };
 
+struct Copy {
+  void* to;
+  const void* from;
+  size_t size;
+};
+
 struct Thread {
   State state = State::unborn;
   Fiber* fiber = nullptr;  // where it goes on
   Site site = {""};
   unsigned mask = 0;
-  uint64_t value = 0;  // what it brings to its warp
+  uint64_t value = 0;        // what it brings to its warp
+  std::vector<Copy> copies;  // under way
 };
 
 // The launch that is running. There is one at a time.
@@ -272,6 +279,15 @@ const uint64_t* exchange(unsigned mask, uint64_t value, Site site) {
   }
   suspend();
   return brought[running];
+}
+
+void copy_async(void* to, const void* from, size_t size) {
+  threads[running].copies.push_back({to, from, size});
+}
+
+void wait_for_copies() {
+  for (const Copy& copy : threads[running].copies) std::memcpy(copy.to, copy.from, copy.size);
+  threads[running].copies.clear();
 }
 
 void* shared_memory(const void* key, size_t size) {

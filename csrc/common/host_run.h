@@ -67,6 +67,11 @@ const uint64_t* exchange(unsigned mask, uint64_t value, Site site);
 // Shared memory of the running block, one allocation a key, so that a sanitizer knows its end.
 void* shared_memory(const void* key, size_t size);
 
+// A copy of the running thread's that happens in wait_for_copies(), and not before: who reads too
+// early reads what was there.
+void copy_async(void* to, const void* from, size_t size);
+void wait_for_copies();
+
 cudaError_t run(int64_t grid, int block, const std::function<void()>& thread);
 
 // Where the kernels begin that have run so far, for tests that want to have run them all.

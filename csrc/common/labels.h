@@ -1,7 +1,10 @@
 // labels.h: label maps and soft targets of any element type.
 #pragma once
 
+#include <type_traits>
+
 #include "common/types.h"
+#include "common/vec.h"
 
 namespace segfast {
 
@@ -18,14 +21,10 @@ enum class TargetType : uint8_t {
   bfloat16
 };
 
-// out[j] = the label at base + at[j], by loads that do not wait for each other. The type is the
-// same for a whole launch, so that the switch costs a GPU one uniform branch.
-template <int N>
-SEGFAST_HOST_DEVICE void read_labels(const void* labels, TargetType type, int64_t base,
-                                     const int64_t (&at)[N], int64_t (&out)[N]) {
-  const auto read = [&](auto* typed) {
-    for (int j = 0; j < N; ++j) out[j] = static_cast<int64_t>(typed[base + at[j]]);
-  };
+// Calls read(labels) with the labels' own type, which is the same for a whole launch: the switch
+// costs a GPU one uniform branch.
+template <typename Read>
+SEGFAST_HOST_DEVICE void with_label_type(TargetType type, const void* labels, Read read) {
   switch (type) {
     case TargetType::uint8:
       return read(static_cast<const uint8_t*>(labels));
@@ -42,7 +41,35 @@ SEGFAST_HOST_DEVICE void read_labels(const void* labels, TargetType type, int64_
   }
 }
 
-// The same for soft targets.
+// out[j] = the label at base + at[j], by loads that do not wait for each other.
+template <int N>
+SEGFAST_HOST_DEVICE void read_labels(const void* labels, TargetType type, int64_t base,
+                                     const int64_t (&at)[N], int64_t (&out)[N]) {
+  const auto read = [&](auto* typed) {
+    for (int j = 0; j < N; ++j) out[j] = static_cast<int64_t>(typed[base + at[j]]);
+  };
+  with_label_type(type, labels, read);
+}
+
+// The labels first to first + N - 1, in the widest accesses: where label_run_aligned() and `first`
+// is a multiple of N.
+template <int N>
+SEGFAST_HOST_DEVICE void read_label_run(const void* labels, TargetType type, int64_t first,
+                                        int64_t (&out)[N]) {
+  const auto read = [&](auto* typed) {
+    using L = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
+    constexpr int kTogether = N < kVec16<L> ? N : kVec16<L>;
+    for (int j = 0; j < N; j += kTogether) {
+      const auto some = Vec<L, kTogether>::load(typed + first + j);
+      for (int k = 0; k < kTogether; ++k) out[j + k] = static_cast<int64_t>(some.at[k]);
+    }
+  };
+  with_label_type(type, labels, read);
+}
+
+inline bool label_run_aligned(const void* labels) { return is_aligned(labels, 16); }
+
+// The same as read_labels() for soft targets.
 template <int N, typename R>
 SEGFAST_HOST_DEVICE void read_soft_targets(const void* target, TargetType type, int64_t base,
                                            const int64_t (&at)[N], R (&out)[N]) {

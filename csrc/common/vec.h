@@ -35,17 +35,15 @@ struct alignas(sizeof(T) * N) Vec {
   SEGFAST_HOST_DEVICE void store(T* address) const { *reinterpret_cast<Vec*>(address) = *this; }
 };
 
-// values[i] = address[i], one access, as load_streaming(). A GPU makes a float of each half of a
-// word in one operation.
+// values[i] = vec.at[i]. A GPU makes a float of each half of a word in one operation.
 template <typename T, int N, typename A>
-SEGFAST_HOST_DEVICE void load_floats(const T* address, A (&values)[N]) {
+SEGFAST_HOST_DEVICE void floats_of(const Vec<T, N>& vec, A (&values)[N]) {
 #if defined(__CUDA_ARCH__)
   if constexpr (sizeof(T) == 2 && N % 2 == 0) {
-    const auto words =
-        Vec<uint32_t, N / 2>::load_streaming(reinterpret_cast<const uint32_t*>(address));
 #pragma unroll
     for (int i = 0; i < N; i += 2) {
-      const uint32_t word = words.at[i / 2];
+      uint32_t word;
+      memcpy(&word, &vec.at[i], sizeof word);
       if constexpr (std::is_same_v<T, Half>) {
         const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&word));
         values[i] = pair.x;
@@ -58,7 +56,6 @@ SEGFAST_HOST_DEVICE void load_floats(const T* address, A (&values)[N]) {
   } else
 #endif
   {
-    const auto vec = Vec<T, N>::load_streaming(address);
     for (int i = 0; i < N; ++i) values[i] = to_float(vec.at[i]);
   }
 }

@@ -18,11 +18,11 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
     call()  # what the first call allocates for good
     if device.type == "cuda":
         synchronize(device)
-        before = torch.cuda.memory_allocated(device)
+        before = _requested(device, "current")
         torch.cuda.reset_peak_memory_stats(device)
         call()
         synchronize(device)
-        return int(torch.cuda.max_memory_allocated(device) - before)
+        return _requested(device, "peak") - before
     with _quiet(), torch.profiler.profile(profile_memory=True) as profile:
         call()
     results: Any = profile.profiler
@@ -31,6 +31,11 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
         (e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"
     )
     return max(accumulate((size for _, size in changes), initial=0))
+
+
+def _requested(device: torch.device, what: str) -> int:
+    """Bytes that tensors have asked for: the blocks that they got may be up to 1 MB larger."""
+    return int(torch.cuda.memory_stats(device)[f"requested_bytes.all.{what}"])
 
 
 @contextmanager

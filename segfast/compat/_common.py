@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from segfast._classes import check_target, check_values, whole
 from segfast.functional.overlap_stats import OverlapStats, overlap_stats
+from segfast.losses._fused import PixelTerm, RegionTerm, overlap_loss
 from segfast.reference import overlap_stats as reference
 
 
@@ -29,6 +31,39 @@ def sums(
         return _sums_of_probabilities(input, target, ignore_index, **options)
     mode = "multiclass" if activation == "softmax" else "multilabel"
     return overlap_stats(input, target, mode, ignore_index, **options)
+
+
+def mean_entropy(factor: float, reduction: str) -> PixelTerm:
+    """``factor`` times torch's cross-entropy, reduced to the weighted mean or the sum."""
+    return PixelTerm(factor, True, by_class=False, by_sample=False, mean=reduction == "mean")
+
+
+def fused(
+    composite: Callable[[Tensor, Tensor], Tensor],
+    input: Tensor,
+    target: Tensor,
+    activation: str,
+    ignore_index: int | None,
+    *,
+    region: RegionTerm | None = None,
+    pixel: PixelTerm | None = None,
+    region_weight: Tensor | None = None,
+    exponent: int = 1,
+    minimum: bool = False,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """``composite(input, target)``, which the terms say in numbers, by one kernel where it can be.
+
+    The graph holds ``composite``, so let it hold no tensor.
+    """
+    if not (is_compiling() or overlap_loss is None):
+        options = (activation == "sigmoid", ignore_index, exponent, label_smoothing, 0.0, minimum)
+        weights = None, None, region_weight
+        terms = options, region, pixel, lambda input, target, _: composite(input, target)
+        loss = overlap_loss(input, target, None, *weights, *terms)
+        if loss is not None:
+            return loss
+    return composite(input, target)
 
 
 def _sums_of_probabilities(

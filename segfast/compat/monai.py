@@ -33,14 +33,17 @@ from segfast.compat._common import (
     as_labels,
     check,
     divided,
+    fused,
     in_type_of,
     masked,
+    mean_entropy,
     numbers,
     reduced,
     sums,
     weights,
 )
 from segfast.functional.overlap_stats import OverlapStats
+from segfast.losses._fused import EMPTY, LINKS, PixelTerm, RegionTerm, is_own
 from segfast.reference import overlap_stats as reference
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -134,8 +137,70 @@ class _OverlapLoss(nn.Module):
         """The loss, in float64, from the sums of samples with that many spatial dimensions."""
         raise NotImplementedError
 
+    def coefficients(self) -> tuple[float, float, float, float] | None:
+        """a, i, p and t of the score (a I + nr) / (i I + p P + t T + dr), if it is one and the
+        loss the mean or sum of 1 - score."""
+        return None
+
+    def term(self, factor: float, input: Tensor, known: Tensor) -> RegionTerm | None:
+        """``factor`` times this loss in numbers, of a target as overlap_stats takes it."""
+        squares = self.exponent == 2 and known.is_floating_point()  # of the target too
+        coefficients = self.coefficients() if is_own(self) else None
+        if coefficients is None or squares or self.reduction == "none":
+            return None
+        return RegionTerm(
+            factor,
+            coefficients,
+            top=self.smooth_nr,
+            bottom=self.smooth_dr,
+            least=0.0,
+            link=LINKS.index("linear"),
+            least_score=0.0,
+            power=1.0,
+            empty=EMPTY.index("include"),
+            every_class=True,
+            include_background=self.include_background or input.shape[1] == 1,
+            by_sample=not self.batch,
+            mean=self.reduction == "mean",
+        )
+
+    def fused(
+        self,
+        composite: Callable[[Tensor, Tensor], Tensor],
+        input: Tensor,
+        known: Tensor,
+        ignored: int | None,
+        region: RegionTerm,
+        pixel: PixelTerm | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """``composite(input, known)`` of such terms."""
+        return fused(
+            composite,
+            input,
+            known,
+            "sigmoid" if self.sigmoid else "softmax",
+            ignored,
+            region=region,
+            pixel=pixel,
+            exponent=self.exponent,
+            minimum=self.soft_label and self.exponent == 1,
+            label_smoothing=label_smoothing,
+        )
+
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of ``input`` [N, C, ...] against ``target`` [N, C, ...] or [N, 1, ...]."""
+        activation = self.activation(input.shape[1])
+        if activation is not None:
+            known, ignored = self.target(input, target)
+            region = self.term(1.0, input, known)
+            if region is not None:
+
+                def composite(input: Tensor, known: Tensor) -> Tensor:
+                    stats = self.sums(input, known, activation, ignored)
+                    return in_type_of(self.from_stats(stats, input.dim() - 2), input)
+
+                return self.fused(composite, input, known, ignored, region)
         loss = self.from_stats(self.stats(input, target), input.dim() - 2)
         return in_type_of(loss, input)
 
@@ -182,6 +247,12 @@ class DiceLoss(_OverlapLoss):
         self.exponent = 2 if squared_pred else 1
         self.class_weight: Tensor | None
         self.register_buffer("class_weight", _weight(weight))
+
+    def coefficients(self) -> tuple[float, float, float, float] | None:
+        """See ``_OverlapLoss``."""
+        if self.class_weight is not None:
+            return None
+        return (2.0, -2.0, 2.0, 2.0) if self.jaccard else (2.0, 0.0, 1.0, 1.0)
 
     def from_stats(self, stats: OverlapStats, dimensions: int) -> Tensor:
         """See ``_OverlapLoss``."""
@@ -298,6 +369,10 @@ class TverskyLoss(_OverlapLoss):
         )
         self.alpha, self.beta = alpha, beta
 
+    def coefficients(self) -> tuple[float, float, float, float]:
+        """See ``_OverlapLoss``."""
+        return 1.0, 1 - self.alpha - self.beta, self.alpha, self.beta
+
     def from_stats(self, stats: OverlapStats, dimensions: int) -> Tensor:
         """See ``_OverlapLoss``."""
         i, p, t, _ = self.groups(stats)
@@ -410,21 +485,33 @@ class DiceCELoss(nn.Module):
         binary = input.shape[1] == 1
         activation = "sigmoid" if binary else "softmax"
         options: dict[str, Any] = {"label_smoothing": 0.0 if binary else self.label_smoothing}
+        if self.weight is None and self.dice.activation(input.shape[1]) == activation:
+            known, ignored = self.dice.target(input, target)
+            term = self.dice.term(self.lambda_dice, input, known)
+            if term is not None:
+
+                def composite(input: Tensor, known: Tensor) -> Tensor:
+                    stats = self.dice.sums(input, known, activation, ignored, **options)
+                    return self._total(stats, stats, input)
+
+                entropy = mean_entropy(self.lambda_ce, self.reduction)
+                return self.dice.fused(composite, input, known, ignored, term, entropy, **options)
         weight = None if self.weight is None else self.weight.to(input.device)
         options["pos_weight" if binary else "class_weight"] = weight
         stats = self.dice.stats
         if self.dice.activation(input.shape[1]) == activation:
-            region = stats(input, target, **options)
-            entropy, total = region.cross_entropy, region.weight
+            region = pixel = stats(input, target, **options)
         else:
             region = stats(input, target)
             if not binary and target.shape[1] == 1:
                 target = as_labels(input, target)
             pixel = sums(input, target, activation, **options)
-            entropy, total = pixel.cross_entropy, pixel.weight
-        loss = entropy.sum()
+        return self._total(region, pixel, input)
+
+    def _total(self, region: OverlapStats, pixel: OverlapStats, input: Tensor) -> Tensor:
+        loss = pixel.cross_entropy.sum()
         if self.reduction == "mean":
-            loss = divided(loss, total.sum())
+            loss = divided(loss, pixel.weight.sum())
         dice = self.dice.from_stats(region, input.dim() - 2)
         return in_type_of(self.lambda_dice * dice + self.lambda_ce * loss, input)
 

@@ -24,14 +24,17 @@ from torch import Tensor, nn
 from segfast.compat._common import (
     as_labels,
     divided,
+    fused,
     in_type_of,
     is_per_class,
     masked,
     mean,
+    mean_entropy,
     sums,
 )
 from segfast.functional.overlap_stats import OverlapStats
-from segfast.losses._base import sum_group
+from segfast.losses._base import spans_ranks, sum_group
+from segfast.losses._fused import EMPTY, LINKS, RegionTerm, is_own
 
 
 def softmax_helper_dim1(x: Tensor) -> Tensor:
@@ -82,6 +85,27 @@ class MemoryEfficientSoftDiceLoss(nn.Module):
             size = size + 2 * i
         return -mean((2 * i + self.smooth) / (size + self.smooth).clamp(min=1e-8))
 
+    def term(self, factor: float) -> RegionTerm | None:
+        """``factor`` times this loss in numbers, if it is one process's."""
+        over_ranks = self.batch_dice and self.ddp and spans_ranks("global")
+        if self.clip_tp is not None or over_ranks or not is_own(self):
+            return None
+        return RegionTerm(
+            factor,
+            (2.0, 0.0, 1.0, 1.0),
+            top=self.smooth,
+            bottom=self.smooth,
+            least=1e-8,
+            link=LINKS.index("negative"),
+            least_score=0.0,
+            power=1.0,
+            empty=EMPTY.index("include"),
+            every_class=True,
+            include_background=self.do_bg,
+            by_sample=not self.batch_dice,
+            mean=True,
+        )
+
     def forward(self, x: Tensor, y: Tensor, loss_mask: Tensor | None = None) -> Tensor:
         """The loss of ``x`` [N, C, ...].
 
@@ -96,8 +120,15 @@ class MemoryEfficientSoftDiceLoss(nn.Module):
             kept = loss_mask if target.dim() == x.dim() else as_labels(x, loss_mask)
             target, ignored = masked(target, kept), -1
         activation = _activation(self.apply_nonlin)
+
+        def composite(input: Tensor, target: Tensor) -> Tensor:
+            return in_type_of(self.from_stats(sums(input, target, activation, ignored)), input)
+
+        region = self.term(1.0)
+        if activation is not None and region is not None:
+            return fused(composite, x, target, activation, ignored, region=region)
         input = x if activation or self.apply_nonlin is None else self.apply_nonlin(x)
-        return in_type_of(self.from_stats(sums(input, target, activation, ignored)), x)
+        return in_type_of(composite(input, target), x)
 
 
 class SoftDiceLoss(MemoryEfficientSoftDiceLoss):
@@ -152,9 +183,25 @@ class DC_and_CE_loss(nn.Module):  # noqa: N801 (nnU-Net's name)
 
     def forward(self, net_output: Tensor, target: Tensor) -> Tensor:
         """The loss of logits [N, C, ...] against labels [N, 1, ...]."""
+        target = as_labels(net_output, target)
+        term = self.dc.term(self.weight_dice)
+        if term is None or self.ce.weight is not None:
+            return self._composite(net_output, target)
+        return fused(
+            self._composite,
+            net_output,
+            target,
+            "softmax",
+            self.ignore_index,
+            region=term,
+            pixel=mean_entropy(self.weight_ce, self.ce.reduction),
+            label_smoothing=self.ce.label_smoothing,
+        )
+
+    def _composite(self, net_output: Tensor, target: Tensor) -> Tensor:
         stats = sums(
             net_output,
-            as_labels(net_output, target),
+            target,
             "softmax",
             self.ignore_index,
             class_weight=self.ce.weight,

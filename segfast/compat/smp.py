@@ -25,6 +25,7 @@ from segfast._classes import check_choice, check_target, check_values
 from segfast.compat._common import (
     as_labels,
     divided,
+    fused,
     in_type_of,
     is_per_class,
     reduced,
@@ -32,6 +33,7 @@ from segfast.compat._common import (
     weights,
 )
 from segfast.functional.overlap_stats import MODES
+from segfast.losses._fused import EMPTY, LINKS, PixelTerm, RegionTerm
 from segfast.losses.lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
 
 BINARY_MODE, MULTICLASS_MODE, MULTILABEL_MODE = "binary", "multiclass", "multilabel"
@@ -90,6 +92,36 @@ class _OverlapLoss(nn.Module):
                 with or without the channel of ``"binary"``.
         """
         input, target = _shaped(self.mode, y_pred, y_true)
+        labels = self.mode == MULTICLASS_MODE and self.from_logits
+        if not labels or self.classes is not None or self.gamma != 1:
+            return self._composite(input, target)
+        weight = self.class_weights
+        return fused(
+            self._composite,
+            input,
+            target,
+            "softmax",
+            self.ignore_index,
+            region=RegionTerm(
+                1.0,
+                (1.0, 1 - self.alpha - self.beta, self.alpha, self.beta),
+                top=self.smooth,
+                bottom=self.smooth,
+                least=self.eps,
+                link=LINKS.index("log" if self.log_loss else "linear"),
+                least_score=self.eps,
+                power=1.0,
+                empty=EMPTY.index("zero"),
+                every_class=True,
+                include_background=True,
+                by_sample=False,
+                mean=True,
+            ),
+            region_weight=None if weight is None else weight.to(input.device),
+            minimum=True,
+        )
+
+    def _composite(self, input: Tensor, target: Tensor) -> Tensor:
         activation = _activation(self.mode) if self.from_logits else None
         stats = sums(input, target, activation, self.ignore_index, minimum=True)
         i, p, t = (x.sum(0) for x in stats[:3])
@@ -105,7 +137,7 @@ class _OverlapLoss(nn.Module):
         mean = divided((loss * weight).sum(), weight.sum())
         if self.gamma != 1:  # the least mean whose power has a finite slope, but for a loss of 0
             mean = mean.clamp(min=1e-12) ** self.gamma * (mean > 0)
-        return in_type_of(mean, y_pred)
+        return in_type_of(mean, input)
 
 
 class JaccardLoss(_OverlapLoss):
@@ -310,11 +342,22 @@ class SoftCrossEntropyLoss(nn.Module):
                 reduction="none",
             )
             return loss if self.ignore_index is None else loss.unsqueeze(1)
-        stats = sums(y_pred, labels, "softmax", self.ignore_index, label_smoothing=smoothing)
-        loss = stats.cross_entropy.sum()
-        if self.reduction == "mean":
-            loss = loss / max(labels.numel(), 1)
-        return in_type_of(loss, y_pred)
+        count = max(labels.numel(), 1) if self.reduction == "mean" else 1
+
+        def composite(input: Tensor, target: Tensor) -> Tensor:
+            stats = sums(input, target, "softmax", self.ignore_index, label_smoothing=smoothing)
+            return in_type_of(stats.cross_entropy.sum() / count, input)
+
+        total = PixelTerm(1 / count, weighted=False, by_class=False, by_sample=False, mean=False)
+        return fused(
+            composite,
+            y_pred,
+            labels,
+            "softmax",
+            self.ignore_index,
+            pixel=total,
+            label_smoothing=smoothing,
+        )
 
 
 class SoftBCEWithLogitsLoss(nn.Module):

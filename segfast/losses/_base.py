@@ -3,20 +3,22 @@ ranks.
 
 A loss says which statistics it wants (:meth:`StatsLoss.stats_options`) and what they come to
 (:meth:`StatsLoss.from_groups`); :class:`CombinedLoss` asks several the same and calls the kernel
-once.
+once. Where it is plain numbers (:meth:`StatsLoss.term`), one more kernel does the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from segfast._classes import check_choice
 from segfast.functional.overlap_stats import MODES, OverlapStats, overlap_stats
+from segfast.losses._fused import PixelTerm, RegionTerm, is_own, overlap_loss
 
 REDUCE = ("sample", "batch", "global")
 REDUCTIONS = ("none", "mean", "sum")
@@ -56,12 +58,17 @@ class _SumOverRanks(torch.autograd.Function):
         return output
 
 
+def spans_ranks(reduce: str) -> bool:
+    """Whether ``reduce`` names more than this process's samples."""
+    return reduce == "global" and dist.is_available() and dist.is_initialized()
+
+
 def sum_group(stats: OverlapStats, reduce: str) -> OverlapStats:
     """Statistics [N, C] and [N] summed over what ``reduce`` names: [1, C] and [1], or unchanged."""
     if reduce == "sample":
         return stats
     summed = [x.sum(0, keepdim=True) for x in stats]
-    if reduce == "global" and dist.is_available() and dist.is_initialized():
+    if spans_ranks(reduce):
         sizes = [x.numel() for x in summed]
         everything = _SumOverRanks.apply(torch.cat([x.flatten() for x in summed]))
         parts = everything.split(sizes)
@@ -74,6 +81,7 @@ class StatsLoss(nn.Module):
 
     def __init__(self, mode: str, ignore_index: int | None, reduce: str, reduction: str) -> None:
         super().__init__()
+        self.class_weight: Tensor | None
         self.mode = check_choice("mode", mode, MODES)
         self.ignore_index = ignore_index
         self.reduce = check_choice("reduce", reduce, REDUCE)
@@ -91,6 +99,45 @@ class StatsLoss(nn.Module):
         """The loss from the statistics of samples, [N, C] and [N], in float64."""
         return self.from_groups(sum_group(stats, self.reduce))
 
+    def term(self, factor: float) -> RegionTerm | PixelTerm | None:
+        """``factor`` times this loss in numbers; None for a loss that is none such."""
+        return None
+
+    def _weighed(self) -> Iterable[tuple[float, StatsLoss]]:
+        """The losses whose sum this is, and their factors."""
+        return ((1.0, self),)
+
+    def _fused(self) -> tuple[Any, ...] | None:
+        """What overlap_loss is called with after the tensors, if it can be."""
+        if not is_own(self):
+            return None
+        region: RegionTerm | None = None
+        pixel: PixelTerm | None = None
+        region_weight = None
+        given: dict[str, Any] = {}
+        for factor, loss in self._weighed():
+            if not is_own(loss) or loss.reduction == "none" or spans_ranks(loss.reduce):
+                return None
+            term = loss.term(factor)
+            given.update(loss.stats_options())
+            if isinstance(term, PixelTerm) and pixel is None:
+                pixel = term
+            elif isinstance(term, RegionTerm) and region is None:
+                region, region_weight = term, loss.class_weight
+            else:
+                return None
+        get = given.get
+        options = (
+            self.mode != "multiclass",
+            self.ignore_index,
+            get("exponent", 1),
+            get("label_smoothing", 0.0),
+            get("gamma", 0.0),
+            False,
+        )
+        weights = get("class_weight"), get("pos_weight"), region_weight
+        return (*weights, options, region, pixel, self._composite)
+
     def forward(self, logits: Tensor, target: Tensor, pixel_weight: Tensor | None = None) -> Tensor:
         """The loss of ``logits`` [N, C, ...] against ``target``.
 
@@ -103,6 +150,16 @@ class StatsLoss(nn.Module):
         Returns:
             float32, or float64 for float64 logits.
         """
+        if not (is_compiling() or overlap_loss is None):
+            fused = self._fused()
+            if fused is not None and (self.mode != "binary" or logits.shape[1:2] == (1,)):
+                loss = overlap_loss(logits, target, pixel_weight, *fused)
+                if loss is not None:
+                    return loss
+        return self._composite(logits, target, pixel_weight)
+
+    def _composite(self, logits: Tensor, target: Tensor, pixel_weight: Tensor | None) -> Tensor:
+        """The same in steps that PyTorch differentiates."""
         stats = overlap_stats(
             logits,
             target,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -60,6 +60,9 @@ class CombinedLoss(StatsLoss):
 
     def _parts(self) -> list[StatsLoss]:
         return cast(list[StatsLoss], list(self.losses))
+
+    def _weighed(self) -> Iterable[tuple[float, StatsLoss]]:
+        return zip(self.factors, cast(Iterable[StatsLoss], self.losses), strict=True)
 
     def from_stats(self, stats: OverlapStats) -> Tensor:
         """See :class:`StatsLoss`."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from segfast.functional.overlap_stats import OverlapStats
 from segfast.losses._base import StatsLoss, Weights, as_weights
+from segfast.losses._fused import PixelTerm
 
 
 class PixelLoss(StatsLoss):
@@ -41,7 +42,6 @@ class PixelLoss(StatsLoss):
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
         self.label_smoothing = label_smoothing
-        self.class_weight: Tensor | None
         self.register_buffer(
             "class_weight", as_weights("class_weight", class_weight), persistent=False
         )
@@ -49,6 +49,16 @@ class PixelLoss(StatsLoss):
     def stats_options(self) -> dict[str, Any]:
         """See :class:`StatsLoss`."""
         return {"class_weight": self.class_weight, "label_smoothing": self.label_smoothing}
+
+    def term(self, factor: float) -> PixelTerm:
+        """See :class:`StatsLoss`."""
+        return PixelTerm(
+            factor,
+            weighted=self.weighted_mean,
+            by_class=self.mode != "multiclass",
+            by_sample=self.reduce == "sample",
+            mean=self.reduction == "mean",
+        )
 
     def from_groups(self, stats: OverlapStats) -> Tensor:
         """See :class:`StatsLoss`."""
@@ -141,6 +151,10 @@ class FocalLoss(PixelLoss):
     def stats_options(self) -> dict[str, Any]:
         """See :class:`StatsLoss`."""
         return {**super().stats_options(), "gamma": self.gamma, "pos_weight": self.pos_weight}
+
+    def term(self, factor: float) -> PixelTerm:
+        """See :class:`StatsLoss`."""
+        return super().term(factor if self.alpha is None else factor * (1 - self.alpha))
 
     def from_groups(self, stats: OverlapStats) -> Tensor:
         """See :class:`StatsLoss`."""

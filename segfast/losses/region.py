@@ -10,9 +10,10 @@ from torch import Tensor
 from segfast._classes import check_choice
 from segfast.functional.overlap_stats import OverlapStats
 from segfast.losses._base import StatsLoss, Weights, as_weights
+from segfast.losses._fused import EMPTY, LINKS, RegionTerm
 
-EMPTY = ("skip", "zero", "one", "include")
-LINKS = ("linear", "negative", "log")
+LEAST_DENOMINATOR = 1e-7  # without smoothing
+LEAST_SCORE = 1e-7  # under a logarithm
 
 
 class RegionLoss(StatsLoss):
@@ -76,7 +77,6 @@ class RegionLoss(StatsLoss):
         self.power = power
         self.include_background = include_background
         self.exponent = exponent
-        self.class_weight: Tensor | None
         self.register_buffer(
             "class_weight", as_weights("class_weight", class_weight), persistent=False
         )
@@ -96,12 +96,12 @@ class RegionLoss(StatsLoss):
             numerator = numerator + top
         if bottom:
             return numerator / (denominator + bottom)
-        return numerator / denominator.clamp(min=1e-7)
+        return numerator / denominator.clamp(min=LEAST_DENOMINATOR)
 
     def linked(self, score: Tensor) -> Tensor:
         """The loss of a score."""
         if self.link == "log":
-            loss = -score.clamp(min=1e-7).log()
+            loss = -score.clamp(min=LEAST_SCORE).log()
         else:
             loss = -score if self.link == "negative" else 1 - score
         # The smallest loss whose power has a finite slope.
@@ -145,31 +145,69 @@ class RegionLoss(StatsLoss):
         return total / count.masked_fill(count == 0, 1)
 
 
-class DiceLoss(RegionLoss):
+class _QuotientLoss(RegionLoss):
+    """A region loss whose score is a quotient of multiples of I, P and T."""
+
+    def coefficients(self) -> tuple[float, float, float, float]:
+        """a, i, p and t of a I / (i I + p P + t T)."""
+        raise NotImplementedError
+
+    def score(self, stats: OverlapStats) -> Tensor:
+        """See :class:`RegionLoss`."""
+        top, *bottom = self.coefficients()
+        sums = (stats.intersection, stats.probability, stats.target)
+        parts = [
+            x if factor == 1 else factor * x
+            for factor, x in zip(bottom, sums, strict=True)
+            if factor != 0
+        ]
+        numerator = stats.intersection if top == 1 else top * stats.intersection
+        return self.ratio(numerator, sum(parts[1:], parts[0]))
+
+    def term(self, factor: float) -> RegionTerm:
+        """See :class:`StatsLoss`."""
+        top, bottom = self.smooth
+        return RegionTerm(
+            factor,
+            self.coefficients(),
+            top,
+            bottom,
+            0.0 if bottom else LEAST_DENOMINATOR,
+            LINKS.index(self.link),
+            LEAST_SCORE,
+            self.power,
+            EMPTY.index(self.empty),
+            every_class=False,
+            include_background=self.include_background,
+            by_sample=self.reduce == "sample",
+            mean=self.reduction == "mean",
+        )
+
+
+class DiceLoss(_QuotientLoss):
     r"""1 minus the Dice coefficient :math:`2 I / (P + T)`, also called F1 score.
 
     With ``exponent=2``, P is the sum of squares, as in V-Net (Milletari et al., 3DV 2016).
     See :class:`RegionLoss` for the arguments.
     """
 
-    def score(self, stats: OverlapStats) -> Tensor:
+    def coefficients(self) -> tuple[float, float, float, float]:
         """2 I / (P + T)."""
-        return self.ratio(2 * stats.intersection, stats.probability + stats.target)
+        return 2.0, 0.0, 1.0, 1.0
 
 
-class JaccardLoss(RegionLoss):
+class JaccardLoss(_QuotientLoss):
     r"""1 minus the Jaccard index, or intersection over union, :math:`I / (P + T - I)`.
 
     See :class:`RegionLoss` for the arguments.
     """
 
-    def score(self, stats: OverlapStats) -> Tensor:
+    def coefficients(self) -> tuple[float, float, float, float]:
         """I / (P + T - I)."""
-        union = stats.probability + stats.target - stats.intersection
-        return self.ratio(stats.intersection, union)
+        return 1.0, -1.0, 1.0, 1.0
 
 
-class TverskyLoss(RegionLoss):
+class TverskyLoss(_QuotientLoss):
     r"""1 minus the Tversky index :math:`I / (I + \alpha (P - I) + \beta (T - I))`.
 
     ``alpha`` weighs false positives and ``beta`` false negatives (Salehi et al., MLMI 2017): both
@@ -184,10 +222,9 @@ class TverskyLoss(RegionLoss):
             raise ValueError(f"alpha and beta must not be negative, got {alpha} and {beta}")
         self.alpha, self.beta = alpha, beta
 
-    def score(self, stats: OverlapStats) -> Tensor:
+    def coefficients(self) -> tuple[float, float, float, float]:
         """I / (I + alpha (P - I) + beta (T - I))."""
-        i, p, t = stats.intersection, stats.probability, stats.target
-        return self.ratio(i, (1 - self.alpha - self.beta) * i + self.alpha * p + self.beta * t)
+        return 1.0, 1 - self.alpha - self.beta, self.alpha, self.beta
 
 
 class FocalTverskyLoss(TverskyLoss):
@@ -209,7 +246,7 @@ class FocalTverskyLoss(TverskyLoss):
         super().__init__(mode, alpha=alpha, beta=beta, power=gamma, **options)
 
 
-class FBetaLoss(RegionLoss):
+class FBetaLoss(_QuotientLoss):
     r"""1 minus the F score :math:`(1 + \beta^2) I / (\beta^2 T + P)`, which weighs recall beta
     times.
 
@@ -222,12 +259,10 @@ class FBetaLoss(RegionLoss):
             raise ValueError(f"beta must be positive, got {beta}")
         self.beta = beta
 
-    def score(self, stats: OverlapStats) -> Tensor:
+    def coefficients(self) -> tuple[float, float, float, float]:
         """(1 + beta^2) I / (beta^2 T + P)."""
         square = self.beta**2
-        return self.ratio(
-            (1 + square) * stats.intersection, square * stats.target + stats.probability
-        )
+        return 1 + square, 0.0, 1.0, square
 
 
 class GeneralizedDiceLoss(RegionLoss):

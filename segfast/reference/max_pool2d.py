@@ -27,12 +27,17 @@ def _empty_windows(size: int, count: int, k: int, s: int, p: int, d: int) -> Ten
 def max_pool2d_with_indices(
     input: Tensor, window: Window, ceil_mode: bool
 ) -> tuple[Tensor, Tensor]:
-    """torch's max_pool2d, but a window without input gives -inf and EMPTY_INDEX."""
+    """torch's max_pool2d, but a window without input gives -inf and EMPTY_INDEX.
+
+    torch's kernel for channels_last on CUDA starts from index 0 of the plane, and leaves it where a
+    window holds nothing but -inf; all its others name the first tap. So it is the contiguous one
+    that is called there.
+    """
     kh, kw, sh, sw, ph, pw, dh, dw = window
     shape = pooled_size(input, window, ceil_mode)
     format = format_of(input)
     output, indices = torch.nn.functional.max_pool2d(
-        in_format(input, format),
+        input.contiguous() if input.is_cuda else in_format(input, format),
         (kh, kw),
         (sh, sw),
         (ph, pw),

@@ -3,13 +3,14 @@
 //
 // planes: contiguous logits: a thread takes 16 bytes of pixels and runs over the classes' planes.
 // pixels: channels_last logits (a tile goes through shared memory, so that neighbouring threads
-// read
-//         neighbouring addresses), and predicted labels.
+//         read neighbouring addresses).
+// pairs:  predicted labels.
 //
 // A block counts in shared memory while the matrix fits there, and adds its counts to the result at
 // the end. Counts are integers: their order does not matter.
 #include "common/dispatch.h"
 #include "common/maxima.cuh"
+#include "common/stage.cuh"
 #include "common/vec.h"
 #include "kernels/confusion_matrix/confusion_matrix.h"
 #include "kernels/confusion_matrix/confusion_matrix_math.h"
@@ -18,22 +19,16 @@ namespace segfast {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kChunk = 4096;     // pixels of a block
 constexpr int kSharedCounts = 4096;  // 64 x 64 classes
-constexpr int kStageBytes = 16384;
-// Blocks on a multiprocessor at least, which bounds the registers; Turing's compiler needs more.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-constexpr int kBlocks = 2;
-#else
-constexpr int kBlocks = 4;
-#endif
+constexpr int kStageBytes = 24576;
+constexpr int64_t kPlaneChunk = 8192, kPairChunk = 8192;  // pixels of a block
 
 struct CountParams {
   ConfusionMatrixParams op;
+  int64_t chunk;    // pixels of a block
   uint32_t chunks;  // of a sample; 32 bits, for a GPU divides 64 by calling a function
-  int64_t tile;     // pixels: what shared memory holds, or a chunk
-  bool staged;      // pixels: logits go through shared memory
-  bool vectors;     // planes: a thread's pixels lie in one aligned access
+  bool vectors;     // 16 bytes of logits lie in one aligned access, and a thread's labels in few
+  bool staged;      // pixels: those of a chunk go through shared memory at once
 };
 
 // The pixels of a block: [first, last) of a sample.
@@ -41,8 +36,8 @@ struct Span {
   int64_t sample, first, last;
 
   __device__ explicit Span(const CountParams& p)
-      : sample(blockIdx.x / p.chunks), first(blockIdx.x % p.chunks * kChunk) {
-    last = first + kChunk < p.op.pixels ? first + kChunk : p.op.pixels;
+      : sample(blockIdx.x / p.chunks), first(blockIdx.x % p.chunks * p.chunk) {
+    last = first + p.chunk < p.op.pixels ? first + p.chunk : p.op.pixels;
   }
 };
 
@@ -71,20 +66,26 @@ struct Counter {
       if (shared[i] != 0) atomicAdd(total + i, static_cast<unsigned long long>(shared[i]));
     }
   }
-  // Counts a pixel if its label counts.
-  __device__ void add(int64_t label, int64_t prediction) const {
-    if (op.has_ignore_index && label == op.ignore_index) return;
-    const bool is_class = label >= 0 && label < op.classes;
-    SEGFAST_DEVICE_CHECK(is_class, "confusion_matrix: a label is neither a class nor ignore_index");
-    const bool is_prediction = prediction >= 0 && prediction < op.classes;
-    SEGFAST_DEVICE_CHECK(is_prediction, "confusion_matrix: a predicted label is not a class");
-    if (!is_class || !is_prediction) return;
-    const int64_t at = label * op.classes + prediction;
-    if (shared != nullptr) {
-      atomicAdd(shared + at, 1);
-    } else {
-      atomicAdd(total + at, 1ull);
+  // Counts those pixels that exist and whose label counts.
+  template <int N>
+  __device__ __forceinline__ void add(const int64_t (&label)[N], const int (&prediction)[N],
+                                      const bool (&exists)[N]) const {
+    bool all_classes = true;
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      const bool ignored = op.has_ignore_index && label[j] == op.ignore_index;
+      const bool is_class = static_cast<uint64_t>(label[j]) < static_cast<uint64_t>(op.classes);
+      all_classes &= is_class || ignored || !exists[j];
+      if (!exists[j] || ignored || !is_class) continue;
+      if (shared != nullptr) {
+        const int row = static_cast<int>(label[j]) * static_cast<int>(op.classes);
+        atomicAdd(shared + row + prediction[j], 1);
+      } else {
+        atomicAdd(total + label[j] * op.classes + prediction[j], 1ull);
+      }
     }
+    SEGFAST_DEVICE_CHECK(all_classes,
+                         "confusion_matrix: a label is neither a class nor ignore_index");
   }
 };
 
@@ -119,32 +120,98 @@ __device__ __forceinline__ int argmax_of(const T* logits, int64_t step,
   return prediction_of(op, best.values().at[0], best.number(0));
 }
 
+// A logit as an integer, so that a larger one has a larger integer, all NaNs have the largest, and
+// both zeros one: torch.argmax's order.
+__device__ __forceinline__ int32_t ordered(float logit) {
+#if defined(__CUDA_ARCH__)
+  const int32_t bits = __float_as_int(logit + 0.0f);  // 0 for -0; a GPU's NaN is 0x7fffffff
+#else
+  const float sum = logit + 0.0f;
+  int32_t bits = 0x7fffffff;
+  if (sum == sum) memcpy(&bits, &sum, sizeof(bits));
+#endif
+  return bits ^ (bits >> 31 & 0x7fffffff);
+}
+
+// The argmax of the logits in a stage from `first` on.
 template <typename T>
-__global__ void __launch_bounds__(kThreads, kBlocks) count_planes_kernel(const CountParams p) {
-  constexpr int kPixels = kVec16<T>;
+__device__ __forceinline__ int staged_argmax(const T* stage, int first, int channels) {
+  using InStage = Stage<T>;
+  constexpr int kTogether = 4;  // beyond the last logit it is that one again
+  if constexpr (sizeof(T) == 2) {
+    // A 16-bit number leaves 13 bits of a float free, for the channel: of equal logits the first.
+    constexpr int kFree = (1 << 13) - 1;
+    int32_t best = INT32_MIN;
+    for (int c = 0; c < channels; c += kTogether) {
+#pragma unroll
+      for (int k = 0; k < kTogether; ++k) {
+        const int channel = c + k < channels ? c + k : channels - 1;
+        const int32_t key = ordered(to_float(stage[InStage::at(first + channel)]));
+        const int32_t both = (key & ~kFree) | (kFree - channel);
+        best = both > best ? both : best;
+      }
+    }
+    return kFree - (best & kFree);
+  } else if constexpr (sizeof(T) == 4) {
+    int32_t best = INT32_MIN;
+    int number = 0;
+    for (int c = 0; c < channels; c += kTogether) {
+#pragma unroll
+      for (int k = 0; k < kTogether; ++k) {
+        const int channel = c + k < channels ? c + k : channels - 1;
+        const int32_t key = ordered(stage[InStage::at(first + channel)]);
+        number = key > best ? channel : number;
+        best = key > best ? key : best;
+      }
+    }
+    return number;
+  } else {
+    Maxima<T, 1, Beats, false> best;
+    best.start({stage[InStage::at(first)]}, 0);
+    for (int c = 1; c < channels; ++c) best.compete({stage[InStage::at(first + c)]}, c, {true});
+    return best.number(0);
+  }
+}
+
+template <typename T>
+constexpr int kPlanePixels = kVec16<T>;  // of a thread at a time
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) count_planes_kernel(const CountParams p) {
+  constexpr int kPixels = kPlanePixels<T>;
   SEGFAST_SHARED(int[kSharedCounts], counts);
   const Span span(p);
   const Counter counter(p.op, span, counts);
   counter.begin();
   const T* sample = static_cast<const T*>(p.op.logits) + span.sample * p.op.channels * p.op.pixels;
+  const int64_t labels = span.sample * p.op.pixels;
+  const int channels = static_cast<int>(p.op.channels);
   constexpr int64_t kTile = int64_t{kThreads} * kPixels;
-  const int thread = static_cast<int>(threadIdx.x);
   for (int64_t tile = span.first; tile < span.last; tile += kTile) {
-    const auto pixel = [&](int j) {
-      return tile + (p.vectors ? thread * kPixels + j : j * kThreads + thread);
-    };
+    const int64_t first = tile + static_cast<int>(threadIdx.x) * kPixels;
+    int64_t label[kPixels];
     int prediction[kPixels];
+    bool exists[kPixels];
     if (p.vectors) {
-      if (pixel(0) >= span.last) break;
-      const T* from = sample + pixel(0);
-      Maxima<T, kPixels, Beats> best;
-      best.start(Vec<T, kPixels>::load(from), 0);
-      bool exists[kPixels];
+      if (first >= span.last) break;
 #pragma unroll
       for (int j = 0; j < kPixels; ++j) exists[j] = true;
-#pragma unroll 4
-      for (int c = 1; c < p.op.channels; ++c) {
-        best.compete(Vec<T, kPixels>::load(from + c * p.op.pixels), c, exists);
+      const T* from = sample + first;
+      Maxima<T, kPixels, Beats> best;
+      best.start(Vec<T, kPixels>::load_streaming(from), 0);
+      read_label_run(p.op.target, p.op.target_type, labels + first, label);
+      // Several planes at a time: their loads are under way at once. Beyond the last plane it is
+      // that one again, which does not win over itself.
+      constexpr int kTogether = 6;
+      for (int c = 1; c < channels; c += kTogether) {
+        Vec<T, kPixels> some[kTogether];
+#pragma unroll
+        for (int k = 0; k < kTogether; ++k) {
+          if (c + k < channels) from += p.op.pixels;
+          some[k] = Vec<T, kPixels>::load_streaming(from);
+        }
+#pragma unroll
+        for (int k = 0; k < kTogether; ++k) best.compete(some[k], c + k, exists);
       }
       const Vec<T, kPixels> largest = best.values();
 #pragma unroll
@@ -152,20 +219,16 @@ __global__ void __launch_bounds__(kThreads, kBlocks) count_planes_kernel(const C
         prediction[j] = prediction_of(p.op, largest.at[j], best.number(j));
       }
     } else {
+      int64_t at[kPixels];  // beyond the span its first pixel, which is left out
 #pragma unroll
       for (int j = 0; j < kPixels; ++j) {
-        if (pixel(j) >= span.last) continue;
-        prediction[j] = argmax_of(sample + pixel(j), p.op.pixels, p.op);
+        exists[j] = first + j < span.last;
+        at[j] = exists[j] ? first + j : span.first;
+        prediction[j] = argmax_of(sample + at[j], p.op.pixels, p.op);
       }
+      read_labels(p.op.target, p.op.target_type, labels, at, label);
     }
-    int64_t at[kPixels], label[kPixels];  // beyond the span its first pixel's, which is left out
-#pragma unroll
-    for (int j = 0; j < kPixels; ++j) at[j] = pixel(j) < span.last ? pixel(j) : span.first;
-    read_labels(p.op.target, p.op.target_type, span.sample * p.op.pixels, at, label);
-#pragma unroll
-    for (int j = 0; j < kPixels; ++j) {
-      if (pixel(j) < span.last) counter.add(label[j], prediction[j]);
-    }
+    counter.add(label, prediction, exists);
   }
   counter.end();
 }
@@ -173,30 +236,41 @@ __global__ void __launch_bounds__(kThreads, kBlocks) count_planes_kernel(const C
 template <typename T>
 __global__ void __launch_bounds__(kThreads) count_pixels_kernel(const CountParams p) {
   SEGFAST_SHARED(int[kSharedCounts], counts);
-  SEGFAST_SHARED(T[kStageBytes / sizeof(T)], stage);
+  SEGFAST_SHARED(T[Stage<T>::room(kStageBytes / sizeof(T))], stage);
   const Span span(p);
   const Counter counter(p.op, span, counts);
   counter.begin();
   const int channels = static_cast<int>(p.op.channels);
-  const int thread = static_cast<int>(threadIdx.x);
-  for (int64_t first = span.first; first < span.last; first += p.tile) {
-    const int64_t left = span.last - first;
-    const int pixels = static_cast<int>(left < p.tile ? left : p.tile);
-    const int64_t base = span.sample * p.op.pixels + first;
-    const T* logits = static_cast<const T*>(p.op.logits) + base * channels;
-    if (p.staged) {
-      __syncthreads();  // the last tile has been read
-#pragma unroll 8
-      for (int i = thread; i < pixels * channels; i += kThreads) stage[i] = logits[i];
-      __syncthreads();
-      logits = stage;
-    }
-    for (int i = thread; i < pixels; i += kThreads) {
-      counter.add(read_label(p.op.target, p.op.target_type, base + i),
-                  p.op.logits != nullptr
-                      ? argmax_of(logits + int64_t{i} * channels, 1, p.op)
-                      : read_label(p.op.prediction, p.op.prediction_type, base + i));
-    }
+  const int pixels = static_cast<int>(span.last - span.first);
+  const int64_t base = span.sample * p.op.pixels + span.first;
+  const T* logits = static_cast<const T*>(p.op.logits) + base * channels;
+  if (p.staged) {
+    Stage<T>::template load<kThreads>(logits, pixels * channels, p.vectors, stage);
+    wait_for_copies();
+    __syncthreads();
+  }
+  for (int i = static_cast<int>(threadIdx.x); i < pixels; i += kThreads) {
+    const int64_t label = read_label(p.op.target, p.op.target_type, base + i);
+    const int prediction = p.staged ? staged_argmax(stage, i * channels, channels)
+                                    : argmax_of(logits + int64_t{i} * channels, 1, p.op);
+    counter.add<1>({label}, {prediction}, {true});
+  }
+  counter.end();
+}
+
+__global__ void __launch_bounds__(kThreads) count_pairs_kernel(const CountParams p) {
+  SEGFAST_SHARED(int[kSharedCounts], counts);
+  const Span span(p);
+  const Counter counter(p.op, span, counts);
+  counter.begin();
+  const int64_t labels = span.sample * p.op.pixels;
+  for (int64_t i = span.first + threadIdx.x; i < span.last; i += kThreads) {
+    const int64_t label = read_label(p.op.target, p.op.target_type, labels + i);
+    const int64_t prediction = read_label(p.op.prediction, p.op.prediction_type, labels + i);
+    const bool ignored = p.op.has_ignore_index && label == p.op.ignore_index;
+    const bool is_class = prediction >= 0 && prediction < p.op.classes;
+    SEGFAST_DEVICE_CHECK(ignored || is_class, "confusion_matrix: a predicted label is not a class");
+    counter.add<1>({label}, {static_cast<int>(prediction)}, {is_class});
   }
   counter.end();
 }
@@ -206,18 +280,29 @@ __global__ void __launch_bounds__(kThreads) count_pixels_kernel(const CountParam
 cudaError_t confusion_matrix_cuda(const ConfusionMatrixParams& params, cudaStream_t stream) {
   CountParams p;
   p.op = params;
-  p.chunks = static_cast<uint32_t>(ceil_div(params.pixels, kChunk));
-  const int64_t grid = params.samples * p.chunks;
-  const bool planes = params.logits != nullptr && !params.channels_last;
+  p.vectors = p.staged = false;
+  const auto start = [&](auto kernel, int64_t chunk) {
+    p.chunk = chunk;
+    p.chunks = static_cast<uint32_t>(ceil_div(params.pixels, chunk));
+    return launch(kernel, params.samples * p.chunks, kThreads, stream, p);
+  };
+  if (params.logits == nullptr) return start(count_pairs_kernel, kPairChunk);
   return dispatch_floating(params.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    const int64_t stage = kStageBytes / static_cast<int64_t>(sizeof(T));
-    p.staged = params.logits != nullptr && params.channels <= stage;
-    p.tile = p.staged ? stage / params.channels : kChunk;
-    p.vectors = params.pixels % kVec16<T> == 0 && is_aligned(params.logits, 16) &&
-                params.channels < 1 << 15;  // what Maxima counts to
-    return launch(planes ? count_planes_kernel<T> : count_pixels_kernel<T>, grid, kThreads, stream,
-                  p);
+    const bool aligned = is_aligned(params.logits, 16);
+    if (!params.channels_last) {
+      p.vectors = aligned && params.pixels % kPlanePixels<T> == 0 &&
+                  label_run_aligned(params.target) && params.channels < 1 << 15;  // Maxima's limit
+      return start(count_planes_kernel<T>, kPlaneChunk);
+    }
+    constexpr int64_t kElements = kStageBytes / sizeof(T);
+    p.staged = params.channels > 1 && params.channels <= kElements;
+    const int64_t chunk = p.staged ? kElements / params.channels : kPlaneChunk;
+    // A whole vector's multiple, so that chunks begin where vectors do.
+    const int64_t whole = chunk < kVec16<T> ? chunk : chunk / kVec16<T> * kVec16<T>;
+    p.vectors =
+        aligned && whole % kVec16<T> == 0 && params.pixels * params.channels % kVec16<T> == 0;
+    return start(count_pixels_kernel<T>, whole);
   });
 }
 

@@ -1,8 +1,8 @@
 // max_pool2d_cuda.cu: pooling and its backward, bound by memory.
 //
-// rows:     2x2 windows of contiguous maps: a thread takes two rows of eight elements, four
-// windows,
-//           and writes their values in one access and their codes in one byte.
+// rows:     2x2 windows of contiguous maps: a thread takes two rows of eight elements, four windows,
+//           and writes their values in one access and their codes in one byte; two windows where
+//           it writes indices.
 // channels: 2x2 windows of channels_last maps: a thread takes 16 bytes of channels of one window.
 // window:   any window: a thread takes 16 bytes of channels of one, or one element.
 // The backward pass is pool_scatter.cuh's. Codes are stored and loaded past the caches: between the
@@ -41,7 +41,8 @@ struct PoolParams {
   int64_t items;
 };
 
-template <typename T, typename I, bool kAligned>
+// kWindows of a row: kIndexLanes where indices are recorded, else kGroup.
+template <typename T, typename I, bool kAligned, int kWindows>
 __global__ void __launch_bounds__(kPoolThreads) pool_rows_kernel(const PoolParams<I> p) {
   const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (item64 >= p.items) return;
@@ -53,57 +54,62 @@ __global__ void __launch_bounds__(kPoolThreads) pool_rows_kernel(const PoolParam
   const I group = p.groups.remainder(item, row);
   const I plane = p.pooled_height.divide(row);
   const I oh = p.pooled_height.remainder(row, plane);
-  const I ow = group * kGroup;
+  const I ow = group * kWindows;
 
   const T* upper = static_cast<const T*>(p.op.input) + (plane * height + 2 * oh) * width + 2 * ow;
   const bool has_lower = 2 * oh + 1 < height;
-  RowPair<T> pair;
+  RowPair<T, kWindows> pair;
   pair.template load<kAligned>(upper, has_lower ? upper + width : upper, width - 2 * ow);
 
-  Vec<T, kGroup> taps[4];
-  bool has_right[kGroup], both[kGroup], lower_exists[kGroup];
+  Vec<T, kWindows> taps[4];
+  bool has_right[kWindows], both[kWindows], lower_exists[kWindows];
 #pragma unroll
-  for (int k = 0; k < kGroup; ++k) {
+  for (int k = 0; k < kWindows; ++k) {
     has_right[k] = kAligned || 2 * (ow + k) + 1 < width;
     lower_exists[k] = has_lower;
     both[k] = has_right[k] && has_lower;
 #pragma unroll
     for (int tap = 0; tap < 4; ++tap) taps[tap].at[k] = pair.at[tap / 2][2 * k + tap % 2];
   }
-  Maxima<T, kGroup, Replaces> maxima;
+  Maxima<T, kWindows, Replaces> maxima;
   maxima.start(taps[0], 0);
   maxima.compete(taps[1], 1, has_right);
   maxima.compete(taps[2], 2, lower_exists);
   maxima.compete(taps[3], 3, both);
 
-  const int n = group_size(pooled_width - ow);
+  const int n = group_size<kWindows>(pooled_width - ow);
   T* output = static_cast<T*>(p.op.output) + row * pooled_width + ow;
-  const Vec<T, kGroup> values = maxima.values();
+  const Vec<T, kWindows> values = maxima.values();
   if (kAligned) {
     values.store(output);
   } else {
     for (int k = 0; k < n; ++k) output[k] = values.at[k];
   }
   if (p.op.record == nullptr) return;
-  if (p.op.record_kind == Record::codes2) {
-    const uint32_t existing = kAligned ? 0xffu : 0xffu >> (2 * (kGroup - n));
+  if constexpr (kWindows == kGroup) {
+    const uint32_t existing = kAligned ? 0xffu : 0xffu >> (2 * (kWindows - n));
     __stcs(static_cast<uint8_t*>(p.op.record) + item,
            static_cast<uint8_t>(maxima.codes() & existing));
   } else {
     int64_t* indices = static_cast<int64_t*>(p.op.record) + row * pooled_width + ow;
     const int64_t origin = int64_t{2 * oh} * width + 2 * ow;
+    Vec<int64_t, kWindows> own;
 #pragma unroll
-    for (int k = 0; k < kGroup; ++k) {
+    for (int k = 0; k < kWindows; ++k) {
       const int tap = maxima.number(k);
-      if (k < n) indices[k] = origin + 2 * k + (tap & 1) + (tap & 2 ? width : 0);
+      own.at[k] = origin + 2 * k + (tap & 1) + (tap & 2 ? width : 0);
+    }
+    if (kAligned) {
+      own.store(indices);
+    } else {
+      for (int k = 0; k < n; ++k) indices[k] = own.at[k];
     }
   }
 }
 
-// 16 bytes of channels of one 2x2 window.
-template <typename T, typename I>
+// Channels of one 2x2 window: kIndexLanes where indices are recorded, else 16 bytes.
+template <typename T, typename I, int kLanes>
 __global__ void __launch_bounds__(kPoolThreads) pool_channels_kernel(const PoolParams<I> p) {
-  constexpr int kLanes = kChannelLanes<T>;
   const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (item64 >= p.items) return;
   const I item = static_cast<I>(item64);
@@ -138,19 +144,20 @@ __global__ void __launch_bounds__(kPoolThreads) pool_channels_kernel(const PoolP
 
   maxima.values().store(static_cast<T*>(p.op.output) + window * inner + channel);
   if (p.op.record == nullptr) return;
-  if (p.op.record_kind == Record::codes2) {
+  if constexpr (kLanes != kIndexLanes) {
     using Codes = std::conditional_t<kLanes == 8, uint16_t, uint8_t>;
     uint8_t* codes = static_cast<uint8_t*>(p.op.record) + window * static_cast<I>(s.run_bytes());
     __stcs(reinterpret_cast<Codes*>(codes + channel / kCodesPerByte),
            static_cast<Codes>(maxima.codes()));
   } else {
-    int64_t* indices = static_cast<int64_t*>(p.op.record) + window * inner + channel;
     const int64_t origin = int64_t{2 * oh} * width + 2 * ow;
+    Vec<int64_t, kLanes> indices;
 #pragma unroll
     for (int c = 0; c < kLanes; ++c) {
       const int tap = maxima.number(c);
-      indices[c] = origin + (tap & 1) + (tap & 2 ? width : 0);
+      indices.at[c] = origin + (tap & 1) + (tap & 2 ? width : 0);
     }
+    indices.store(static_cast<int64_t*>(p.op.record) + window * inner + channel);
   }
 }
 
@@ -162,7 +169,8 @@ __device__ __forceinline__ int taps_before(I origin, int dilation) {
   return taps;
 }
 
-// One window, kLanes channels of it (1 for contiguous maps). kKernel: 3, or 0 for any window.
+// One window, kLanes channels of it: kIndexLanes or 1 where indices are recorded, 1 for contiguous
+// maps. kKernel: 3, or 0 for any window.
 template <typename T, typename I, int kLanes, int kKernel>
 __global__ void __launch_bounds__(kPoolThreads) pool_window_kernel(const PoolParams<I> p) {
   const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
@@ -213,20 +221,21 @@ __global__ void __launch_bounds__(kPoolThreads) pool_window_kernel(const PoolPar
   const I place = window * inner + channel;
   maxima.values().store(static_cast<T*>(p.op.output) + place);
   if (p.op.record == nullptr) return;
-  if (p.op.record_kind == Record::codes8) {
+  if (kLanes != kIndexLanes && p.op.record_kind == Record::codes8) {
     Vec<uint8_t, kLanes> codes;
 #pragma unroll
     for (int c = 0; c < kLanes; ++c) codes.at[c] = static_cast<uint8_t>(maxima.number(c));
     codes.store(static_cast<uint8_t*>(p.op.record) + place);
-  } else {
-    int64_t* indices = static_cast<int64_t*>(p.op.record) + place;
+  } else if constexpr (kLanes <= kIndexLanes) {
+    Vec<int64_t, kLanes> indices;
 #pragma unroll
     for (int c = 0; c < kLanes; ++c) {
       const int tap = maxima.number(c);
       const I y = y0 + tap / kernel_w * w.dilation_h;
       const I x = x0 + tap % kernel_w * w.dilation_w;
-      indices[c] = tap < 0 ? kEmptyIndex : int64_t{y} * width + x;
+      indices.at[c] = tap < 0 ? kEmptyIndex : int64_t{y} * width + x;
     }
+    indices.store(static_cast<int64_t*>(p.op.record) + place);
   }
 }
 
@@ -263,7 +272,8 @@ __global__ void __launch_bounds__(kPoolThreads) pool_channels_2x2_kernel(const P
   static_cast<uint8_t*>(p.op.record)[item] = static_cast<uint8_t>(byte);
 }
 
-template <typename T, typename I>
+// kWindows of a row, or kLanes channels, are a thread's.
+template <typename T, typename I, int kWindows, int kLanes>
 cudaError_t pool(const MaxPool2dParams& op, cudaStream_t stream) {
   const PoolShape& s = op.shape;
   const int64_t windows = s.outer * s.pooled_height * s.pooled_width;
@@ -274,29 +284,24 @@ cudaError_t pool(const MaxPool2dParams& op, cudaStream_t stream) {
     return launch(kernel, ceil_div<int64_t>(p.items, kPoolThreads), kPoolThreads, stream, p);
   };
   if (op.window.is_2x2() && s.inner == 1) {
-    const int64_t rows = s.outer * s.pooled_height;
-    const int64_t groups = ceil_div<int64_t>(s.pooled_width, kGroup);
-    if (rows_aligned<T>(op.input, op.output, s)) {
-      return start(pool_rows_kernel<T, I, true>, rows, groups);
-    }
-    return start(pool_rows_kernel<T, I, false>, rows, groups);
+    const bool aligned = rows_aligned<T, kWindows>(op.input, op.output, s) &&
+                         (kWindows != kIndexLanes || is_aligned(op.record, 16));
+    return start(
+        aligned ? pool_rows_kernel<T, I, true, kWindows> : pool_rows_kernel<T, I, false, kWindows>,
+        s.outer * s.pooled_height, ceil_div<int64_t>(s.pooled_width, kWindows));
   }
-  constexpr int kLanes = kChannelLanes<T>;
-  if (channels_aligned<T>(op.input, op.output, op.record, s)) {
+  const bool is_3x3 = op.window.kernel_h == 3 && op.window.kernel_w == 3;
+  if (channels_aligned<T, kLanes>(op.input, op.output, op.record, s)) {
     const int64_t groups = s.inner / kLanes;
-    if (op.window.is_2x2()) return start(pool_channels_kernel<T, I>, windows, groups);
-    if (op.window.kernel_h == 3 && op.window.kernel_w == 3) {
-      return start(pool_window_kernel<T, I, kLanes, 3>, windows, groups);
-    }
-    return start(pool_window_kernel<T, I, kLanes, 0>, windows, groups);
+    if (op.window.is_2x2()) return start(pool_channels_kernel<T, I, kLanes>, windows, groups);
+    return start(is_3x3 ? pool_window_kernel<T, I, kLanes, 3> : pool_window_kernel<T, I, kLanes, 0>,
+                 windows, groups);
   }
   if (op.record != nullptr && op.record_kind == Record::codes2) {
     return start(pool_channels_2x2_kernel<T, I>, windows, s.run_bytes());
   }
-  if (op.window.kernel_h == 3 && op.window.kernel_w == 3) {
-    return start(pool_window_kernel<T, I, 1, 3>, windows, s.inner);
-  }
-  return start(pool_window_kernel<T, I, 1, 0>, windows, s.inner);
+  return start(is_3x3 ? pool_window_kernel<T, I, 1, 3> : pool_window_kernel<T, I, 1, 0>, windows,
+               s.inner);
 }
 
 }  // namespace
@@ -305,7 +310,10 @@ cudaError_t max_pool2d_cuda(const MaxPool2dParams& p, cudaStream_t stream) {
   return dispatch_floating(p.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     return dispatch_offset(p.shape.numel(), [&](auto offset) {
-      return pool<T, typename decltype(offset)::type>(p, stream);
+      using I = typename decltype(offset)::type;
+      return p.record != nullptr && p.record_kind == Record::indices
+                 ? pool<T, I, kIndexLanes, kIndexLanes>(p, stream)
+                 : pool<T, I, kGroup, kChannelLanes<T>>(p, stream);
     });
   });
 }

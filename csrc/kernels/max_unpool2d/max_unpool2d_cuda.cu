@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kPoolThreads) gather_rows_kernel(const GatherP
       static_cast<const T*>(p.op.grad_output) + (plane * height + 2 * oh) * width + 2 * ow;
   // A clipped window's code names no second row, so any row that can be read will do.
   const T* lower = 2 * oh + 1 < height ? upper + width : upper;
-  RowPair<T> pair;
+  RowPair<T, kGroup> pair;
   pair.template load<kAligned>(upper, lower, width - 2 * ow);
   const int byte = static_cast<const uint8_t*>(p.op.record)[item];
   Vec<T, kGroup> picked;
@@ -225,13 +225,13 @@ cudaError_t gather(const MaxUnpool2dBackwardParams& op, cudaStream_t stream) {
   };
   const int64_t windows = s.outer * s.pooled_height * s.pooled_width;
   if (op.record_kind == Record::codes2 && s.inner == 1) {
-    const auto kernel = rows_aligned<T>(op.grad_output, op.grad_input, s)
+    const auto kernel = rows_aligned<T, kGroup>(op.grad_output, op.grad_input, s)
                             ? gather_rows_kernel<T, I, true>
                             : gather_rows_kernel<T, I, false>;
     return start(kernel, s.outer * s.pooled_height, s.run_bytes());
   }
   if (op.record_kind == Record::codes2 &&
-      channels_aligned<T>(op.grad_output, op.grad_input, op.record, s)) {
+      channels_aligned<T, kChannelLanes<T>>(op.grad_output, op.grad_input, op.record, s)) {
     return start(gather_channels_kernel<T, I>, windows, s.inner / kChannelLanes<T>);
   }
   return start(gather_any_kernel<T, I>, windows, s.inner);

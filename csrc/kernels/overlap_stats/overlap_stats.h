@@ -29,6 +29,7 @@ struct OverlapStatsInputs {
   int64_t classes;  // C
   int64_t pixels;   // S
   bool channels_last;
+  int multiprocessors;  // of the GPU; 0 on the CPU
 
   bool sigmoid;        // else softmax over the classes
   const void* target;  // label map [N, S]; if dense, in the logits' layout
@@ -64,32 +65,56 @@ struct OverlapStatsBackwardParams {
   const double* grad_probability;    // [N, C]
   const double* grad_cross_entropy;  // [N]
   void* grad_logits;                 // in the logits' type and layout
+  // A number that multiplies these derivatives; null for 1. float, or double if the logits are.
+  const void* scale = nullptr;
 };
+
+SEGFAST_HOST_DEVICE double gradient_scale(const OverlapStatsBackwardParams& params) {
+  if (params.scale == nullptr) return 1.0;
+  return params.in.dtype == DType::float64 ? *static_cast<const double*>(params.scale)
+                                           : *static_cast<const float*>(params.scale);
+}
+
+// The loss's derivative by the sum at `index`.
+template <typename R>
+SEGFAST_HOST_DEVICE R gradient_at(const double* gradient, int64_t index, double scale) {
+  return gradient == nullptr ? R(0) : static_cast<R>(gradient[index] * scale);
+}
 
 // Partial sums of one chunk: intersection, probability, target, pixels [C] each, then
 // cross_entropy, weight, and the number of bad targets (no class, and not ignored).
 SEGFAST_HOST_DEVICE int64_t overlap_stats_partial_size(int64_t classes) { return 4 * classes + 3; }
 
-// A sample is divided into chunks of pixels by its size alone: small beside the image, so that the
-// partial sums are, and never more than kMaxChunks. A GPU wants more and smaller ones.
+// A sample is divided into chunks of pixels, small beside the image, so that the partial sums are.
 constexpr int64_t kChunkPixels = 4096;
 constexpr int64_t kMaxChunks = 256;
-constexpr int64_t kCudaChunkPixels = 2048;
-constexpr int64_t kCudaMaxChunks = 1024;
+// On a GPU a block works on a chunk, and all blocks begin at once: as many as a multiprocessor
+// holds (of 128 threads for labels, of 256 for the rest). Where that leaves no several chunks of a
+// sample, they would not come out even, and it is kRounds times as many.
+constexpr int64_t kLabelBlocks = 4, kTargetBlocks = 8, kRounds = 4;
+constexpr int64_t kCudaChunkPixels = 512;  // no fewer
 
-// At least one, so that the sums of an image without pixels are written too.
-inline int64_t overlap_stats_chunks(int64_t pixels, bool cuda) {
-  const int64_t chunks = ceil_div(pixels, cuda ? kCudaChunkPixels : kChunkPixels);
-  return std::clamp<int64_t>(chunks, 1, cuda ? kCudaMaxChunks : kMaxChunks);
+// By the sample's size alone, and on a GPU by the number of samples and multiprocessors. At least
+// one, so that the sums of an image without pixels are written too.
+inline int64_t overlap_stats_chunks(const OverlapStatsInputs& in) {
+  if (in.multiprocessors == 0) {
+    return std::clamp<int64_t>(ceil_div(in.pixels, kChunkPixels), 1, kMaxChunks);
+  }
+  const int64_t blocks =
+      in.multiprocessors * (in.sigmoid || in.dense ? kTargetBlocks : kLabelBlocks);
+  const int64_t chunks = in.samples * kRounds <= blocks ? blocks / std::max<int64_t>(in.samples, 1)
+                                                        : ceil_div(kRounds * blocks, in.samples);
+  return std::clamp<int64_t>(chunks, 1,
+                             std::max<int64_t>(ceil_div(in.pixels, kCudaChunkPixels), 1));
 }
 
 // ---- CPU: item i is chunk i % chunks of sample i / chunks ---------------------------------------
 
 inline int64_t overlap_stats_items(const OverlapStatsParams& params) {
-  return params.in.samples * overlap_stats_chunks(params.in.pixels, false);
+  return params.in.samples * overlap_stats_chunks(params.in);
 }
 inline int64_t overlap_stats_backward_items(const OverlapStatsBackwardParams& params) {
-  return params.in.samples * overlap_stats_chunks(params.in.pixels, false);
+  return params.in.samples * overlap_stats_chunks(params.in);
 }
 
 // The partial sums of some chunks.

@@ -46,7 +46,7 @@ void overlap_stats_backward_cpu(const OverlapStatsBackwardParams& params, int64_
 
 int64_t overlap_stats_finish_cpu(const OverlapStatsParams& params) {
   const int64_t classes = params.in.classes;
-  const int64_t chunks = overlap_stats_chunks(params.in.pixels, false);
+  const int64_t chunks = overlap_stats_chunks(params.in);
   const int64_t size = overlap_stats_partial_size(classes);
   double* const by_class[4] = {params.intersection, params.probability, params.target,
                                params.pixels};

@@ -74,11 +74,6 @@ inline Sums sums_at(double* partial, int64_t classes) {
 }
 
 template <typename R>
-inline R gradient_at(const double* gradient, int64_t index) {
-  return gradient == nullptr ? R(0) : static_cast<R>(gradient[index]);
-}
-
-template <typename R>
 inline R weight_at(const double* weight, int64_t index) {
   return weight == nullptr ? R(1) : static_cast<R>(weight[index]);
 }
@@ -100,21 +95,22 @@ template <typename R>
 inline Slopes<R> slopes_of(const OverlapStatsBackwardParams& params, int64_t sample, R* rows) {
   const OverlapStatsInputs& in = params.in;
   const int64_t classes = in.classes, size = classes + 1;
+  const double scale = gradient_scale(params);
   const Slopes<R> slopes{rows,
                          rows + size,
                          rows + 2 * size,
                          rows + 3 * size,
                          rows + 4 * size,
-                         gradient_at<R>(params.grad_cross_entropy, sample)};
+                         gradient_at<R>(params.grad_cross_entropy, sample, scale)};
   for (int64_t i = 0; i < kSlopeRows * size; ++i) rows[i] = R(0);
   const R smoothing = static_cast<R>(in.label_smoothing);
   const R share = smoothing / static_cast<R>(classes);
   R smooth_sum = R(0);
   for (int64_t c = 0; c < classes; ++c) {
     const int64_t at = sample * classes + c;
-    slopes.intersection[c] = gradient_at<R>(params.grad_intersection, at);
+    slopes.intersection[c] = gradient_at<R>(params.grad_intersection, at, scale);
     slopes.probability[c] =
-        static_cast<R>(in.exponent) * gradient_at<R>(params.grad_probability, at);
+        static_cast<R>(in.exponent) * gradient_at<R>(params.grad_probability, at, scale);
     slopes.label[c] = slopes.intersection[c] + (in.exponent == 1 ? slopes.probability[c] : R(0));
     slopes.smooth[c] = slopes.cross_entropy * share * weight_at<R>(in.class_weight, c);
     smooth_sum += slopes.smooth[c];
@@ -162,7 +158,7 @@ struct Chunk {
   int64_t sample, first, last;
 
   Chunk(const OverlapStatsInputs& in, int64_t item) {
-    const int64_t chunks = overlap_stats_chunks(in.pixels, false);
+    const int64_t chunks = overlap_stats_chunks(in);
     const int64_t size = ceil_div(ceil_div(in.pixels, chunks), int64_t{kTile}) * kTile;
     sample = item / chunks;
     first = item % chunks * size;  // rounding up to whole tiles may leave the last chunks nothing

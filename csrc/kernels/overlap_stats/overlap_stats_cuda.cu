@@ -69,7 +69,7 @@ cudaError_t overlap_stats_cuda(const OverlapStatsParams& params, cudaStream_t st
   if (error != cudaSuccess) return error;
   FinishParams finish;
   finish.op = params;
-  finish.chunks = overlap_stats_chunks(params.in.pixels, true);
+  finish.chunks = overlap_stats_chunks(params.in);
   finish.size = overlap_stats_partial_size(params.in.classes);
   finish.columns = ceil_div<int64_t>(finish.size, kWarpSize);
   return launch(finish_kernel, params.in.samples * finish.columns, kWarpSize * kFinishSlices,

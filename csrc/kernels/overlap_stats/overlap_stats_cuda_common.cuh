@@ -14,10 +14,7 @@
 namespace segfast {
 namespace {
 
-// A block works on one chunk of one sample. Chunks are whole multiples of kChunkStep pixels, which
-// every tile of a block divides, so that vectors never straddle two of them.
-constexpr int64_t kChunkStep = 512;
-
+// A block works on one chunk of one sample.
 struct Chunk {
   int64_t sample;
   int64_t first, last;  // pixels
@@ -34,10 +31,11 @@ struct Geometry {
   int64_t chunk_size;  // pixels
 };
 
-inline Geometry geometry_of(const OverlapStatsInputs& in) {
-  const int64_t chunks = overlap_stats_chunks(in.pixels, true);
-  return {static_cast<uint32_t>(chunks),
-          ceil_div(ceil_div(in.pixels, chunks), kChunkStep) * kChunkStep};
+// Chunks are whole multiples of `tile` pixels, so that vectors never straddle two of them. The last
+// ones may be empty.
+inline Geometry geometry_of(const OverlapStatsInputs& in, int64_t tile) {
+  const int64_t chunks = overlap_stats_chunks(in);
+  return {static_cast<uint32_t>(chunks), ceil_div(ceil_div(in.pixels, chunks), tile) * tile};
 }
 
 template <typename Op>
@@ -48,8 +46,9 @@ struct LaunchParams {
 
 // Launches kernel_of(tag), for a tag of the logits' type, with a block for each chunk.
 template <typename Op, typename KernelOf>
-cudaError_t launch_chunks(const Op& op, int threads, cudaStream_t stream, KernelOf kernel_of) {
-  const LaunchParams<Op> p{op, geometry_of(op.in)};
+cudaError_t launch_chunks(const Op& op, int64_t tile, int threads, cudaStream_t stream,
+                          KernelOf kernel_of) {
+  const LaunchParams<Op> p{op, geometry_of(op.in, tile)};
   const int64_t grid = op.in.samples * p.geometry.chunks;
   return dispatch_floating(
       op.in.dtype, [&](auto tag) { return launch(kernel_of(tag), grid, threads, stream, p); });
@@ -65,19 +64,18 @@ __device__ __forceinline__ R pixel_weight_at(const OverlapStatsInputs& in, int64
   return in.pixel_weight == nullptr ? R(1) : static_cast<const R*>(in.pixel_weight)[index];
 }
 
-template <typename R>
-__device__ __forceinline__ R gradient_at(const double* gradient, int64_t index) {
-  return gradient == nullptr ? R(0) : static_cast<R>(gradient[index]);
-}
-
-// The label at a pixel [N, S], -1 where it does not count. Refuses a label that is no class.
-__device__ __forceinline__ int label_at(const OverlapStatsInputs& in, int64_t pixel) {
-  const int64_t label = read_label(in.target, in.target_type, pixel);
+// A label, -1 where it does not count. Refuses one that is no class.
+__device__ __forceinline__ int checked_label(const OverlapStatsInputs& in, int64_t label) {
   if (in.has_ignore_index && label == in.ignore_index) return -1;
   const int64_t classes = in.sigmoid && in.classes == 1 ? 2 : in.classes;
   const bool is_class = label >= 0 && label < classes;
   SEGFAST_DEVICE_CHECK(is_class, "overlap_stats: a label is neither a class nor ignore_index");
   return is_class ? static_cast<int>(label) : -1;
+}
+
+// The label at a pixel [N, S].
+__device__ __forceinline__ int label_at(const OverlapStatsInputs& in, int64_t pixel) {
+  return checked_label(in, read_label(in.target, in.target_type, pixel));
 }
 
 template <typename R>
@@ -97,12 +95,12 @@ struct SigmoidSlopes {
   bool square, minimum;
 
   __device__ __forceinline__ SigmoidSlopes(const OverlapStatsBackwardParams& op, int64_t sample,
-                                           int64_t c)
+                                           int64_t c, double scale)
       : options(sigmoid_options<R>(op.in, c)),
-        a(gradient_at<R>(op.grad_intersection, sample * op.in.classes + c)),
+        a(gradient_at<R>(op.grad_intersection, sample * op.in.classes + c, scale)),
         b(static_cast<R>(op.in.exponent) *
-          gradient_at<R>(op.grad_probability, sample * op.in.classes + c)),
-        slope(gradient_at<R>(op.grad_cross_entropy, sample)),
+          gradient_at<R>(op.grad_probability, sample * op.in.classes + c, scale)),
+        slope(gradient_at<R>(op.grad_cross_entropy, sample, scale)),
         square(op.in.exponent == 2),
         minimum(op.in.minimum) {}
 

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "common/copy_async.cuh"
+#include "common/stage.cuh"
 #include "kernels/overlap_stats/overlap_stats_cuda_common.cuh"
 
 namespace segfast {
@@ -13,100 +15,79 @@ constexpr int kMaxClasses = 32;
 
 // kClasses is the number of classes rounded up to one that a kernel is compiled for; kLeast is the
 // smallest number that is.
-template <typename Element, int kLeastClasses, int kClassesUp>
+template <typename Element, bool kByPixel, int kLeastClasses, int kClassesUp>
 struct LabelsTraits {
   using T = Element;
+  static constexpr bool kChannelsLast = kByPixel;
   static constexpr int kThreads = 128;
   static constexpr int kClasses = kClassesUp;
   static constexpr int kLeast = kLeastClasses;
-  // Pixels of a thread: enough bytes in flight, and no more registers than it has. Turing's ptxas
-  // takes more of them for 16-bit logits, and spills where there are twice as many pixels.
+  // Pixels of a thread, no more than it has registers for: 8 bytes of a class's logits, or 4.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  static constexpr int kFewer = sizeof(T) == 2 && (kClasses == 16 || kClasses == 32) ? 2 : 1;
+  static constexpr int kMostWide = sizeof(T) == 4 ? 16 : 8;
 #else
-  static constexpr int kFewer = 1;
+  static constexpr int kMostWide = sizeof(T) == 4 ? 16 : kChannelsLast ? 8 : 12;
 #endif
-  static constexpr int kPixels = (kClasses <= 16 ? 8 : 4) / kFewer / static_cast<int>(sizeof(T));
+  static constexpr int kPixels = (kClasses <= kMostWide ? 8 : 4) / static_cast<int>(sizeof(T));
   static constexpr int kTile = kThreads * kPixels;
-  // Blocks on a multiprocessor at least, by the registers that one needs: 128, 168 or 255 a thread.
-  static constexpr int blocks(int values) {
+  // Blocks on a multiprocessor at least, which bounds the registers: all that come, or half.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-    return 2;  // ptxas takes more registers on Turing
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
-    return values < 52 ? 4 : values < 80 ? 3 : 2;
+  static constexpr bool kHeavy = true;  // ptxas takes more registers on Turing
 #else
-    return values < 64 ? 4 : values < 100 ? 3 : 2;
+  static constexpr bool kHeavy = kClasses == kMaxClasses || (kClasses == 16 && kChannelsLast);
 #endif
-  }
-  static constexpr int kForwardBlocks = blocks(kClasses * (kPixels + 2));
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-  static constexpr bool kHeavy = kClasses * kPixels >= 64;
-#else
-  static constexpr bool kHeavy = kClasses == kMaxClasses && kPixels > 1;
-#endif
-  static constexpr int kBackwardBlocks = kHeavy ? 2 : blocks(kClasses * kPixels + 20);
-  // channels_last: a tile in shared memory, with a word left out after every 32, so that threads
-  // that read C elements apart spread over the banks.
-  static constexpr int kWord = 4 / static_cast<int>(sizeof(T));  // elements
-  static constexpr int kStage = kTile * kClasses / 32 * 33 + kWord;
-  static_assert(kChunkStep % kTile == 0 && kPixels >= 1 && kClasses <= kMaxClasses);
-
-  static constexpr int kRun = 32 * kWord;  // elements between two words left out
-  __device__ static constexpr int staged(int element) { return element + element / kRun * kWord; }
+  static constexpr int kBlocks = kHeavy ? kLabelBlocks / 2 : kLabelBlocks;
+  // A tile in shared memory, and a second one that is on its way while there is room for it in the
+  // 48 KB that a block may declare (beside a column of sums for each thread).
+  static constexpr int kStage = kChannelsLast ? Stage<T>::room(kTile * kClasses) : kTile * kClasses;
+  static constexpr int kBytes = 2 * kStage * static_cast<int>(sizeof(T)) + 4 * kClasses * kThreads;
+  static constexpr int kBuffers = kBytes <= 47 * 1024 ? 2 : 1;
+  static_assert(kPixels >= 1 && kClasses <= kMaxClasses);
   // Whether there is a class c: known to the compiler for most.
   __device__ static constexpr bool has(int c, int classes) { return c < kLeast || c < classes; }
 };
 
-// A read of shared memory where it stands: a compiler that remembers what a loop over the classes
-// read for the next loop runs out of registers.
-__device__ __forceinline__ float fresh(const float& shared) {
-  return *static_cast<const volatile float*>(&shared);
-}
-
-// The same value, which the compiler does not know to be the same: else it keeps what it has
-// computed from it, the address of each class or whether each is the label, in more registers than
-// there are.
-__device__ __forceinline__ int64_t opaque(int64_t value) {
+// Four numbers of shared memory, read where it stands: a compiler that remembers what a loop over
+// the classes read for the next loop runs out of registers.
+__device__ __forceinline__ Vec<float, 4> fresh(const float* shared) {
 #if defined(__CUDA_ARCH__)
-  asm volatile("" : "+l"(value));
+  Vec<float, 4> four;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(four.at[0]), "=f"(four.at[1]), "=f"(four.at[2]), "=f"(four.at[3])
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(shared))));
+  return four;
+#else
+  return Vec<float, 4>::load(shared);
 #endif
-  return value;
 }
 
-__device__ __forceinline__ int opaque(int value) {
+// The same value, which the compiler does not know to be the same: else it keeps the address of
+// each class in more registers than there are.
+__device__ __forceinline__ uint32_t opaque(uint32_t value) {
 #if defined(__CUDA_ARCH__)
   asm volatile("" : "+r"(value));
 #endif
   return value;
 }
 
-// sum += value, in one instruction, where a compiler computes the sum and then chooses.
-__device__ __forceinline__ void add_where(bool condition, float value, float& sum) {
-#if defined(__CUDA_ARCH__)
-  asm("{ .reg .pred p; setp.ne.b32 p, %1, 0; @p add.f32 %0, %0, %2; }"
-      : "+f"(sum)
-      : "r"(static_cast<int>(condition)), "f"(value));
-#else
-  if (condition) sum += value;
-#endif
-}
-
 template <typename Op>
 struct LabelsParams {
   Op op;
   Geometry geometry;
-  // Contiguous: a thread's pixels lie in one aligned access. channels_last: samples, and so tiles,
-  // are whole aligned vectors.
-  bool vectors;
+  // Whether a thread's pixels of a class, or for channels_last a tile's logits, are whole aligned
+  // vectors in a sample of less than 4 GB, and whether a thread's labels are, which for
+  // channels_last are not neighbours.
+  bool vectors, label_vectors;
 };
 
-// exp(z - maximum), and the exponent in the unit that it is computed in. 16-bit logits are known to
-// three digits; for them the hardware's power of 2, which has six, takes two instructions for
-// eight.
+// exp(z - maximum), the exponent in the unit that it is computed in, and what is made of the sum.
+// 16-bit logits are known to three digits; for them the hardware's functions, which have six, take
+// one or two instructions for eight to twenty.
 template <typename T>
 struct Exponential {
   static constexpr bool kFast = sizeof(T) == 2;
-  static constexpr float kUnit = kFast ? 1.4426950408889634f : 1.0f;  // 1 / ln 2, or 1
+  static constexpr float kUnit = kFast ? 1.4426950408889634f : 1.0f;    // 1 / ln 2, or 1
+  static constexpr float kOfUnit = kFast ? 0.6931471805599453f : 1.0f;  // ln 2, or 1
 
   float maximum;  // in that unit
 
@@ -123,242 +104,314 @@ struct Exponential {
     return exp2f(exponent);
 #endif
   }
-};
-
-// The pixels of a tile that a thread owns.
-template <typename Traits>
-struct Pixels {
-  int64_t first;  // of the tile
-  bool blocked;   // neighbours, rather than kThreads apart
-
-  __device__ __forceinline__ int in_tile(int j) const {
-    const int thread = static_cast<int>(threadIdx.x);
-    return blocked ? thread * Traits::kPixels + j : j * Traits::kThreads + thread;
-  }
-  __device__ __forceinline__ int64_t at(int j) const { return first + in_tile(j); }
-};
-
-// Where the classes of a pixel, at most kRun, stand in the stage: with one gap among them at most.
-template <typename Traits>
-struct StagedPixel {
-  int first;
-  int before_gap;  // classes
-
-  __device__ __forceinline__ StagedPixel(int pixel, int classes)
-      : first(Traits::staged(pixel * classes)),
-        before_gap(Traits::kRun - pixel * classes % Traits::kRun) {}
-  __device__ __forceinline__ int at(int c) const {
-    return (c < before_gap ? first : first + Traits::kWord) + c;
-  }
-};
-
-// A vector of logits between global memory and the stage, where no padding divides it: by words.
-template <typename Traits>
-struct StageVector {
-  using T = typename Traits::T;
-  static constexpr int kElements = kVec16<T>;
-  static constexpr int kWords = 4;
-  typedef uint32_t __attribute__((may_alias)) Word;
-
-  __device__ __forceinline__ static Word* words(T* stage, int element) {
-    return reinterpret_cast<Word*>(stage) + Traits::staged(element) / Traits::kWord;
-  }
-  __device__ __forceinline__ static void load(const T* from, T* stage, int element) {
-    const auto vector = Vec<T, kElements>::load_streaming(from);
-    uint32_t values[kWords];
-    memcpy(values, &vector, sizeof(values));
-    Word* to = words(stage, element);
-#pragma unroll
-    for (int k = 0; k < kWords; ++k) to[k] = values[k];
-  }
-  __device__ __forceinline__ static void store(T* stage, int element, T* to) {
-    const Word* from = words(stage, element);
-    uint32_t values[kWords];
-#pragma unroll
-    for (int k = 0; k < kWords; ++k) values[k] = from[k];
-    Vec<T, kElements> vector;
-    memcpy(&vector, values, sizeof(values));
-    vector.store(to);
-  }
-};
-
-// z [kPixels][kClasses] = the logits of a thread's pixels; -inf for classes that there are not.
-// Pixels beyond the chunk get those of others: they do not count. All loads come before the first
-// use, and none depends on a condition, so that all are under way at once.
-template <typename Traits>
-__device__ __forceinline__ void load_logits(const OverlapStatsInputs& in, bool vectors,
-                                            const Chunk& chunk, const Pixels<Traits>& pixels,
-                                            typename Traits::T (&stage)[Traits::kStage],
-                                            float (&z)[Traits::kPixels][Traits::kClasses]) {
-  using T = typename Traits::T;
-  constexpr int kPixels = Traits::kPixels;
-  constexpr int kClasses = Traits::kClasses;
-  const int classes = static_cast<int>(in.classes);
-  const T* logits = static_cast<const T*>(in.logits) + chunk.sample * in.classes * in.pixels;
-  if (in.channels_last) {
-    const int64_t left = chunk.last - pixels.first;
-    const int count = (left < Traits::kTile ? static_cast<int>(left) : Traits::kTile) * classes;
-    const T* from = logits + pixels.first * in.classes;
-    __syncthreads();  // the last tile has been read
-    if (vectors) {
-      constexpr int kVector = StageVector<Traits>::kElements;
-#pragma unroll 4
-      for (int i = static_cast<int>(threadIdx.x) * kVector; i < count;
-           i += Traits::kThreads * kVector) {
-        StageVector<Traits>::load(from + i, stage, i);
-      }
-    } else {
-#pragma unroll 8
-      for (int i = static_cast<int>(threadIdx.x); i < count; i += Traits::kThreads) {
-        stage[Traits::staged(i)] = from[i];
-      }
+  // Of a sum of exponentials, which is not less than 1.
+  __device__ __forceinline__ static float reciprocal(float sum) {
+#if defined(__CUDA_ARCH__)
+    if (kFast) {
+      float result;
+      asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(sum));
+      return result;
     }
-    __syncthreads();
+#endif
+    return 1.0f / sum;
+  }
+  __device__ __forceinline__ static float log(float sum) {
+#if defined(__CUDA_ARCH__)
+    if (kFast) return __logf(sum);
+#endif
+    return log_positive(sum);
+  }
+};
+
+// Where the stage holds the logits of a thread's pixels, which no other thread touches between two
+// barriers: [class][thread][pixel].
+template <typename Traits, bool kByPixel = Traits::kChannelsLast>
+struct Slots {
+  __device__ __forceinline__ explicit Slots(int) {}
+  __device__ __forceinline__ int operator()(int j, int c) const {
+    return c * Traits::kTile + static_cast<int>(threadIdx.x) * Traits::kPixels + j;
+  }
+};
+
+// channels_last: as Stage has them. A pixel's classes, at most a run, have one gap at most.
+template <typename Traits>
+struct Slots<Traits, true> {
+  int first[Traits::kPixels];
+  int before_gap[Traits::kPixels];  // classes
+  using InStage = Stage<typename Traits::T>;
+
+  __device__ __forceinline__ explicit Slots(int classes) {
 #pragma unroll
-    for (int j = 0; j < kPixels; ++j) {
-      const StagedPixel<Traits> pixel(pixels.at(j) < chunk.last ? pixels.in_tile(j) : 0, classes);
+    for (int j = 0; j < Traits::kPixels; ++j) {
+      const int element = (j * Traits::kThreads + static_cast<int>(threadIdx.x)) * classes;
+      first[j] = InStage::at(element);
+      before_gap[j] = InStage::kRun - element % InStage::kRun;
+    }
+  }
+  __device__ __forceinline__ int operator()(int j, int c) const {
+    return (c < before_gap[j] ? first[j] : first[j] + InStage::kWord) + c;
+  }
+};
+
+// A tile of a block in the stage. Pixels beyond the chunk get the logits of others, or none: they
+// do not count.
+template <typename Traits>
+struct Tile {
+  using T = typename Traits::T;
+  static constexpr int kPixels = Traits::kPixels;
+  static constexpr int kClasses = Traits::kClasses;
+
+  const OverlapStatsInputs& in;
+  const bool vectors, label_vectors;
+  const Chunk& chunk;
+  const int64_t first;  // pixel
+  const int count;      // of its pixels that the chunk has
+  const int classes;
+  T* const stage;  // [kStage]
+  const Slots<Traits> slots;
+
+  template <typename Op>
+  __device__ __forceinline__ Tile(const LabelsParams<Op>& p, const Chunk& of, int64_t first_pixel,
+                                  T* shared)
+      : in(p.op.in),
+        vectors(p.vectors),
+        label_vectors(p.label_vectors),
+        chunk(of),
+        first(first_pixel),
+        count(of.last - first < Traits::kTile ? static_cast<int>(of.last - first) : Traits::kTile),
+        classes(static_cast<int>(p.op.in.classes)),
+        stage(shared),
+        slots(classes) {}
+
+  // A pixel of this thread, by its place in the tile.
+  __device__ __forceinline__ int own(int j) const {
+    const int thread = static_cast<int>(threadIdx.x);
+    return Traits::kChannelsLast ? j * Traits::kThreads + thread : thread * kPixels + j;
+  }
+  __device__ __forceinline__ bool exists(int j) const { return own(j) < count; }
+  // The same, or the first one of the tile where it does not exist: what can be read.
+  __device__ __forceinline__ int readable(int j) const { return exists(j) ? own(j) : 0; }
+  // The first element of the sample, in a tensor like the logits.
+  __device__ __forceinline__ int64_t sample() const {
+    return chunk.sample * in.classes * in.pixels;
+  }
+
+  // Bytes from a class to the next, of contiguous vectors.
+  __device__ __forceinline__ uint32_t plane() const {
+    return opaque(static_cast<uint32_t>(in.pixels) * static_cast<uint32_t>(sizeof(T)));
+  }
+
+  // Begins to bring the logits in; of a thread's own pixels, or for channels_last any of the tile.
+  __device__ __forceinline__ void load() const {
+    const T* logits = static_cast<const T*>(in.logits) + sample();
+    if constexpr (Traits::kChannelsLast) {
+      Stage<T>::template load<Traits::kThreads>(logits + first * in.classes, count * classes,
+                                                vectors, stage);
+    } else if (vectors) {
+      uint32_t from = (static_cast<uint32_t>(first) + readable(0)) * sizeof(T);
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
-        z[j][c] = to_float(stage[Traits::has(c, classes) ? pixel.at(c) : pixel.first]);
+        copy_async<kPixels * sizeof(T)>(&stage[slots(0, c)],
+                                        reinterpret_cast<const char*>(logits) + from);
+        if (Traits::has(c + 1, classes)) from += plane();
+      }
+    } else {
+      for (int j = 0; j < kPixels; ++j) {
+        const T* from = logits + first + readable(j);
+        T of_class[kClasses];
+#pragma unroll
+        for (int c = 0; c < kClasses; ++c) {
+          of_class[c] = *from;
+          if (Traits::has(c + 1, classes)) from += in.pixels;
+        }
+#pragma unroll
+        for (int c = 0; c < kClasses; ++c) stage[slots(j, c)] = of_class[c];
       }
     }
-  } else if (vectors) {
-    const int64_t step = opaque(in.pixels * static_cast<int64_t>(sizeof(T)));
-    const T* first = logits + (pixels.at(0) < chunk.last ? pixels.at(0) : chunk.first);
-    const char* from = reinterpret_cast<const char*>(first);
+  }
+
+  // Until the logits are there, and every thread is done with the tile before.
+  __device__ __forceinline__ void wait() const {
+    wait_for_copies();
+    if (Traits::kChannelsLast) __syncthreads();
+  }
+
+  // The labels of a thread's pixels, whatever they are; of those that do not exist any.
+  __device__ __forceinline__ void read_labels(int64_t (&any)[kPixels]) const {
+    const int64_t base = chunk.sample * in.pixels + first;
+    if (label_vectors && count == Traits::kTile) {
+      return read_label_run(in.target, in.target_type, base + own(0), any);
+    }
+    int64_t at[kPixels];
+#pragma unroll
+    for (int j = 0; j < kPixels; ++j) at[j] = readable(j);
+    segfast::read_labels(in.target, in.target_type, base, at, any);
+  }
+
+  // z [kPixels][kClasses] = what the stage holds; -inf for classes that there are not.
+  __device__ __forceinline__ void read(float (&z)[kPixels][kClasses]) const {
 #pragma unroll
     for (int c = 0; c < kClasses; ++c) {
-      float logit[kPixels];
-      load_floats(reinterpret_cast<const T*>(from), logit);
+      const bool has = Traits::has(c, classes);
+      if constexpr (Traits::kChannelsLast) {
 #pragma unroll
-      for (int j = 0; j < kPixels; ++j) z[j][c] = logit[j];
-      if (Traits::has(c + 1, classes)) from += step;
-    }
-  } else {
+        for (int j = 0; j < kPixels; ++j) z[j][c] = to_float(stage[slots(j, has ? c : 0)]);
+      } else {
+        float of_class[kPixels];
+        floats_of(Vec<T, kPixels>::load(&stage[slots(0, c)]), of_class);
 #pragma unroll
-    for (int j = 0; j < kPixels; ++j) {
-      const T* from = logits + (pixels.at(j) < chunk.last ? pixels.at(j) : chunk.first);
-#pragma unroll
-      for (int c = 0; c < kClasses; ++c) {
-        z[j][c] = to_float(*from);
-        if (Traits::has(c + 1, classes)) from += in.pixels;
+        for (int j = 0; j < kPixels; ++j) z[j][c] = of_class[j];
       }
+#pragma unroll
+      for (int j = 0; j < kPixels; ++j) z[j][c] = has ? z[j][c] : -INFINITY;
     }
   }
-#pragma unroll
-  for (int c = 0; c < kClasses; ++c) {
-#pragma unroll
-    for (int j = 0; j < kPixels; ++j) {
-      if (!Traits::has(c, classes)) z[j][c] = -INFINITY;
-    }
-  }
-}
 
-// The mirror of load_logits.
-template <typename Traits>
-__device__ __forceinline__ void store_gradients(const OverlapStatsInputs& in, bool vectors,
-                                                const Chunk& chunk, const Pixels<Traits>& pixels,
-                                                typename Traits::T (&stage)[Traits::kStage],
-                                                const float (&z)[Traits::kPixels][Traits::kClasses],
-                                                void* gradients) {
-  using T = typename Traits::T;
-  constexpr int kPixels = Traits::kPixels;
-  constexpr int kClasses = Traits::kClasses;
-  const int classes = static_cast<int>(in.classes);
-  T* to_sample = static_cast<T*>(gradients) + chunk.sample * in.classes * in.pixels;
-  if (in.channels_last) {
-    const int64_t left = chunk.last - pixels.first;
-    const int count = (left < Traits::kTile ? static_cast<int>(left) : Traits::kTile) * classes;
-    T* to = to_sample + pixels.first * in.classes;
-    __syncthreads();  // the logits have been read
+  // The mirror of read().
+  __device__ __forceinline__ void write(const float (&z)[kPixels][kClasses]) const {
 #pragma unroll
-    for (int j = 0; j < kPixels; ++j) {
-      const StagedPixel<Traits> pixel(pixels.in_tile(j), classes);
+    for (int c = 0; c < kClasses; ++c) {
+      if (!Traits::has(c, classes)) continue;
+      float of_class[kPixels];
 #pragma unroll
-      for (int c = 0; c < kClasses; ++c) {
-        if (Traits::has(c, classes)) stage[pixel.at(c)] = from_float<T>(z[j][c]);
+      for (int j = 0; j < kPixels; ++j) of_class[j] = z[j][c];
+      const auto vec = vec_from_floats<T>(of_class);
+      if constexpr (Traits::kChannelsLast) {
+#pragma unroll
+        for (int j = 0; j < kPixels; ++j) stage[slots(j, c)] = vec.at[j];
+      } else {
+        vec.store(&stage[slots(0, c)]);
       }
     }
-    __syncthreads();
-    if (vectors) {
-      constexpr int kVector = StageVector<Traits>::kElements;
-#pragma unroll 4
-      for (int i = static_cast<int>(threadIdx.x) * kVector; i < count;
-           i += Traits::kThreads * kVector) {
-        StageVector<Traits>::store(stage, i, to + i);
+  }
+
+  // The mirror of load().
+  __device__ __forceinline__ void store(void* gradients) const {
+    T* to_tile = static_cast<T*>(gradients) + sample() +
+                 first * (Traits::kChannelsLast ? in.classes : int64_t{1});
+    if constexpr (Traits::kChannelsLast) {
+      __syncthreads();  // all gradients are in the stage
+      Stage<T>::template store<Traits::kThreads>(stage, count * classes, vectors, to_tile);
+    } else if (vectors) {
+      if (!exists(0)) return;
+      char* const to_sample = static_cast<char*>(gradients) + sample() * sizeof(T);
+      uint32_t to = (static_cast<uint32_t>(first) + own(0)) * sizeof(T);
+#pragma unroll
+      for (int c = 0; c < kClasses; ++c, to += plane()) {
+        if (!Traits::has(c, classes)) continue;
+        Vec<T, kPixels>::load(&stage[slots(0, c)]).store(reinterpret_cast<T*>(to_sample + to));
       }
     } else {
-#pragma unroll 8
-      for (int i = static_cast<int>(threadIdx.x); i < count; i += Traits::kThreads) {
-        to[i] = stage[Traits::staged(i)];
+      for (int j = 0; j < kPixels; ++j) {
+        if (!exists(j)) continue;
+        T* to = to_tile + own(j);
+        for (int c = 0; c < classes; ++c, to += in.pixels) *to = stage[slots(j, c)];
       }
     }
-  } else if (vectors) {
-    if (pixels.at(0) >= chunk.last) return;
-    const int64_t step = opaque(in.pixels * static_cast<int64_t>(sizeof(T)));
-    char* to = reinterpret_cast<char*>(to_sample + pixels.at(0));
+  }
+};
+
+// Calls use(tile, labels) with each tile of the chunk, while the next one is on its way.
+template <typename Traits, typename Op, typename Use>
+__device__ __forceinline__ void for_each_tile(
+    const LabelsParams<Op>& p, const Chunk& chunk,
+    typename Traits::T (&stages)[Traits::kBuffers][Traits::kStage], Use use) {
+  using Labels = int64_t[Traits::kPixels];
+  Labels labels, next_labels;
+  const auto load = [&](int64_t first, int buffer) {
+    if (first >= chunk.last) return;
+    const Tile<Traits> tile(p, chunk, first, stages[buffer]);
+    tile.load();
+    tile.read_labels(next_labels);
+  };
+  load(chunk.first, 0);
+  int buffer = 0;
+  for (int64_t first = chunk.first; first < chunk.last; first += Traits::kTile) {
+    const Tile<Traits> tile(p, chunk, first, stages[buffer]);
+    tile.wait();
 #pragma unroll
-    for (int c = 0; c < kClasses; ++c, to += step) {
-      if (!Traits::has(c, classes)) continue;
-      float gradient[kPixels];
-#pragma unroll
-      for (int j = 0; j < kPixels; ++j) gradient[j] = z[j][c];
-      vec_from_floats<T>(gradient).store(reinterpret_cast<T*>(to));
-    }
-  } else {
-#pragma unroll
-    for (int j = 0; j < kPixels; ++j) {
-      if (pixels.at(j) >= chunk.last) continue;
-      const int64_t plane = opaque(in.pixels);
-      T* to = to_sample + pixels.at(j);
-#pragma unroll
-      for (int c = 0; c < kClasses; ++c, to += plane) {
-        if (Traits::has(c, classes)) *to = from_float<T>(z[j][c]);
-      }
+    for (int j = 0; j < Traits::kPixels; ++j) labels[j] = next_labels[j];
+    if constexpr (Traits::kBuffers == 2) {
+      buffer ^= 1;
+      load(first + Traits::kTile, buffer);
+      use(tile, labels);
+    } else {
+      use(tile, labels);
+      if (Traits::kChannelsLast) __syncthreads();  // the tile has been read
+      load(first + Traits::kTile, 0);
     }
   }
 }
 
 // The labels and weights of a thread's pixels, and their softmax. Every loop goes over the classes
-// outside and the pixels inside, so that what belongs to a class is needed at one place only.
+// outside and the pixels inside, so that what belongs to a class is needed at one place only. What
+// belongs to a pixel's label is fetched from the stage by its number, once a pixel, where to look
+// for it among the registers takes two instructions for each logit.
 template <typename Traits>
 struct Softmax {
+  using T = typename Traits::T;
   static constexpr int kPixels = Traits::kPixels;
   static constexpr int kClasses = Traits::kClasses;
 
   int label[kPixels];           // -1 where the pixel does not count; its logits are then zeros
   float pixel_weight[kPixels];  // 0 where the pixel does not count
   float maximum[kPixels];       // max z
-  float label_logit[kPixels];   // z_y - max z
+  float label_logit[kPixels];   // z_y; then z_y - max z
   float label_e[kPixels];
   float sum[kPixels];      // of e
   float others[kPixels];   // sum of e but for the label's, if kWithoutLabel
   float inverse[kPixels];  // 1 / sum of e; 0 where the pixel does not count
 
-  __device__ __forceinline__ void read_labels(const OverlapStatsInputs& in, const Chunk& chunk,
-                                              const Pixels<Traits>& pixels,
-                                              float (&z)[kPixels][kClasses]) {
+  // kWithoutLabel: the label's logit becomes -inf, so that its e is 0 and sums over the others need
+  // no comparison.
+  template <bool kWithoutLabel>
+  __device__ __forceinline__ void take_labels(const Tile<Traits>& tile,
+                                              const int64_t (&any)[kPixels]) {
+    const OverlapStatsInputs& in = tile.in;
+    const int64_t base = tile.chunk.sample * in.pixels + tile.first;
+    bool all_count = true, all_classes = true;
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
-      const int64_t pixel = chunk.sample * in.pixels + pixels.at(j);
-      label[j] = pixels.at(j) < chunk.last ? label_at(in, pixel) : -1;
-      pixel_weight[j] = label[j] < 0 ? 0.0f : pixel_weight_at<float>(in, pixel);
-      if (label[j] >= 0) continue;
+      const bool ignored = in.has_ignore_index && any[j] == in.ignore_index;
+      const bool is_class = static_cast<uint64_t>(any[j]) < static_cast<uint64_t>(in.classes);
+      all_classes &= is_class || ignored;
+      label[j] = is_class && !ignored && tile.exists(j) ? static_cast<int>(any[j]) : -1;
+      all_count &= label[j] >= 0;
+      pixel_weight[j] = label[j] < 0 ? 0.0f : 1.0f;
+    }
+    SEGFAST_DEVICE_CHECK(all_classes, "overlap_stats: a label is neither a class nor ignore_index");
+    if (!all_count) {
+      for (int j = 0; j < kPixels; ++j) {
+        for (int c = 0; label[j] < 0 && c < tile.classes; ++c) {
+          tile.stage[tile.slots(j, c)] = T{};
+        }
+      }
+    }
+    if (in.pixel_weight != nullptr) {
 #pragma unroll
-      for (int c = 0; c < kClasses; ++c) z[j][c] = 0.0f;
+      for (int j = 0; j < kPixels; ++j) {
+        const float weight = pixel_weight_at<float>(in, base + tile.readable(j));
+        pixel_weight[j] = label[j] < 0 ? 0.0f : weight;
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kPixels; ++j) {
+      // Of a pixel that does not count any class will do: its logits are zeros.
+      T& own = tile.stage[tile.slots(j, label[j] < 0 ? 0 : label[j])];
+      label_logit[j] = to_float(own);
+      if (kWithoutLabel && label[j] >= 0) own = from_float<T>(-INFINITY);
     }
   }
 
-  // z becomes e = exp(z - max z); if kWithoutLabel, 0 for the label's class, whose e is label_e:
-  // sums over the others then need no comparison.
+  // z becomes e = exp(z - max z).
   template <bool kWithoutLabel>
   __device__ __forceinline__ void run(float (&z)[kPixels][kClasses]) {
-    using Exp = Exponential<typename Traits::T>;
+    using Exp = Exponential<T>;
     Exp exp[kPixels];
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
-      maximum[j] = z[j][0];
-      label_logit[j] = sum[j] = 0.0f;
+      maximum[j] = kWithoutLabel ? fmaxf(label_logit[j], z[j][0]) : z[j][0];
+      sum[j] = 0.0f;
     }
 #pragma unroll
     for (int c = 1; c < kClasses; ++c) {
@@ -371,28 +424,43 @@ struct Softmax {
     for (int c = 0; c < kClasses; ++c) {
 #pragma unroll
       for (int j = 0; j < kPixels; ++j) {
-        const float exponent = exp[j].exponent(z[j][c]);
-        const bool is_label = c == label[j];
-        label_logit[j] = is_label ? exponent : label_logit[j];
-        z[j][c] = kWithoutLabel && is_label ? 0.0f : Exp::power(exponent);
+        z[j][c] = Exp::power(exp[j].exponent(z[j][c]));
         sum[j] += z[j][c];
       }
     }
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
-      label_e[j] = Exp::power(label_logit[j]);
-      label_logit[j] /= Exp::kUnit;
+      const float exponent = exp[j].exponent(label_logit[j]);
+      label_e[j] = Exp::power(exponent);
+      label_logit[j] = exponent * Exp::kOfUnit;
       others[j] = sum[j];
-      if (kWithoutLabel) sum[j] += label_e[j];
-      inverse[j] = label[j] < 0 ? 0.0f : 1.0f / sum[j];
+      if (kWithoutLabel) sum[j] += label[j] < 0 ? 0.0f : label_e[j];
+      inverse[j] = label[j] < 0 ? 0.0f : Exp::reciprocal(sum[j]);
     }
   }
 
-  __device__ __forceinline__ float log_sum(int j) const { return log_positive(sum[j]); }
+  __device__ __forceinline__ float log_sum(int j) const { return Exponential<T>::log(sum[j]); }
 };
 
+// A column of a thread's own for each of its warp: lane c gets the sum of row c, one order for
+// whatever thread adds it up, in which no two lanes read one bank.
+template <int kRows, int kThreads>
+__device__ __forceinline__ float sum_of_row(const float (&columns)[kRows][kThreads]) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int warp = static_cast<int>(threadIdx.x) - lane;
+  float sum = 0.0f;
+  __syncwarp();
+  if (lane < kRows) {
+    int at = lane;
+#pragma unroll 4
+    for (int i = 0; i < kWarpSize; ++i, at = (at + 1) % kWarpSize) sum += columns[lane][warp + at];
+  }
+  __syncwarp();
+  return sum;
+}
+
 template <typename Traits>
-__global__ void __launch_bounds__(Traits::kThreads, Traits::kForwardBlocks)
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
     labels_forward_kernel(const LabelsParams<OverlapStatsParams> p) {
   using T = typename Traits::T;
   constexpr int kClasses = Traits::kClasses;
@@ -403,7 +471,8 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kForwardBlocks)
   const Chunk chunk(in, p.geometry.chunks, p.geometry.chunk_size);
   const int thread = static_cast<int>(threadIdx.x);
 
-  SEGFAST_SHARED(T[Traits::kStage], stage);
+  SEGFAST_SHARED(T[Traits::kBuffers][Traits::kStage], stages);
+  SEGFAST_SHARED(float[kClasses][Traits::kThreads], columns);  // a thread's sums by label
   SEGFAST_SHARED(float[kMaxClasses], class_weight);
   SEGFAST_SHARED(int[kMaxClasses], count);
   SEGFAST_SHARED(float[2][kWarps][kWarpSize], class_sums);
@@ -412,25 +481,26 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kForwardBlocks)
     class_weight[thread] = thread < classes ? weight_at<float>(in.class_weight, thread) : 0.0f;
     count[thread] = 0;
   }
+#pragma unroll
+  for (int c = 0; c < kClasses; ++c) columns[c][thread] = 0.0f;
   __syncthreads();
 
   const float gamma = static_cast<float>(in.gamma);
   const float smoothing = static_cast<float>(in.label_smoothing);
   const bool square = in.exponent == 2;
   float weight_sum = 0.0f;
-  for (int c = 0; c < classes; ++c) weight_sum += class_weight[c];
+  if (smoothing > 0.0f) {
+    for (int c = 0; c < classes; ++c) weight_sum += class_weight[c];
+  }
 
-  float probability[kWarpSize], intersection[kWarpSize];
-#pragma unroll
-  for (int c = 0; c < kWarpSize; ++c) probability[c] = intersection[c] = 0.0f;
+  float probability[kClasses] = {};
   float sums[2] = {0.0f, 0.0f};  // cross_entropy, weight
 
-  for (int64_t first = chunk.first; first < chunk.last; first += Traits::kTile) {
-    const Pixels<Traits> pixels{first, p.vectors && !in.channels_last};
-    float z[kPixels][kClasses];
-    load_logits<Traits>(in, p.vectors, chunk, pixels, stage, z);
+  for_each_tile<Traits>(p, chunk, stages, [&](const Tile<Traits>& tile, const auto& labels) {
     Softmax<Traits> softmax;
-    softmax.read_labels(in, chunk, pixels, z);
+    softmax.template take_labels<false>(tile, labels);
+    float z[kPixels][kClasses];
+    tile.read(z);
     float smooth[kPixels] = {}, first_logit[kPixels] = {};
     if (smoothing > 0.0f) {
       // sum w (z_0 - z): differences keep their digits where logits are large.
@@ -444,35 +514,15 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kForwardBlocks)
       }
     }
     softmax.template run<false>(z);
-    float p_label[kPixels], focal[kPixels];
-#pragma unroll
-    for (int j = 0; j < kPixels; ++j) {
-      p_label[j] = softmax.label_e[j] * softmax.inverse[j];
-      focal[j] = 1.0f;
-    }
-    if (gamma > 0.0f) {
-#pragma unroll
-      for (int j = 0; j < kPixels; ++j) {
-        const int own = opaque(softmax.label[j]);
-        float others = 0.0f;
-#pragma unroll
-        for (int c = 0; c < kClasses; ++c) others += c == own ? 0.0f : z[j][c];
-        focal[j] = overlap::focal_factor(others * softmax.inverse[j], gamma);
-      }
-    }
     // Two loops rather than a choice in one: a choice costs an instruction for each logit.
     const auto add = [&](auto squared) {
       constexpr bool kSquare = decltype(squared)::value;
-      int own[kPixels];
-#pragma unroll
-      for (int j = 0; j < kPixels; ++j) own[j] = opaque(softmax.label[j]);
 #pragma unroll
       for (int c = 0; c < kClasses; ++c) {
 #pragma unroll
         for (int j = 0; j < kPixels; ++j) {
           const float prob = z[j][c] * softmax.inverse[j];
           probability[c] += kSquare ? prob * prob : prob;
-          add_where(c == own[j], p_label[j], intersection[c]);
         }
       }
     };
@@ -481,9 +531,17 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kForwardBlocks)
     for (int j = 0; j < kPixels; ++j) {
       const int label = softmax.label[j];
       if (label < 0) continue;
+      columns[label][thread] += softmax.label_e[j] * softmax.inverse[j];
+      float focal = 1.0f;
+      if (gamma > 0.0f) {
+        float others = 0.0f;
+#pragma unroll
+        for (int c = 0; c < kClasses; ++c) others += c == label ? 0.0f : z[j][c];
+        focal = overlap::focal_factor(others * softmax.inverse[j], gamma);
+      }
       const float weight = softmax.pixel_weight[j] * class_weight[label];
       const float log_sum = softmax.log_sum(j);
-      float loss = weight * (log_sum - softmax.label_logit[j]) * focal[j];
+      float loss = weight * (log_sum - softmax.label_logit[j]) * focal;
       if (smoothing > 0.0f) {
         const float all = weight_sum * (log_sum + softmax.maximum[j] - first_logit[j]) + smooth[j];
         loss = (1.0f - smoothing) * loss + smoothing / classes * softmax.pixel_weight[j] * all;
@@ -492,13 +550,15 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kForwardBlocks)
       sums[1] += weight;
       atomicAdd(&count[label], 1);
     }
-  }
+  });
 
   // Lane c of a warp gets class c's sums.
   const int warp = thread / kWarpSize;
   const int lane = thread % kWarpSize;
-  class_sums[0][warp][lane] = warp_sum_each<kWarpSize>(intersection);
-  class_sums[1][warp][lane] = warp_sum_each<kWarpSize>(probability);
+  class_sums[0][warp][lane] = sum_of_row(columns);
+#pragma unroll
+  for (int c = 0; c < kClasses; ++c) columns[c][thread] = probability[c];
+  class_sums[1][warp][lane] = sum_of_row(columns);
   double totals[2];
   block_sum<Traits::kThreads, 2>(sums, totals, pixel_sums);
   const int64_t size = overlap_stats_partial_size(in.classes);
@@ -524,7 +584,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kForwardBlocks)
 }
 
 template <typename Traits>
-__global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
     labels_backward_kernel(const LabelsParams<OverlapStatsBackwardParams> p) {
   using T = typename Traits::T;
   constexpr int kClasses = Traits::kClasses;
@@ -534,33 +594,36 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
   const Chunk chunk(in, p.geometry.chunks, p.geometry.chunk_size);
   const int thread = static_cast<int>(threadIdx.x);
 
-  SEGFAST_SHARED(T[Traits::kStage], stage);
+  SEGFAST_SHARED(T[Traits::kBuffers][Traits::kStage], stages);
   SEGFAST_SHARED(float[kMaxClasses], class_weight);
   SEGFAST_SHARED(float[kMaxClasses], a);       // A
   SEGFAST_SHARED(float[kMaxClasses], b);       // q B
   SEGFAST_SHARED(float[kMaxClasses], smooth);  // e (eps / C) w
-  const float slope = gradient_at<float>(p.op.grad_cross_entropy, chunk.sample);
+  const double scale = gradient_scale(p.op);
+  const float slope = gradient_at<float>(p.op.grad_cross_entropy, chunk.sample, scale);
   const float smoothing = static_cast<float>(in.label_smoothing);
   if (thread < kMaxClasses) {
     const bool is_class = thread < classes;
     const int64_t at = chunk.sample * classes + thread;
     class_weight[thread] = is_class ? weight_at<float>(in.class_weight, thread) : 0.0f;
-    a[thread] = is_class ? gradient_at<float>(p.op.grad_intersection, at) : 0.0f;
-    b[thread] = is_class ? in.exponent * gradient_at<float>(p.op.grad_probability, at) : 0.0f;
+    a[thread] = is_class ? gradient_at<float>(p.op.grad_intersection, at, scale) : 0.0f;
+    b[thread] =
+        is_class ? in.exponent * gradient_at<float>(p.op.grad_probability, at, scale) : 0.0f;
     smooth[thread] = slope * smoothing / classes * class_weight[thread];
   }
   __syncthreads();
   const float gamma = static_cast<float>(in.gamma);
   const bool square = in.exponent == 2;
   float smooth_sum = 0.0f;
-  for (int c = 0; c < classes; ++c) smooth_sum += smooth[c];
+  if (smoothing > 0.0f) {
+    for (int c = 0; c < classes; ++c) smooth_sum += smooth[c];
+  }
 
-  for (int64_t first = chunk.first; first < chunk.last; first += Traits::kTile) {
-    const Pixels<Traits> pixels{first, p.vectors && !in.channels_last};
-    float z[kPixels][kClasses];
-    load_logits<Traits>(in, p.vectors, chunk, pixels, stage, z);
+  for_each_tile<Traits>(p, chunk, stages, [&](const Tile<Traits>& tile, const auto& labels) {
     Softmax<Traits> softmax;
-    softmax.read_labels(in, chunk, pixels, z);
+    softmax.template take_labels<true>(tile, labels);
+    float z[kPixels][kClasses];
+    tile.read(z);
     softmax.template run<true>(z);
 
     // Compiled for each option: a choice in the loops costs an instruction for each logit.
@@ -569,11 +632,15 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
       constexpr bool kSmooth = decltype(smoothed)::value;
       float shift[kPixels] = {};  // sum e g over the other classes
 #pragma unroll
-      for (int c = 0; c < kClasses; ++c) {
-        const float own = fresh(b[c]);
+      for (int first = 0; first < kClasses; first += 4) {
+        const Vec<float, 4> own = fresh(b + first);
 #pragma unroll
-        for (int j = 0; j < kPixels; ++j) {
-          shift[j] += kSquare ? z[j][c] * z[j][c] * own : z[j][c] * own;
+        for (int k = 0; k < 4; ++k) {
+#pragma unroll
+          for (int j = 0; j < kPixels; ++j) {
+            const float e = z[j][first + k];
+            shift[j] += kSquare ? e * e * own.at[k] : e * own.at[k];
+          }
         }
       }
       float scale[kPixels];  // what e is divided by in g
@@ -595,21 +662,26 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
         shift[j] = common * inverse;
       }
 #pragma unroll
-      for (int c = 0; c < kClasses; ++c) {
-        const float own = fresh(b[c]);
-        const float class_smooth = kSmooth ? fresh(smooth[c]) : 0.0f;
+      for (int first = 0; first < kClasses; first += 4) {
+        const Vec<float, 4> own = fresh(b + first);
+        const Vec<float, 4> of_smoothing = kSmooth ? fresh(smooth + first) : own;
 #pragma unroll
-        for (int j = 0; j < kPixels; ++j) {
-          const float e = z[j][c];
-          z[j][c] = e * ((kSquare ? own * scale[j] * e : own * scale[j]) + shift[j]);
-          if (kSmooth) z[j][c] -= class_smooth * softmax.pixel_weight[j];
+        for (int k = 0; k < 4; ++k) {
+#pragma unroll
+          for (int j = 0; j < kPixels; ++j) {
+            const float e = z[j][first + k];
+            const float share = own.at[k] * scale[j];
+            float gradient = e * ((kSquare ? share * e : share) + shift[j]);
+            if (kSmooth) gradient -= of_smoothing.at[k] * softmax.pixel_weight[j];
+            z[j][first + k] = gradient;
+          }
         }
       }
+      tile.write(z);
 #pragma unroll
       for (int j = 0; j < kPixels; ++j) {
-        const int label = opaque(softmax.label[j]);
-#pragma unroll
-        for (int c = 0; c < kClasses; ++c) z[j][c] = c == label ? rest[j] : z[j][c];
+        const int label = softmax.label[j];
+        if (label >= 0) tile.stage[tile.slots(j, label)] = from_float<T>(rest[j]);
       }
     };
     const auto with_smoothing = [&](auto squared) {
@@ -617,8 +689,8 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
                        : differentiate(squared, std::false_type{});
     };
     square ? with_smoothing(std::true_type{}) : with_smoothing(std::false_type{});
-    store_gradients<Traits>(in, p.vectors, chunk, pixels, stage, z, p.op.grad_logits);
-  }
+    tile.store(p.op.grad_logits);
+  });
 }
 
 inline bool has_labels_kernel(const OverlapStatsInputs& in) {
@@ -631,12 +703,15 @@ cudaError_t launch_labels_as(const Op& op, const OverlapStatsInputs& in, cudaStr
   using T = typename Traits::T;
   LabelsParams<Op> p;
   p.op = op;
-  p.geometry = geometry_of(in);
+  p.geometry = geometry_of(in, Traits::kTile);
   // Of the most pixels that a thread has on any GPU.
-  const int64_t bytes = in.channels_last ? 16 : Traits::kPixels * static_cast<int64_t>(sizeof(T));
-  const int64_t row =
-      (in.channels_last ? in.classes * in.pixels : in.pixels) * static_cast<int64_t>(sizeof(T));
-  p.vectors = row % bytes == 0 && is_aligned(in.logits, bytes);
+  constexpr int64_t kSize = sizeof(T);
+  const int64_t bytes = Traits::kChannelsLast ? 16 : Traits::kPixels * kSize;
+  const int64_t row = (Traits::kChannelsLast ? in.classes * in.pixels : in.pixels) * kSize;
+  p.vectors = row % bytes == 0 && is_aligned(in.logits, bytes) &&
+              in.classes * in.pixels * kSize <= UINT32_MAX;  // offsets in a sample
+  p.label_vectors =
+      !Traits::kChannelsLast && in.pixels % Traits::kPixels == 0 && label_run_aligned(in.target);
   const int64_t grid = in.samples * p.geometry.chunks;
   if constexpr (kBackward) {
     p.vectors = p.vectors && is_aligned(op.grad_logits, bytes);
@@ -646,25 +721,33 @@ cudaError_t launch_labels_as(const Op& op, const OverlapStatsInputs& in, cudaStr
   }
 }
 
-template <bool kBackward, typename T, typename Op>
+template <bool kBackward, typename T, bool kChannelsLast, typename Op>
 cudaError_t launch_labels_of(const Op& op, const OverlapStatsInputs& in, cudaStream_t stream) {
-  if (in.classes <= 4) return launch_labels_as<kBackward, LabelsTraits<T, 1, 4>>(op, in, stream);
-  if (in.classes <= 8) return launch_labels_as<kBackward, LabelsTraits<T, 5, 8>>(op, in, stream);
-  if (in.classes <= 12) return launch_labels_as<kBackward, LabelsTraits<T, 9, 12>>(op, in, stream);
-  if (in.classes <= 16) return launch_labels_as<kBackward, LabelsTraits<T, 13, 16>>(op, in, stream);
-  if (in.classes <= 20) return launch_labels_as<kBackward, LabelsTraits<T, 17, 20>>(op, in, stream);
-  return launch_labels_as<kBackward, LabelsTraits<T, 21, 32>>(op, in, stream);
+  const auto start = [&](auto traits) {
+    return launch_labels_as<kBackward, decltype(traits)>(op, in, stream);
+  };
+  if (in.classes <= 4) return start(LabelsTraits<T, kChannelsLast, 1, 4>{});
+  if (in.classes <= 8) return start(LabelsTraits<T, kChannelsLast, 5, 8>{});
+  if (in.classes <= 12) return start(LabelsTraits<T, kChannelsLast, 9, 12>{});
+  if (in.classes <= 16) return start(LabelsTraits<T, kChannelsLast, 13, 16>{});
+  if (in.classes <= 20) return start(LabelsTraits<T, kChannelsLast, 17, 20>{});
+  return start(LabelsTraits<T, kChannelsLast, 21, 32>{});
 }
 
 template <bool kBackward, typename Op>
 cudaError_t launch_labels(const Op& op, const OverlapStatsInputs& in, cudaStream_t stream) {
+  const auto start = [&](auto tag) {
+    using T = decltype(tag);
+    return in.channels_last ? launch_labels_of<kBackward, T, true>(op, in, stream)
+                            : launch_labels_of<kBackward, T, false>(op, in, stream);
+  };
   switch (in.dtype) {
     case DType::float16:
-      return launch_labels_of<kBackward, Half>(op, in, stream);
+      return start(Half{});
     case DType::bfloat16:
-      return launch_labels_of<kBackward, BFloat16>(op, in, stream);
+      return start(BFloat16{});
     default:
-      return launch_labels_of<kBackward, float>(op, in, stream);
+      return start(float{});
   }
 }
 

@@ -135,8 +135,9 @@ __global__ void __launch_bounds__(kSigmoidThreads, 2)
   using Pixels = SigmoidPixels<T>;
   const OverlapStatsInputs& in = p.op.in;
   const Chunk chunk(in, p.geometry.chunks, p.geometry.chunk_size);
+  const double scale = gradient_scale(p.op);
   for (int64_t c = 0; c < in.classes; ++c) {
-    const SigmoidSlopes<R> slopes(p.op, chunk.sample, c);
+    const SigmoidSlopes<R> slopes(p.op, chunk.sample, c, scale);
     for (int64_t first = chunk.first; first < chunk.last; first += Pixels::kTile) {
       Pixels pixels;
       pixels.load(in, chunk, c, first);
@@ -158,7 +159,7 @@ inline bool has_sigmoid_kernel(const OverlapStatsInputs& in) {
 
 template <bool kBackward, typename Op>
 cudaError_t launch_sigmoid(const Op& op, cudaStream_t stream) {
-  return launch_chunks(op, kSigmoidThreads, stream, [](auto tag) {
+  return launch_chunks(op, SigmoidPixels<float>::kTile, kSigmoidThreads, stream, [](auto tag) {
     using T = typename decltype(tag)::type;
     if constexpr (kBackward) {
       return sigmoid_backward_kernel<T>;

@@ -10,7 +10,6 @@ namespace {
 constexpr int kTargetsThreads = 256;
 constexpr int kOwn = 2;  // pixels of a thread at a time
 constexpr int kTargetsTile = kTargetsThreads * kOwn;
-static_assert(kChunkStep % kTargetsTile == 0);
 
 // Logits and targets of one sample by pixel and class.
 template <typename T>
@@ -177,7 +176,8 @@ __global__ void __launch_bounds__(kTargetsThreads, 2)
   const Chunk chunk(in, p.geometry.chunks, p.geometry.chunk_size);
   const Reader<T> reader{in, chunk.sample};
   T* gradients = static_cast<T*>(p.op.grad_logits);
-  const R slope = gradient_at<R>(p.op.grad_cross_entropy, chunk.sample);
+  const double scale = gradient_scale(p.op);
+  const R slope = gradient_at<R>(p.op.grad_cross_entropy, chunk.sample, scale);
   const R gamma = static_cast<R>(in.gamma);
   const bool square = in.exponent == 2, minimum = in.minimum;
 
@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kTargetsThreads, 2)
     // With softmax, first the sums that the classes share, then the gradients.
     for (int pass = in.sigmoid ? 1 : 0; pass < 2; ++pass) {
       for (int64_t c = 0; c < in.classes; ++c) {
-        const SigmoidSlopes<R> slopes(p.op, chunk.sample, c);
+        const SigmoidSlopes<R> slopes(p.op, chunk.sample, c, scale);
         const R a = slopes.a, b = slopes.b;
 #pragma unroll
         for (int j = 0; j < kOwn; ++j) {
@@ -236,7 +236,7 @@ __global__ void __launch_bounds__(kTargetsThreads, 2)
 
 template <bool kBackward, typename Op>
 cudaError_t launch_targets(const Op& op, cudaStream_t stream) {
-  return launch_chunks(op, kTargetsThreads, stream, [](auto tag) {
+  return launch_chunks(op, kTargetsTile, kTargetsThreads, stream, [](auto tag) {
     using T = typename decltype(tag)::type;
     if constexpr (kBackward) {
       return targets_backward_kernel<T>;

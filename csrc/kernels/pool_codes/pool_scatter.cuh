@@ -3,14 +3,20 @@
 // atomics, one order. Pool backward adds up where windows overlap; unpooling lets the last window
 // stay.
 //
-// rows:     2x2 windows of contiguous maps: four windows a thread, two rows of eight elements.
-// channels: 2x2 windows of channels_last maps: 16 bytes of channels of one window, four pixels.
+// rows:     2x2 windows of contiguous maps: 16 bytes of two rows a thread.
+// channels: 2x2 windows of channels_last maps: 16 bytes of channels of one window, four pixels; two
+//           channels where indices, of 16 bytes then, are the record.
+// known:    windows of known_window.h and their codes8, for sums: a thread looks through the
+// windows
+//           that see its pixels, each loaded once. Contiguous maps: 16 bytes of one or two rows;
+//           channels_last: 16 bytes of channels of one to four pixels.
 // any:      any window: a thread looks through the windows that hold its element.
 #pragma once
 
 #include "common/dispatch.h"
 #include "common/divider.h"
 #include "common/launch.h"
+#include "kernels/pool_codes/known_window.h"
 #include "kernels/pool_codes/pool_tiles.cuh"
 
 namespace segfast {
@@ -35,7 +41,12 @@ struct ScatterParams {
   Divider<I> groups;            // of columns (rows) or of channels
   Divider<I> cells_w, cells_h;  // 2x2 cells (rows, channels) or elements (any) of a plane
   int64_t items;
+  bool aligned;  // whether every thread's columns exist and are aligned (known_rows)
 };
+
+// Cells along each axis of a thread's patch: where windows overlap at every pixel, more than one.
+template <typename W>
+inline constexpr int kKnownCells = W::kStride == 1 && W::kDilation == 1 ? 2 : 1;
 
 // Which of a 2x2 window's positions an index names, by its distance from the first one; -1 for
 // none.
@@ -60,8 +71,14 @@ __device__ __forceinline__ void check_codes_2x2(uint32_t codes, uint32_t beyond)
 
 constexpr uint32_t kRightBits = 0x5555u, kLowerBits = 0xaaaau;  // of eight codes
 
+// Windows of a thread: 16 bytes of each row of the map. Two or four threads may share a byte of
+// codes.
+template <typename T>
+inline constexpr int kRowWindows = kVec16<T> / 2;
+
 template <typename T, typename I, Combine kCombine, bool kAligned>
 __global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const ScatterParams<I> p) {
+  constexpr int kWindows = kRowWindows<T>;
   const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (item64 >= p.items) return;
   const I item = static_cast<I>(item64);
@@ -73,38 +90,42 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const Scatte
   const I group = p.groups.remainder(item, row);
   const I plane = p.cells_h.divide(row);
   const I oh = p.cells_h.remainder(row, plane);
-  const I ow = group * kGroup;
+  const I ow = group * kWindows;
   const bool has_lower = 2 * oh + 1 < height;
-  const int n = oh < pooled_height ? group_size(pooled_width - ow) : 0;
+  const int n = oh < pooled_height ? group_size<kWindows>(pooled_width - ow) : 0;
   const I window_row = plane * pooled_height + oh;
   const T* values = static_cast<const T*>(p.op.values) + window_row * pooled_width + ow;
 
-  Vec<T, kGroup> held;
+  Vec<T, kWindows> held;
+  int taps[kWindows];
 #pragma unroll
-  for (int k = 0; k < kGroup; ++k) held.at[k] = T{};
-  int taps[kGroup] = {-1, -1, -1, -1};
-  if (kAligned && n == kGroup) {
-    held = Vec<T, kGroup>::load(values);
+  for (int k = 0; k < kWindows; ++k) {
+    held.at[k] = T{};
+    taps[k] = -1;
+  }
+  if (kAligned && n == kWindows) {
+    held = Vec<T, kWindows>::load(values);
   } else {
     for (int k = 0; k < n; ++k) held.at[k] = values[k];
   }
   if (n > 0 && p.op.record_kind == Record::codes2) {
     const I run_bytes = static_cast<I>(s.run_bytes());
-    const uint32_t byte =
-        __ldcs(static_cast<const uint8_t*>(p.op.record) + window_row * run_bytes + group);
+    const uint32_t byte = __ldcs(static_cast<const uint8_t*>(p.op.record) + window_row * run_bytes +
+                                 ow / kCodesPerByte);
+    const uint32_t own = byte >> (2 * static_cast<int>(ow % kCodesPerByte));
     uint32_t beyond = has_lower ? 0 : kLowerBits;
 #pragma unroll
-    for (int k = 0; k < kGroup; ++k) {
+    for (int k = 0; k < kWindows; ++k) {
       if (!kAligned && 2 * (ow + k) + 1 >= width) beyond |= 1u << (2 * k);
-      if (k < n) taps[k] = static_cast<int>(byte >> (2 * k)) & 3;
+      if (k < n) taps[k] = static_cast<int>(own >> (2 * k)) & 3;
     }
-    check_codes_2x2<kCombine>(byte & 0xffu >> (2 * (kGroup - n)), beyond);
+    check_codes_2x2<kCombine>(own & ((1u << (2 * n)) - 1), beyond);
   } else if (n > 0) {
     const int64_t* indices =
         static_cast<const int64_t*>(p.op.record) + window_row * pooled_width + ow;
     bool foreign = false;
 #pragma unroll
-    for (int k = 0; k < kGroup; ++k) {
+    for (int k = 0; k < kWindows; ++k) {
       if (k >= n) continue;
       const int64_t origin = int64_t{2 * oh} * width + 2 * (ow + k);
       taps[k] = tap_2x2(indices[k] - origin, width, 2 * (ow + k) + 1 < width, has_lower);
@@ -113,11 +134,11 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const Scatte
     if (foreign && p.op.foreign != nullptr) *p.op.foreign = 1;
   }
 
-  RowPair<T> pair;
+  RowPair<T, kWindows> pair;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
 #pragma unroll
-    for (int i = 0; i < RowPair<T>::kColumns; ++i) {
+    for (int i = 0; i < RowPair<T, kWindows>::kColumns; ++i) {
       pair.at[r][i] = taps[i / 2] == 2 * r + i % 2 ? held.at[i / 2] : T{};
     }
   }
@@ -150,7 +171,7 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_channels_kernel(const Sc
   if (oh < pooled_height && ow < pooled_width) {
     const I window = (outer * pooled_height + oh) * pooled_width + ow;
     held = Vec<T, kLanes>::load(static_cast<const T*>(p.op.values) + window * inner + channel);
-    if (p.op.record_kind == Record::codes2) {
+    if (kLanes != kIndexLanes && p.op.record_kind == Record::codes2) {
       const I run_bytes = static_cast<I>(s.run_bytes());
       const uint8_t* codes = static_cast<const uint8_t*>(p.op.record) + window * run_bytes;
       const uint8_t* first = codes + channel / kCodesPerByte;
@@ -160,13 +181,14 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_channels_kernel(const Sc
 #pragma unroll
       for (int c = 0; c < kLanes; ++c) taps[c] = static_cast<int>(own >> (2 * c)) & 3;
       check_codes_2x2<kCombine>(own, (has_right ? 0 : kRightBits) | (has_lower ? 0 : kLowerBits));
-    } else {
-      const int64_t* indices = static_cast<const int64_t*>(p.op.record) + window * inner + channel;
+    } else if constexpr (kLanes <= kIndexLanes) {
+      const auto indices = Vec<int64_t, kLanes>::load(static_cast<const int64_t*>(p.op.record) +
+                                                      window * inner + channel);
       const int64_t origin = int64_t{2 * oh} * width + 2 * ow;
       bool foreign = false;
 #pragma unroll
       for (int c = 0; c < kLanes; ++c) {
-        taps[c] = tap_2x2(indices[c] - origin, width, has_right, has_lower);
+        taps[c] = tap_2x2(indices.at[c] - origin, width, has_right, has_lower);
         foreign |= taps[c] < 0;
       }
       if (foreign && p.op.foreign != nullptr) *p.op.foreign = 1;
@@ -250,7 +272,7 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_any_kernel(const Scatter
       if (kw < 0) continue;
       const I place = ((outer * pooled_height + oh) * pooled_width + ow) * inner + channel;
       const auto values = Vec<T, kLanes>::load(static_cast<const T*>(p.op.values) + place);
-      if (is_codes) {
+      if (kLanes != kIndexLanes && is_codes) {
         const auto codes =
             Vec<uint8_t, kLanes>::load(static_cast<const uint8_t*>(p.op.record) + place);
         const int tap = kh * w.kernel_w + kw;
@@ -258,12 +280,13 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_any_kernel(const Scatter
         for (int c = 0; c < kLanes; ++c) {
           if (codes.at[c] == tap) held[c].take(values.at[c]);
         }
-      } else {
-        const int64_t* indices = static_cast<const int64_t*>(p.op.record) + place;
+      } else if constexpr (kLanes <= kIndexLanes) {
+        const auto indices =
+            Vec<int64_t, kLanes>::load(static_cast<const int64_t*>(p.op.record) + place);
         const int64_t position = int64_t{y} * width + x;
 #pragma unroll
         for (int c = 0; c < kLanes; ++c) {
-          if (indices[c] == position) held[c].take(values.at[c]);
+          if (indices.at[c] == position) held[c].take(values.at[c]);
         }
       }
     }
@@ -274,21 +297,194 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_any_kernel(const Scatter
   result.store(static_cast<T*>(p.op.map) + pixel * inner + channel);
 }
 
-template <typename T, typename I, Combine kCombine>
+// Sums of a known window's codes8, contiguous maps: 16 bytes of each row of a row of cells.
+template <typename T, typename I, typename W>
+__global__ void __launch_bounds__(kPoolThreads)
+    scatter_known_rows_kernel(const ScatterParams<I> p) {
+  constexpr int kStride = W::kStride, kBefore = W::kBefore;
+  constexpr int kColumns = kVec16<T>, kWindows = kColumns / kStride;
+  constexpr int kRows = W::kBefore + 1 + W::kAfter;  // of windows
+  constexpr int kSpan = W::kBefore + kWindows + W::kAfter;
+  const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
+  if (item64 >= p.items) return;
+  const I item = static_cast<I>(item64);
+  const PoolShape& s = p.op.shape;
+  const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
+  const I pooled_width = static_cast<I>(s.pooled_width);
+  const I pooled_height = static_cast<I>(s.pooled_height);
+  const I row = p.groups.divide(item);
+  const I group = p.groups.remainder(item, row);
+  const I plane = p.cells_h.divide(row);
+  const I cell_y = p.cells_h.remainder(row, plane);
+  const I first = group * kWindows - kBefore;  // window of the span
+
+  T values[kRows][kSpan];
+  uint8_t codes[kRows][kSpan];
+#pragma unroll
+  for (int h = 0; h < kRows; ++h) {
+    if (!W::sees(kStride, h - kBefore)) continue;
+    const I oh = cell_y + h - kBefore;
+    const I readable = oh < 0 ? 0 : oh < pooled_height ? oh : pooled_height - 1;
+    const I at = (plane * pooled_height + readable) * pooled_width + first;
+    const T* row_values = static_cast<const T*>(p.op.values) + at;
+    const uint8_t* row_codes = static_cast<const uint8_t*>(p.op.record) + at;
+    if (p.aligned) {
+      const auto body = Vec<T, kWindows>::load(row_values + kBefore);
+      const auto body_codes = Vec<uint8_t, kWindows>::load(row_codes + kBefore);
+#pragma unroll
+      for (int k = 0; k < kWindows; ++k) {
+        values[h][kBefore + k] = body.at[k];
+        codes[h][kBefore + k] = body_codes.at[k];
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kSpan; ++k) {
+      if (p.aligned && k >= kBefore && k < kBefore + kWindows) continue;
+      const bool exists = first + k >= 0 && first + k < pooled_width;
+      values[h][k] = exists ? row_values[k] : T{};
+      codes[h][k] = exists ? row_codes[k] : kEmptyCode;
+    }
+  }
+
+  accumulate_t<T> sums[kStride][kColumns];
+#pragma unroll
+  for (int r = 0; r < kStride; ++r) {
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) sums[r][c] = 0;
+  }
+#pragma unroll
+  for (int h = 0; h < kRows; ++h) {
+    const I oh = cell_y + h - kBefore;
+    if (!W::sees(kStride, h - kBefore) || oh < 0 || oh >= pooled_height) continue;
+#pragma unroll
+    for (int k = 0; k < kSpan; ++k) {
+      const accumulate_t<T> value = to_float(values[h][k]);
+#pragma unroll
+      for (int r = 0; r < kStride; ++r) {
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) {
+          const int kh = W::tap(r, h - kBefore), kw = W::tap(c, k - kBefore);
+          if (kh >= 0 && kw >= 0 && codes[h][k] == kh * W::kKernel + kw) sums[r][c] += value;
+        }
+      }
+    }
+  }
+
+  const I x = group * kColumns;
+#pragma unroll
+  for (int r = 0; r < kStride; ++r) {
+    const I y = cell_y * kStride + r;
+    if (y >= height) break;
+    T* map = static_cast<T*>(p.op.map) + (plane * height + y) * width + x;
+    const Vec<T, kColumns> result = vec_from_floats<T, kColumns>(sums[r]);
+    if (p.aligned) {
+      result.store(map);
+    } else {
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        if (x + c < width) map[c] = result.at[c];
+      }
+    }
+  }
+}
+
+// The same of channels_last maps: 16 bytes of channels of neighbouring cells, so that a window's
+// values and codes are loaded once for all pixels of the thread that it sees.
+template <typename T, typename I, typename W>
+__global__ void __launch_bounds__(kPoolThreads)
+    scatter_known_channels_kernel(const ScatterParams<I> p) {
+  constexpr int kLanes = kChannelLanes<T>, kCells = kKnownCells<W>;
+  constexpr int kPixels = kCells * W::kStride;  // along each axis
+  constexpr int kSpan = W::kBefore + kCells + W::kAfter;
+  const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
+  if (item64 >= p.items) return;
+  const I item = static_cast<I>(item64);
+  const PoolShape& s = p.op.shape;
+  const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
+  const I inner = static_cast<I>(s.inner);
+  const I pooled_width = static_cast<I>(s.pooled_width);
+  const I pooled_height = static_cast<I>(s.pooled_height);
+  const I patch = p.groups.divide(item);
+  const I channel = p.groups.remainder(item, patch) * kLanes;
+  const I row = p.cells_w.divide(patch);
+  const I cell_x = p.cells_w.remainder(patch, row) * kCells;
+  const I outer = p.cells_h.divide(row);
+  const I cell_y = p.cells_h.remainder(row, outer) * kCells;
+
+  accumulate_t<T> sums[kPixels][kPixels][kLanes];
+#pragma unroll
+  for (int r = 0; r < kPixels; ++r) {
+#pragma unroll
+    for (int c = 0; c < kPixels; ++c) {
+#pragma unroll
+      for (int lane = 0; lane < kLanes; ++lane) sums[r][c][lane] = 0;
+    }
+  }
+#pragma unroll
+  for (int h = 0; h < kSpan; ++h) {
+    if (!W::sees(kPixels, h - W::kBefore)) continue;
+    const I oh = cell_y + h - W::kBefore;
+    const I readable_h = oh < 0 ? 0 : oh < pooled_height ? oh : pooled_height - 1;
+    Vec<T, kLanes> values[kSpan];
+    Vec<uint8_t, kLanes> codes[kSpan];
+#pragma unroll
+    for (int k = 0; k < kSpan; ++k) {
+      if (!W::sees(kPixels, k - W::kBefore)) continue;
+      const I ow = cell_x + k - W::kBefore;
+      const I readable_w = ow < 0 ? 0 : ow < pooled_width ? ow : pooled_width - 1;
+      const I at =
+          ((outer * pooled_height + readable_h) * pooled_width + readable_w) * inner + channel;
+      values[k] = Vec<T, kLanes>::load(static_cast<const T*>(p.op.values) + at);
+      codes[k] = Vec<uint8_t, kLanes>::load(static_cast<const uint8_t*>(p.op.record) + at);
+    }
+#pragma unroll
+    for (int k = 0; k < kSpan; ++k) {
+      const I ow = cell_x + k - W::kBefore;
+      const bool exists = oh >= 0 && oh < pooled_height && ow >= 0 && ow < pooled_width;
+#pragma unroll
+      for (int r = 0; r < kPixels; ++r) {
+#pragma unroll
+        for (int c = 0; c < kPixels; ++c) {
+          const int kh = W::tap(r, h - W::kBefore), kw = W::tap(c, k - W::kBefore);
+          if (kh < 0 || kw < 0) continue;
+          const int tap = exists ? kh * W::kKernel + kw : -1;  // -1 is no code
+#pragma unroll
+          for (int lane = 0; lane < kLanes; ++lane) {
+            if (codes[k].at[lane] == tap) sums[r][c][lane] += to_float(values[k].at[lane]);
+          }
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < kPixels; ++r) {
+#pragma unroll
+    for (int c = 0; c < kPixels; ++c) {
+      const I y = cell_y * W::kStride + r, x = cell_x * W::kStride + c;
+      if (y >= height || x >= width) continue;
+      vec_from_floats<T, kLanes>(sums[r][c])
+          .store(static_cast<T*>(p.op.map) + ((outer * height + y) * width + x) * inner + channel);
+    }
+  }
+}
+
+// kLanes channels are a thread's.
+template <typename T, typename I, Combine kCombine, int kLanes>
 cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
   const PoolShape& s = op.shape;
+  bool columns = false;
   const auto start = [&](auto kernel, int64_t cells_h, int64_t cells_w, int64_t groups,
                          int64_t rows) {
-    const ScatterParams<I> p{op, Divider<I>(groups), Divider<I>(cells_w), Divider<I>(cells_h),
-                             rows * groups};
+    const ScatterParams<I> p{
+        op, Divider<I>(groups), Divider<I>(cells_w), Divider<I>(cells_h), rows * groups, columns};
     return launch(kernel, ceil_div<int64_t>(p.items, kPoolThreads), kPoolThreads, stream, p);
   };
   const int64_t pairs_h = ceil_div<int64_t>(s.height, 2), pairs_w = ceil_div<int64_t>(s.width, 2);
-  constexpr int kLanes = kChannelLanes<T>;
-  const bool aligned = channels_aligned<T>(op.map, op.values, op.record, s);
+  const bool aligned = channels_aligned<T, kLanes>(op.map, op.values, op.record, s);
   if (op.window.is_2x2() && s.inner == 1) {
-    const int64_t groups = ceil_div<int64_t>(s.width, 2 * kGroup);
-    const auto kernel = rows_aligned<T>(op.map, op.values, s)
+    constexpr int kWindows = kRowWindows<T>;
+    const int64_t groups = ceil_div<int64_t>(s.width, 2 * kWindows);
+    const auto kernel = rows_aligned<T, kWindows>(op.map, op.values, s)
                             ? scatter_rows_kernel<T, I, kCombine, true>
                             : scatter_rows_kernel<T, I, kCombine, false>;
     return start(kernel, pairs_h, 1, groups, s.outer * pairs_h);
@@ -299,13 +495,45 @@ cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
     return start(kernel, pairs_h, pairs_w, s.inner / (aligned ? kLanes : 1),
                  s.outer * pairs_h * pairs_w);
   }
-  const auto kernel = op.window.is_3x3_stride_2()
-                          ? (aligned ? scatter_any_kernel<T, I, kCombine, kLanes, true>
-                                     : scatter_any_kernel<T, I, kCombine, 1, true>)
-                          : (aligned ? scatter_any_kernel<T, I, kCombine, kLanes, false>
-                                     : scatter_any_kernel<T, I, kCombine, 1, false>);
-  return start(kernel, s.height, s.width, s.inner / (aligned ? kLanes : 1),
-               s.outer * s.height * s.width);
+  const auto any = [&](auto wide, auto single) {
+    return start(aligned ? wide : single, s.height, s.width, s.inner / (aligned ? kLanes : 1),
+                 s.outer * s.height * s.width);
+  };
+  if constexpr (kLanes != kIndexLanes) {
+    const auto other = [&] {
+      return any(scatter_any_kernel<T, I, kCombine, kLanes, false>,
+                 scatter_any_kernel<T, I, kCombine, 1, false>);
+    };
+    if constexpr (kCombine == Combine::last) {
+      return other();
+    } else {
+      if (s.inner > 1 && !aligned) return other();
+      return with_known_window(
+          op.window,
+          [&](auto known) {
+            using W = decltype(known);
+            const int64_t cells_h = ceil_div<int64_t>(s.height, W::kStride);
+            const int64_t cells_w = ceil_div<int64_t>(s.width, W::kStride);
+            if (s.inner == 1) {
+              columns = columns_aligned<T>(op.map, op.values, op.record, s, W::kStride);
+              return start(scatter_known_rows_kernel<T, I, W>, cells_h, 1,
+                           ceil_div<int64_t>(s.width, kVec16<T>), s.outer * cells_h);
+            }
+            const int64_t patches_h = ceil_div<int64_t>(cells_h, kKnownCells<W>);
+            const int64_t patches_w = ceil_div<int64_t>(cells_w, kKnownCells<W>);
+            return start(scatter_known_channels_kernel<T, I, W>, patches_h, patches_w,
+                         s.inner / kLanes, s.outer * patches_h * patches_w);
+          },
+          other);
+    }
+  } else if constexpr (kCombine == Combine::sum) {
+    return op.window.is_3x3_stride_2() ? any(scatter_any_kernel<T, I, kCombine, kLanes, true>,
+                                             scatter_any_kernel<T, I, kCombine, 1, true>)
+                                       : any(scatter_any_kernel<T, I, kCombine, kLanes, false>,
+                                             scatter_any_kernel<T, I, kCombine, 1, false>);
+  } else {
+    return cudaErrorInvalidConfiguration;  // unpooling by indices asks for 2x2 windows alone
+  }
 }
 
 }  // namespace scatter_detail
@@ -313,7 +541,10 @@ cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
 template <typename T, Combine kCombine>
 cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
   return dispatch_offset(op.shape.numel(), [&](auto offset) {
-    return scatter_detail::scatter<T, typename decltype(offset)::type, kCombine>(op, stream);
+    using I = typename decltype(offset)::type;
+    return op.record_kind == Record::indices
+               ? scatter_detail::scatter<T, I, kCombine, kIndexLanes>(op, stream)
+               : scatter_detail::scatter<T, I, kCombine, kChannelLanes<T>>(op, stream);
   });
 }
 

@@ -16,18 +16,24 @@ inline constexpr int kGroup = kCodesPerByte;
 template <typename T>
 inline constexpr int kChannelLanes = kVec16<T> < kCodesPerByte ? kCodesPerByte : kVec16<T>;
 
+// Windows along a row, or channels, of one thread where indices are its record: 16 bytes of them.
+//
+// A store of a warp must cover whole sectors of 32 bytes: a thread that owned more than 16
+// neighbouring bytes of an output would touch each sector in two stores, at half the speed.
+inline constexpr int kIndexLanes = 16 / sizeof(int64_t);
+
 // How many of a group's windows (or channels) there are, `left` remaining.
-template <typename I>
+template <int kSize = kGroup, typename I>
 __device__ __forceinline__ int group_size(I left) {
-  return left < kGroup ? (left < 0 ? 0 : static_cast<int>(left)) : kGroup;
+  return left < kSize ? (left < 0 ? 0 : static_cast<int>(left)) : kSize;
 }
 
-// The part of two rows of the map that a group's 2x2 windows cover.
-template <typename T>
+// The part of two rows of the map that a thread's 2x2 windows cover.
+template <typename T, int kWindows>
 struct RowPair {
-  static constexpr int kColumns = 2 * kGroup;
-  static constexpr int kStep = kVec16<T>;
-  static_assert(kColumns % kStep == 0, "whole vectors in a group");
+  static constexpr int kColumns = 2 * kWindows;
+  static constexpr int kStep = kColumns < kVec16<T> ? kColumns : kVec16<T>;
+  static_assert(kColumns % kStep == 0, "whole vectors");
   T at[2][kColumns];
 
   // `columns` elements of each row can be read; all of them, 16-byte aligned, if kAligned.
@@ -74,20 +80,30 @@ struct RowPair {
   }
 };
 
-// Whether every group of a contiguous map and of its windows is whole and aligned.
-template <typename T>
+// Whether every thread's 2x2 windows of a contiguous map are whole and aligned.
+template <typename T, int kWindows>
 inline bool rows_aligned(const void* map, const void* pooled, const PoolShape& s) {
-  return s.width % RowPair<T>::kColumns == 0 && s.pooled_width * 2 == s.width &&
-         is_aligned(map, 16) && is_aligned(pooled, kGroup * sizeof(T));
+  return s.width % (2 * kWindows) == 0 && s.pooled_width * 2 == s.width &&
+         is_aligned(map, RowPair<T, kWindows>::kStep * sizeof(T)) &&
+         is_aligned(pooled, kWindows * sizeof(T));
+}
+
+// Whether all 16 bytes of columns of a contiguous map, and the windows that lie at them, one each
+// `stride` columns, are whole and aligned.
+template <typename T>
+inline bool columns_aligned(const void* map, const void* pooled, const void* record,
+                            const PoolShape& s, int stride) {
+  return s.width % kVec16<T> == 0 && s.pooled_width * stride == s.width && is_aligned(map, 16) &&
+         is_aligned(pooled, 16 / stride) && is_aligned(record, kVec16<T> / stride);
 }
 
 // Whether every vector of channels is whole and aligned, in the map, the windows and their record.
-template <typename T>
+template <typename T, int kLanes>
 inline bool channels_aligned(const void* map, const void* pooled, const void* record,
                              const PoolShape& s) {
-  constexpr int64_t kBytes = kChannelLanes<T> * sizeof(T);
-  return s.inner > 1 && s.inner % kChannelLanes<T> == 0 && is_aligned(map, kBytes) &&
-         is_aligned(pooled, kBytes) && is_aligned(record, kChannelLanes<T> * sizeof(int64_t));
+  constexpr int64_t kBytes = kLanes * sizeof(T);
+  return s.inner > 1 && s.inner % kLanes == 0 && is_aligned(map, kBytes) &&
+         is_aligned(pooled, kBytes) && is_aligned(record, 16);
 }
 
 }  // namespace segfast
