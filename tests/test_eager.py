@@ -441,7 +441,6 @@ def test_foreign_indices_have_a_second_derivative(device: torch.device) -> None:
 @pytest.mark.parametrize(
     "usual, unusual",
     [
-        (lambda x: F.max_pool2d(x, 2), lambda x: F.max_pool2d(x, np.int64(2))),
         (lambda x: F.max_pool2d(x, 2), lambda x: F.max_pool2d(x, [2])),
         (lambda x: F.max_pool2d(x, 2), lambda x: F.max_pool2d(x, torch.Size([2, 2]))),
         (lambda x: F.max_pool2d(x, 2), lambda x: F.max_pool2d(x, 2, stride=[])),
