@@ -21,14 +21,15 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kSharedCounts = 4096;  // 64 x 64 classes
 constexpr int kStageBytes = 24576;
-constexpr int64_t kPlaneChunk = 8192, kPairChunk = 8192;  // pixels of a block
+// Pixels of a block: the fewer blocks, the less often counts are added to the result.
+constexpr int64_t kPlaneChunk = 8192, kPixelChunk = 4096, kPairChunk = 8192;
 
 struct CountParams {
   ConfusionMatrixParams op;
   int64_t chunk;    // pixels of a block
   uint32_t chunks;  // of a sample; 32 bits, for a GPU divides 64 by calling a function
   bool vectors;     // 16 bytes of logits lie in one aligned access, and a thread's labels in few
-  bool staged;      // pixels: those of a chunk go through shared memory at once
+  int tile;         // pixels: so many go through shared memory at a time; 0 for none
 };
 
 // The pixels of a block: [first, last) of a sample.
@@ -241,19 +242,25 @@ __global__ void __launch_bounds__(kThreads) count_pixels_kernel(const CountParam
   const Counter counter(p.op, span, counts);
   counter.begin();
   const int channels = static_cast<int>(p.op.channels);
-  const int pixels = static_cast<int>(span.last - span.first);
-  const int64_t base = span.sample * p.op.pixels + span.first;
-  const T* logits = static_cast<const T*>(p.op.logits) + base * channels;
-  if (p.staged) {
-    Stage<T>::template load<kThreads>(logits, pixels * channels, p.vectors, stage);
-    wait_for_copies();
-    __syncthreads();
-  }
-  for (int i = static_cast<int>(threadIdx.x); i < pixels; i += kThreads) {
-    const int64_t label = read_label(p.op.target, p.op.target_type, base + i);
-    const int prediction = p.staged ? staged_argmax(stage, i * channels, channels)
-                                    : argmax_of(logits + int64_t{i} * channels, 1, p.op);
-    counter.add<1>({label}, {prediction}, {true});
+  const T* sample = static_cast<const T*>(p.op.logits) + span.sample * p.op.pixels * p.op.channels;
+  const int64_t labels = span.sample * p.op.pixels;
+  const int64_t step = p.tile > 0 ? p.tile : span.last - span.first;
+  for (int64_t first = span.first; first < span.last; first += step) {
+    const int64_t left = span.last - first;
+    const int pixels = static_cast<int>(left < step ? left : step);
+    if (p.tile > 0) {
+      __syncthreads();  // the tile before has been read
+      Stage<T>::template load<kThreads>(sample + first * channels, pixels * channels, p.vectors,
+                                        stage);
+      wait_for_copies();
+      __syncthreads();
+    }
+    for (int i = static_cast<int>(threadIdx.x); i < pixels; i += kThreads) {
+      const int64_t label = read_label(p.op.target, p.op.target_type, labels + first + i);
+      const int prediction = p.tile > 0 ? staged_argmax(stage, i * channels, channels)
+                                        : argmax_of(sample + (first + i) * channels, 1, p.op);
+      counter.add<1>({label}, {prediction}, {true});
+    }
   }
   counter.end();
 }
@@ -280,7 +287,8 @@ __global__ void __launch_bounds__(kThreads) count_pairs_kernel(const CountParams
 cudaError_t confusion_matrix_cuda(const ConfusionMatrixParams& params, cudaStream_t stream) {
   CountParams p;
   p.op = params;
-  p.vectors = p.staged = false;
+  p.vectors = false;
+  p.tile = 0;
   const auto start = [&](auto kernel, int64_t chunk) {
     p.chunk = chunk;
     p.chunks = static_cast<uint32_t>(ceil_div(params.pixels, chunk));
@@ -295,14 +303,17 @@ cudaError_t confusion_matrix_cuda(const ConfusionMatrixParams& params, cudaStrea
                   label_run_aligned(params.target) && params.channels < 1 << 15;  // Maxima's limit
       return start(count_planes_kernel<T>, kPlaneChunk);
     }
-    constexpr int64_t kElements = kStageBytes / sizeof(T);
-    p.staged = params.channels > 1 && params.channels <= kElements;
-    const int64_t chunk = p.staged ? kElements / params.channels : kPlaneChunk;
-    // A whole vector's multiple, so that chunks begin where vectors do.
-    const int64_t whole = chunk < kVec16<T> ? chunk : chunk / kVec16<T> * kVec16<T>;
-    p.vectors =
-        aligned && whole % kVec16<T> == 0 && params.pixels * params.channels % kVec16<T> == 0;
-    return start(count_pixels_kernel<T>, whole);
+    const int64_t fits = kStageBytes / static_cast<int64_t>(sizeof(T)) / params.channels;
+    if (params.channels > 1) {  // whole rounds of threads, or whole vectors
+      const int64_t round = fits >= kThreads ? kThreads : fits >= kVec16<T> ? kVec16<T> : 1;
+      p.tile = static_cast<int>(fits / round * round);
+      p.vectors =
+          aligned && p.tile % kVec16<T> == 0 && params.pixels * params.channels % kVec16<T> == 0;
+    }
+    // Chunks of whole tiles.
+    const int64_t chunk =
+        p.tile > 0 ? ceil_div<int64_t>(kPixelChunk, p.tile) * p.tile : kPixelChunk;
+    return start(count_pixels_kernel<T>, chunk);
   });
 }
 
