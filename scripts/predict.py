@@ -92,17 +92,29 @@ def rows() -> dict[tuple[str, str, str], list[Part]]:
     """By op, direction and layout."""
     table = {}
     for layout in LAYOUTS:
-        # 2x2 windows: four of a row, whose codes share a byte, or 16 bytes of channels of one.
+        # 2x2 windows: four of a row, whose codes share a byte; 16 bytes of each row of a map that
+        # is written; 16 bytes of channels of one.
         contiguous = layout == "nchw"
         code = {"nchw": r".*\.[US]8$", "nhwc": r".*\.U(8|16)$"}[layout]
 
-        def part(file: str, rows: str, channels: str, through: str) -> list[Part]:
-            name = f"{rows}, true>" if contiguous else channels  # noqa: B023
-            return [Part(file, name, 16, wide=not contiguous, through=through)]  # noqa: B023
+        def part(
+            file: str,
+            rows: str,
+            channels: str,
+            through: str,
+            elements: int = 16,
+            wide: bool = False,
+        ) -> list[Part]:
+            if contiguous:  # noqa: B023
+                return [Part(file, rows, elements, wide=wide, through=through)]
+            return [Part(file, channels, 16, wide=True, through=through)]
 
         store, load = rf"STG\.E{code}", rf"LDG\.E{code}"
         table["max_pool2d 2x2", "forward", layout] = part(
-            POOL, "pool_rows_kernel<{T}, int", "pool_channels_kernel<{T}, int>", store
+            POOL,
+            "pool_rows_kernel<{T}, int, true, 4>",
+            "pool_channels_kernel<{T}, int, {V}>",
+            store,
         )
         for file, op, direction, combine in (
             (POOL, "max_pool2d 2x2", "backward", "(Combine)0"),
@@ -110,12 +122,14 @@ def rows() -> dict[tuple[str, str, str], list[Part]]:
         ):
             table[op, direction, layout] = part(
                 file,
-                f"scatter_detail::scatter_rows_kernel<{{T}}, int, {combine}",
+                f"scatter_detail::scatter_rows_kernel<{{T}}, int, {combine}, true>",
                 f"scatter_detail::scatter_channels_kernel<{{T}}, int, {combine}, {{V}}>",
                 load,
+                elements=8,
+                wide=True,
             )
         table["max_unpool2d codes", "backward", layout] = part(
-            UNPOOL, "gather_rows_kernel<{T}, int", "gather_channels_kernel<{T}, int>", load
+            UNPOOL, "gather_rows_kernel<{T}, int, true>", "gather_channels_kernel<{T}, int>", load
         )
         shuffle = {"nchw": "rows_kernel<{U}, int, 2, ", "nhwc": "pixels_kernel<{U}, int, "}[layout]
         for op, direction, to_fine in (

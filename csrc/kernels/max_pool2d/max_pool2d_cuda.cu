@@ -1,13 +1,13 @@
 // max_pool2d_cuda.cu: pooling and its backward, bound by memory.
 //
-// rows:     2x2 windows of contiguous maps: a thread takes two rows of eight elements, four
-// windows,
-//           and writes their values in one access and their codes in one byte; two windows where
-//           it writes indices.
-// channels: 2x2 windows of channels_last maps: a thread takes 16 bytes of channels of one window.
+// rows:     2x2 windows of contiguous maps: a thread takes two rows of eight elements, and writes
+//           four values in one access and their codes in one byte; two windows where it writes
+//           indices.
+// channels: 2x2 windows of channels_last maps: a thread takes 16 bytes of channels of one window;
+//           two channels where it writes indices.
 // known:    windows of known_window.h: a thread takes the windows at 16 bytes of a row, or 16 bytes
 //           of channels of one window; two rows of windows that overlap.
-// window:   any window: a thread takes 16 bytes of channels of one, or one element.
+// window:   any window, and indices: a thread takes 16 bytes of channels of one, or one element.
 // The backward pass is pool_scatter.cuh's. Codes are stored and loaded past the caches: between the
 // two passes lies the rest of the network.
 #include <cmath>

@@ -38,11 +38,6 @@ struct Window2d {
     return kernel_h == 2 && kernel_w == 2 && stride_h == 2 && stride_w == 2 && pad_h == 0 &&
            pad_w == 0 && dilation_h == 1 && dilation_w == 1;
   }
-  // The window of ResNet's first pooling.
-  bool is_3x3_stride_2() const {
-    return kernel_h == 3 && kernel_w == 3 && stride_h == 2 && stride_w == 2 && pad_h == 1 &&
-           pad_w == 1 && dilation_h == 1 && dilation_w == 1;
-  }
 };
 
 struct PoolShape {

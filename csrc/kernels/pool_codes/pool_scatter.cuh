@@ -237,8 +237,8 @@ __device__ void check_codes(const ScatterParams<I>& p, int64_t item) {
   }
 }
 
-// k3x3: the window is_3x3_stride_2(), and nothing is divided by a number that the compiler does not
-// know.
+// k3x3: the window is KnownWindow<3, 2, 1>, and nothing is divided by a number that the compiler
+// does not know.
 template <typename T, typename I, Combine kCombine, int kLanes, bool k3x3>
 __global__ void __launch_bounds__(kPoolThreads) scatter_any_kernel(const ScatterParams<I> p) {
   const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
@@ -527,10 +527,11 @@ cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
           other);
     }
   } else if constexpr (kCombine == Combine::sum) {
-    return op.window.is_3x3_stride_2() ? any(scatter_any_kernel<T, I, kCombine, kLanes, true>,
-                                             scatter_any_kernel<T, I, kCombine, 1, true>)
-                                       : any(scatter_any_kernel<T, I, kCombine, kLanes, false>,
-                                             scatter_any_kernel<T, I, kCombine, 1, false>);
+    return KnownWindow<3, 2, 1>::is(op.window)
+               ? any(scatter_any_kernel<T, I, kCombine, kLanes, true>,
+                     scatter_any_kernel<T, I, kCombine, 1, true>)
+               : any(scatter_any_kernel<T, I, kCombine, kLanes, false>,
+                     scatter_any_kernel<T, I, kCombine, 1, false>);
   } else {
     return cudaErrorInvalidConfiguration;  // unpooling by indices asks for 2x2 windows alone
   }
