@@ -4,6 +4,7 @@ from typing import Any
 from torch import Tensor
 
 with_cuda: bool
+eager: Any  # the calls of segfast._library.eager_call
 
 def cpu_isa() -> str: ...
 def overlap_loss(

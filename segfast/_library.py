@@ -1,4 +1,4 @@
-"""Registers each op with ``torch.library`` and gives it a fast lane for plain eager calls.
+"""Registers each op with ``torch.library``, and says which way a call takes to its kernel.
 
 An op is stated once, by :func:`define_op`: its schema, its kernel, its plain-PyTorch twin, its
 shapes (fake), its derivatives and its batching rule. From that statement come
@@ -6,12 +6,18 @@ shapes (fake), its derivatives and its batching rule. From that statement come
 * ``torch.ops.segfast.<op>``, which torch.compile, torch.export, tensor subclasses and dispatch
   modes see: ``Library.define``/``impl``, a fake kernel, ``register_autograd`` and a vmap rule, all
   at import;
-* a ``torch.autograd.Function`` that calls the kernel straight. A call with grad costs a third of
-  one through the dispatcher's Python kernels;
-* a second ``Function`` in the style functorch wants, for ``torch.func`` transforms (forward-mode
-  included, which ``register_autograd`` does not offer).
+* a ``torch.autograd.Function`` in the style functorch wants, for ``torch.func`` transforms and
+  forward mode, which ``register_autograd`` does not offer.
 
-The callable that ``define_op`` returns picks among them.
+Either costs several times what a small kernel takes. So *plain eager calls*, between which and the
+kernel nothing stands, have lanes of their own (us a call with grad, beside 25 to 90 of the above):
+
+* in C++ (2 to 5): the public function hands its arguments to :func:`eager_call`, which returns the
+  result with its ``grad_fn``, or ``NotImplemented`` where the call is not plain. For the ops of a
+  network's layers; csrc/bindings/eager.h.
+* in Python (5 to 11): the callable that ``define_op`` returns asks ``_C.route`` and calls the
+  kernel straight, under another ``torch.autograd.Function`` where autograd takes note. For all
+  other ops.
 """
 
 from __future__ import annotations
@@ -34,8 +40,8 @@ Op = Callable[..., Any]
 _library = torch.library.Library("segfast", "DEF")
 _are_transforms_active = torch._C._are_functorch_transforms_active
 
-# Which way a call takes (csrc/bindings/route.cpp): through the dispatcher, straight to the kernel,
-# or straight with autograd taking note. Plain PyTorch always goes through the dispatcher.
+# Which way a call takes in Python (csrc/bindings/route.cpp): through the dispatcher, straight to
+# the kernel, or straight with autograd taking note. Plain PyTorch is always dispatched.
 _DISPATCHED, _STRAIGHT, _RECORDED = range(3)
 _route: Callable[[int, tuple[Any, ...]], int]
 _route = (lambda tensors, args: _DISPATCHED) if C is None else C.route
@@ -126,8 +132,9 @@ def define_op(
         backward: ``backward(ctx, *grads)``: one entry an input. Made of differentiable functions,
             so that it can be differentiated again. A gradient that nobody needs comes as ``None``.
         jvp: ``jvp(ctx, *tangents)``: the tangent of each output. A tangent may be ``None``.
-        recorded_in_cpp: plain eager calls do not come here: the public function hands them to
-            :func:`eager_call`.
+        recorded_in_cpp: the public function hands plain eager calls to :func:`eager_call`, so that
+            they need no lane here. C++ states the derivatives again and calls these functions
+            where a gradient is not a plain tensor.
     """
     name = schema.partition("(")[0]
     tensors = schema.partition("->")[0].count("Tensor")

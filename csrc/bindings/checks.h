@@ -102,6 +102,15 @@ void run_cpu(void (*kernel)(const Params&, int64_t, int64_t), const Params& para
 }
 
 #if defined(SEGFAST_WITH_CUDA)
+// The first thing a small call would wait for is the host: zero_() goes through the dispatcher to a
+// kernel of its own.
+inline void zero_cuda(const at::Tensor& tensor) {
+  if (tensor.numel() == 0) return;
+  const c10::cuda::CUDAGuard guard(tensor.device());
+  C10_CUDA_CHECK(cudaMemsetAsync(tensor.mutable_data_ptr(), 0, tensor.nbytes(),
+                                 c10::cuda::getCurrentCUDAStream()));
+}
+
 // Launches kernel(params, stream) on the tensor's device and its current stream.
 template <typename Params>
 void run_cuda(cudaError_t (*kernel)(const Params&, cudaStream_t), const Params& params,

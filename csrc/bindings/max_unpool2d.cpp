@@ -1,4 +1,3 @@
-#include <ATen/ops/zeros.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <vector>
@@ -27,12 +26,15 @@ at::Tensor unpool(const at::Tensor& input_any, const at::Tensor& record, const c
   p.shape = make_shape(input, view.format, output_size[0], output_size[1], input.size(-2),
                        input.size(-1));
 
-  // On a GPU, indices of windows that overlap are scattered over zeros; those of 2x2 windows are
-  // gathered, and scattered only where some index turns out not to lie in its own window.
-  const bool gpu_indices = input.is_cuda() && view.kind == Record::indices;
   at::Tensor output = empty(sizes, input.options(), view.format), foreign;
-  if (gpu_indices && !p.window.is_2x2()) output.zero_();  // at::zeros knows no memory format
-  if (gpu_indices && p.window.is_2x2()) foreign = at::zeros({1}, input.options().dtype(at::kInt));
+#if defined(SEGFAST_WITH_CUDA)
+  // Indices of windows that overlap are scattered over zeros; those of 2x2 windows are gathered,
+  // and scattered only where some index turns out not to lie in its own window.
+  if (input.is_cuda() && view.kind == Record::indices) {
+    if (p.window.is_2x2()) foreign = empty({1}, input.options().dtype(at::kInt));
+    zero_cuda(foreign.defined() ? foreign : output);
+  }
+#endif
   p.input = input.const_data_ptr();
   p.record = view.tensor.const_data_ptr();
   p.output = output.mutable_data_ptr();
