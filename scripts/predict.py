@@ -266,8 +266,8 @@ def kernel_row(kernel: Kernel) -> str:
 
 HEAD = """# Predicted times on an H200
 
-**Nothing here was measured**: no GPU has run these kernels. Made by `python scripts/predict.py`
-from the code that CUDA {version} makes for sm_90.
+**Nothing here was measured**: what one was is in [nvidia-h200](nvidia-h200/README.md). Made by
+`python scripts/predict.py` from the code that CUDA {version} makes for sm_90.
 
 How a time comes about, for one kernel after the other:
 

@@ -89,10 +89,17 @@ SEGFAST_HOST_DEVICE int64_t overlap_stats_partial_size(int64_t classes) { return
 constexpr int64_t kChunkPixels = 4096;
 constexpr int64_t kMaxChunks = 256;
 // On a GPU a block works on a chunk, and all blocks begin at once: as many as a multiprocessor
-// holds (of 128 threads for labels, of 256 for the rest). Where that leaves no several chunks of a
-// sample, they would not come out even, and it is kRounds times as many.
-constexpr int64_t kLabelBlocks = 4, kTargetBlocks = 8, kRounds = 4;
+// holds. Where that leaves no several chunks of a sample, they would not come out even, and it is
+// kRounds times as many.
+constexpr int64_t kTargetBlocks = 8, kRounds = 4;
 constexpr int64_t kCudaChunkPixels = 512;  // no fewer
+
+// Of the kernels for label maps, by the registers that a thread needs.
+SEGFAST_HOST_DEVICE constexpr int label_blocks(bool channels_last, bool is_16_bit,
+                                               int64_t classes) {
+  const bool wide = is_16_bit && classes > 8 && classes <= 12;  // four pixels of many classes
+  return classes > 20 ? 2 : channels_last || wide ? 3 : 4;
+}
 
 // By the sample's size alone, and on a GPU by the number of samples and multiprocessors. At least
 // one, so that the sums of an image without pixels are written too.
@@ -100,8 +107,11 @@ inline int64_t overlap_stats_chunks(const OverlapStatsInputs& in) {
   if (in.multiprocessors == 0) {
     return std::clamp<int64_t>(ceil_div(in.pixels, kChunkPixels), 1, kMaxChunks);
   }
+  const bool is_16_bit = in.dtype == DType::float16 || in.dtype == DType::bfloat16;
   const int64_t blocks =
-      in.multiprocessors * (in.sigmoid || in.dense ? kTargetBlocks : kLabelBlocks);
+      in.multiprocessors * (in.sigmoid || in.dense
+                                ? kTargetBlocks
+                                : label_blocks(in.channels_last, is_16_bit, in.classes));
   const int64_t chunks = in.samples * kRounds <= blocks ? blocks / std::max<int64_t>(in.samples, 1)
                                                         : ceil_div(kRounds * blocks, in.samples);
   return std::clamp<int64_t>(chunks, 1,

@@ -26,17 +26,21 @@ struct LabelsTraits {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
   static constexpr int kMostWide = sizeof(T) == 4 ? 16 : 8;
 #else
-  static constexpr int kMostWide = sizeof(T) == 4 ? 16 : kChannelsLast ? 8 : 12;
+  static constexpr int kMostWide = sizeof(T) == 4  ? (kChannelsLast ? 12 : 16)
+                                   : kChannelsLast ? 8
+                                                   : 12;
 #endif
-  static constexpr int kPixels = (kClasses <= kMostWide ? 8 : 4) / static_cast<int>(sizeof(T));
+  static constexpr int kPixels =
+      kChannelsLast && kClasses == kMaxClasses
+          ? 1
+          : (kClasses <= kMostWide ? 8 : 4) / static_cast<int>(sizeof(T));
   static constexpr int kTile = kThreads * kPixels;
-  // Blocks on a multiprocessor at least, which bounds the registers: all that come, or half.
+  // Blocks on a multiprocessor at least, which bounds the registers.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  static constexpr bool kHeavy = true;  // ptxas takes more registers on Turing
+  static constexpr int kBlocks = 2;  // ptxas takes more registers on Turing
 #else
-  static constexpr bool kHeavy = kClasses == kMaxClasses || (kClasses == 16 && kChannelsLast);
+  static constexpr int kBlocks = label_blocks(kChannelsLast, sizeof(T) == 2, kClasses);
 #endif
-  static constexpr int kBlocks = kHeavy ? kLabelBlocks / 2 : kLabelBlocks;
   // A tile in shared memory, and a second one that is on its way while there is room for it in the
   // 48 KB that a block may declare (beside a column of sums for each thread).
   static constexpr int kStage = kChannelsLast ? Stage<T>::room(kTile * kClasses) : kTile * kClasses;
