@@ -122,8 +122,8 @@ def assert_equals_twin(
     assert grad.is_contiguous(memory_format=dense_format_of(logits))
     # One rounding to the type of the logits, on top of float32's.
     eps = torch.finfo(logits.dtype).eps
-    # All classes' gradients hold one sum over the C classes of terms up to 3, whose rounding may come
-    # to C * 3 * 6e-8 = C / 6 * 1e-6; chance lets half of that and less happen.
+    # All classes' gradients hold one sum over the C classes of terms up to 3, whose rounding may
+    # come to C * 3 * 6e-8 = C / 6 * 1e-6; chance lets half of that and less happen.
     atol = 1e-6 * max(1, scale_of_gradient, logits.shape[1] / 12)
     tolerance = EXACT if logits.dtype == torch.float64 else {"rtol": eps + 5e-6, "atol": atol}
     torch.testing.assert_close(grad.double(), expected_grad, **tolerance)

@@ -8,6 +8,16 @@
 //
 // A block counts in shared memory while the matrix fits there, and adds its counts to the result at
 // the end. Counts are integers: their order does not matter.
+//
+// On an H200, logits [16, 19, 360, 480], us in bfloat16 / float32 (a copy of as many bytes: 35 /
+// 59):
+//   planes  57 / 84   four planes at a time, the last ones one by one
+//           45 / 69   six at a time, labels in 16-byte accesses, blocks of 8192 pixels
+//   pixels  77 / 117  two bytes a load, compared as floats
+//           90 / 116  four bytes a copy, ordered integers, several tiles a block (82 / 131 with
+//           one)
+// planes waits for memory with too few loads under way (ncu: long scoreboard, 11 of 16 clocks an
+// instruction); pixels is bound by 26 instructions a logit, most of them places in the stage.
 #include "common/dispatch.h"
 #include "common/maxima.cuh"
 #include "common/stage.cuh"

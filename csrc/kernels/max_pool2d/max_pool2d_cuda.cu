@@ -10,6 +10,16 @@
 // window:   any window, and indices: a thread takes 16 bytes of channels of one, or one element.
 // The backward pass is pool_scatter.cuh's. Codes are stored and loaded past the caches: between the
 // two passes lies the rest of the network.
+//
+// Forward on an H200, maps [16, 64, 360, 480], us in bfloat16 / float32, contiguous and
+// channels_last (2x2 at the speed of a copy from the first version on):
+//   3x3/s2   607 / 594 and 144 / 263  ->  191 / 238 and 136 / 231   `known`
+//   3x3/s1  2395 / 2340 and 442 / 870 ->  384 / 433 and 298 / 520   `known`
+//   5x5/s2  1267 / 1123 and 432 / 494 ->  400 / 312 and 191 / 377   `known`
+//   indices  399 / 490 and 519 / 381 ->  195 / 295 and 192 / 291 whole sectors a store
+// In bfloat16 the known windows take 55 to 87 % of a copy's speed (5x5: 30 %): they are bound by
+// the instructions that form pairs of neighbouring columns. Windows outside known_window.h, such as
+// 3x3/s1 of dilation 2 and padding 1, are read element by element: 9 %, 1.16x eager PyTorch.
 #include <cmath>
 
 #include "common/dispatch.h"

@@ -9,6 +9,12 @@
 // The backward pass brings each window the element that its record names; for 2-bit codes by
 // reading the whole map in 16-byte accesses, which touches the same memory as picking one element
 // in four; for indices, which may name any element, by picking several at once.
+//
+// On an H200, maps [16, 64, 360, 480], us in bfloat16 / float32, contiguous and channels_last:
+//   codes, forward     119 / 373 and 119 / 222 -> 119 / 224 and 116 / 222  whole sectors a store
+//   indices, forward   195 / 368 and 245 / 307 -> 194 / 304 and 200 / 300  the same
+//   indices, backward  271 / 319 and 257 / 319 -> 188 / 286 and 189 / 299  four gathers at once
+// All at 92 % or more of a copy's speed; codes backward too, 111 / 210 in both layouts.
 #include "common/dispatch.h"
 #include "common/divider.h"
 #include "common/vec.h"
