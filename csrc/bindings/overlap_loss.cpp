@@ -253,8 +253,8 @@ OptionalTensor overlap_loss(pybind11::handle logits_any, pybind11::handle target
   // One piece of memory for the sums and what they are made of.
   const int64_t by_class = inputs.in.samples * inputs.in.classes;
   const int64_t sums = 4 * by_class + 2 * inputs.in.samples;
-  const at::Tensor scratch = empty({sums + overlap_stats_partials(inputs.in)},
-                                   logits.options().dtype(at::kDouble));
+  const at::Tensor scratch =
+      empty({sums + overlap_stats_partials(inputs.in)}, logits.options().dtype(at::kDouble));
   OverlapStatsParams s;
   s.in = inputs.in;
   s.intersection = scratch.mutable_data_ptr<double>();

@@ -1,6 +1,7 @@
 // test_host_run.cpp: the harness that runs CUDA kernels on a CPU must catch what it is there to
 // catch. Each fault is planted in a kernel here. Those that only a sanitizer sees are run by name,
 // one a process; ctest expects its report.
+#include "common/copy_async.cuh"
 #include "common/launch.h"
 #include "common/vec.h"
 #include "tensors.h"
@@ -29,6 +30,7 @@ enum class Fault {
   far_barrier,     // the same, where a warp's lanes meet five times before they overtake
   warp_barrier,    // a __syncwarp left out
   unset_shared,    // shared memory read before it is written
+  copy,            // a copy to shared memory not waited for
   // Seen by a sanitizer.
   read,        // one element beyond a tensor
   write,       // one element beyond a tensor
@@ -46,7 +48,12 @@ __global__ void __launch_bounds__(kThreads) block_sum_kernel(Params params) {
   const int thread = static_cast<int>(threadIdx.x);
   const int64_t i = int64_t{blockIdx.x} * kThreads + thread;
   const bool inside = fault == Fault::read ? i <= params.count : i < params.count;
-  if (fault != Fault::unset_shared || inside) values[thread] = inside ? params.input[i] : 0.0f;
+  if (inside && fault != Fault::read) {
+    copy_async<sizeof(float)>(&values[thread], params.input + i);
+    if (fault != Fault::copy) wait_for_copies();
+  } else if (fault != Fault::unset_shared) {
+    values[thread] = inside ? params.input[i] : 0.0f;
+  }
   if (fault != Fault::warp_barrier) __syncwarp();
   float sum = values[thread ^ 1] + values[thread];  // each pair twice
   for (int distance = 16; distance > 1; distance /= 2) {
@@ -183,6 +190,7 @@ void run_all() {
   CHECK(!find_fault<Fault::far_barrier>().empty(), "a reader overtaken by far goes unnoticed");
   CHECK(!find_fault<Fault::warp_barrier>().empty(), "a missing __syncwarp goes unnoticed");
   CHECK(!find_fault<Fault::unset_shared>().empty(), "unset shared memory goes unnoticed");
+  CHECK(!find_fault<Fault::copy>().empty(), "a copy not waited for goes unnoticed");
 
   check_divergence<Divergence::exits>("1 threads (first: 37) returned");
   check_divergence<Divergence::waits_elsewhere>("1 threads (first: 37) waiting at __syncthreads");

@@ -5,8 +5,8 @@ holds even where its times do not. Rounds go on until the middle half of the rat
 tenth of their median, or time is up; then the row says that it is not settled.
 
 On a GPU a large call is timed with cold caches: what a network has just written elsewhere has
-pushed its inputs out. The host runs ahead meanwhile, as it does in training, so that the time is the
-device's; a call that waits for the device waits within its time. A small call is timed back to
+pushed its inputs out. The host runs ahead meanwhile, as it does in training, so that the time is
+the device's; a call that waits for the device waits within its time. A small call is timed back to
 back, the host's time included.
 """
 
