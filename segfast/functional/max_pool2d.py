@@ -48,8 +48,9 @@ def max_pool2d(
     the index. Without ``return_indices`` the backward pass keeps codes (see
     :func:`max_pool2d_with_codes`) in place of int64 indices: 1/32 of their memory for 2x2 windows.
 
-    Where torch writes outside the plane, for a window that dilation and padding leave without any
-    input, this returns -inf with index -1, and no gradient.
+    A window of nothing but -inf has the index of its first tap, as in torch but for its CUDA kernel
+    for channels_last, which says 0. Where torch writes outside the plane, for a window that
+    dilation and padding leave without any input, this returns -inf with index -1, and no gradient.
 
     Args:
         input: [N, C, H, W] or [C, H, W]; float32, float64, float16 or bfloat16 (integer maps are

@@ -43,7 +43,7 @@ def max_unpool2d(
             one stride, so give the size of the map that was pooled where that matters.
 
     Returns:
-        [N, C, H, W] in the dtype and memory format of ``input``.
+        [N, C, H, W] in the dtype and memory format of ``input`` (torch's is contiguous on CUDA).
 
     Raises:
         RuntimeError: ``input`` and ``indices`` do not fit each other, or an index lies outside its

@@ -76,8 +76,9 @@ def overlap_stats(
     and the only memory that grows with the image is the gradient.
 
     Arithmetic is float32 (float64 for float64 logits), sums of pixels are float64, and every sum
-    has a fixed order: the same bits from run to run and for any number of threads. Twice
-    differentiable (the second derivative is computed in plain PyTorch).
+    has a fixed order: the same bits from run to run and for any number of threads; on CUDA for one
+    size of batch and model of GPU. Twice differentiable (the second derivative is computed in plain
+    PyTorch).
 
     Ignored pixels take part in nothing, not even with NaN in their logits, and get a gradient of
     exactly 0; a sample whose pixels are all ignored has sums of 0. A NaN elsewhere makes the sums
