@@ -77,9 +77,10 @@ struct Counter {
       if (shared[i] != 0) atomicAdd(total + i, static_cast<unsigned long long>(shared[i]));
     }
   }
-  // Counts those pixels that exist and whose label counts.
+  // Counts those pixels that exist and whose label counts. Whether all labels are classes or
+  // ignored is for check(), after the loop: the call that stops a grid costs registers.
   template <int N>
-  __device__ __forceinline__ void add(const int64_t (&label)[N], const int (&prediction)[N],
+  __device__ __forceinline__ bool add(const int64_t (&label)[N], const int (&prediction)[N],
                                       const bool (&exists)[N]) const {
     bool all_classes = true;
 #pragma unroll
@@ -95,6 +96,9 @@ struct Counter {
         atomicAdd(total + label[j] * op.classes + prediction[j], 1ull);
       }
     }
+    return all_classes;
+  }
+  __device__ static void check(bool all_classes) {
     SEGFAST_DEVICE_CHECK(all_classes,
                          "confusion_matrix: a label is neither a class nor ignore_index");
   }
@@ -187,8 +191,9 @@ __device__ __forceinline__ int staged_argmax(const T* stage, int first, int chan
 template <typename T>
 constexpr int kPlanePixels = kVec16<T>;  // of a thread at a time
 
+// Three blocks on a multiprocessor: ptxas allows itself 64 registers without a number, and spills.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) count_planes_kernel(const CountParams p) {
+__global__ void __launch_bounds__(kThreads, 3) count_planes_kernel(const CountParams p) {
   constexpr int kPixels = kPlanePixels<T>;
   SEGFAST_SHARED(int[kSharedCounts], counts);
   const Span span(p);
@@ -198,6 +203,7 @@ __global__ void __launch_bounds__(kThreads) count_planes_kernel(const CountParam
   const int64_t labels = span.sample * p.op.pixels;
   const int channels = static_cast<int>(p.op.channels);
   constexpr int64_t kTile = int64_t{kThreads} * kPixels;
+  bool all_classes = true;
   for (int64_t tile = span.first; tile < span.last; tile += kTile) {
     const int64_t first = tile + static_cast<int>(threadIdx.x) * kPixels;
     int64_t label[kPixels];
@@ -239,8 +245,9 @@ __global__ void __launch_bounds__(kThreads) count_planes_kernel(const CountParam
       }
       read_labels(p.op.target, p.op.target_type, labels, at, label);
     }
-    counter.add(label, prediction, exists);
+    all_classes &= counter.add(label, prediction, exists);
   }
+  Counter::check(all_classes);
   counter.end();
 }
 
@@ -254,6 +261,7 @@ __global__ void __launch_bounds__(kThreads) count_pixels_kernel(const CountParam
   const int channels = static_cast<int>(p.op.channels);
   const T* sample = static_cast<const T*>(p.op.logits) + span.sample * p.op.pixels * p.op.channels;
   const int64_t labels = span.sample * p.op.pixels;
+  bool all_classes = true;
   const int64_t step = p.tile > 0 ? p.tile : span.last - span.first;
   for (int64_t first = span.first; first < span.last; first += step) {
     const int64_t left = span.last - first;
@@ -269,9 +277,10 @@ __global__ void __launch_bounds__(kThreads) count_pixels_kernel(const CountParam
       const int64_t label = read_label(p.op.target, p.op.target_type, labels + first + i);
       const int prediction = p.tile > 0 ? staged_argmax(stage, i * channels, channels)
                                         : argmax_of(sample + (first + i) * channels, 1, p.op);
-      counter.add<1>({label}, {prediction}, {true});
+      all_classes &= counter.add<1>({label}, {prediction}, {true});
     }
   }
+  Counter::check(all_classes);
   counter.end();
 }
 
@@ -281,14 +290,17 @@ __global__ void __launch_bounds__(kThreads) count_pairs_kernel(const CountParams
   const Counter counter(p.op, span, counts);
   counter.begin();
   const int64_t labels = span.sample * p.op.pixels;
+  bool all_classes = true, all_predictions = true;
   for (int64_t i = span.first + threadIdx.x; i < span.last; i += kThreads) {
     const int64_t label = read_label(p.op.target, p.op.target_type, labels + i);
     const int64_t prediction = read_label(p.op.prediction, p.op.prediction_type, labels + i);
     const bool ignored = p.op.has_ignore_index && label == p.op.ignore_index;
     const bool is_class = prediction >= 0 && prediction < p.op.classes;
-    SEGFAST_DEVICE_CHECK(ignored || is_class, "confusion_matrix: a predicted label is not a class");
-    counter.add<1>({label}, {static_cast<int>(prediction)}, {is_class});
+    all_predictions &= ignored || is_class;
+    all_classes &= counter.add<1>({label}, {static_cast<int>(prediction)}, {is_class});
   }
+  SEGFAST_DEVICE_CHECK(all_predictions, "confusion_matrix: a predicted label is not a class");
+  Counter::check(all_classes);
   counter.end();
 }
 
