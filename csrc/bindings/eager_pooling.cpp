@@ -19,27 +19,31 @@ pybind11::object as_list(const Ints<N>& numbers) {
   return pybind11::cast(static_cast<const std::array<int64_t, N>&>(numbers));
 }
 
-// The maps of segfast/functional/_pool_records.py.
+using PoolKernel = at::Tensor(const at::Tensor&, const at::Tensor&, const WindowArgument&,
+                              const Ints<2>&);
+
+// The maps of segfast/functional/_pool_records.py: a kernel, and the size that it makes.
+template <PoolKernel* kKernel, Ints<2> PoolGeometry::* kSize>
 struct PoolMap {
   using Geometry = PoolGeometry;
   static constexpr const char* kModule = "segfast.functional._pool_records";
   static bool has_kernel(const at::Tensor&) { return true; }
+  static at::Tensor run(const at::Tensor& x, const at::Tensor& record, const Geometry& g) {
+    return kKernel(x, record, g.window, g.*kSize);
+  }
+  static pybind11::tuple arguments(const at::Tensor& x, const at::Tensor& record,
+                                   const Geometry& g) {
+    return pybind11::make_tuple(x, record, as_list(g.window), as_list(g.*kSize));
+  }
 };
 
 struct Gather;
 
 // Each window's value to the position it won, summed: the derivative of pooling.
-struct Scatter : PoolMap {
+struct Scatter : PoolMap<max_pool2d_backward, &PoolGeometry::map_size> {
   using Transpose = Gather;
   static constexpr const char* kNode = "MaxPool2dBackward";
   static constexpr const char* kFunction = "max_pool2d_backward";
-  static at::Tensor run(const at::Tensor& pooled, const at::Tensor& record, const Geometry& g) {
-    return max_pool2d_backward(pooled, record, g.window, g.map_size);
-  }
-  static pybind11::tuple arguments(const at::Tensor& pooled, const at::Tensor& record,
-                                   const Geometry& g) {
-    return pybind11::make_tuple(pooled, record, as_list(g.window), as_list(g.map_size));
-  }
 };
 
 // The same of a record that may not come from pooling with this window, as indices given to
@@ -51,17 +55,10 @@ struct ScatterAny : Scatter {
 };
 
 // The value at each window's position: the derivative of unpooling.
-struct Gather : PoolMap {
+struct Gather : PoolMap<max_unpool2d_backward, &PoolGeometry::pooled_size> {
   using Transpose = ScatterAny;
   static constexpr const char* kNode = "MaxUnpool2dBackward";
   static constexpr const char* kFunction = "max_unpool2d_backward";
-  static at::Tensor run(const at::Tensor& maps, const at::Tensor& record, const Geometry& g) {
-    return max_unpool2d_backward(maps, record, g.window, g.pooled_size);
-  }
-  static pybind11::tuple arguments(const at::Tensor& maps, const at::Tensor& record,
-                                   const Geometry& g) {
-    return pybind11::make_tuple(maps, record, as_list(g.window), as_list(g.pooled_size));
-  }
 };
 
 // ---- arguments

@@ -64,18 +64,14 @@ __device__ __forceinline__ R pixel_weight_at(const OverlapStatsInputs& in, int64
   return in.pixel_weight == nullptr ? R(1) : static_cast<const R*>(in.pixel_weight)[index];
 }
 
-// A label, -1 where it does not count. Refuses one that is no class.
-__device__ __forceinline__ int checked_label(const OverlapStatsInputs& in, int64_t label) {
+// The label at a pixel [N, S], -1 where it does not count. Refuses a label that is no class.
+__device__ __forceinline__ int label_at(const OverlapStatsInputs& in, int64_t pixel) {
+  const int64_t label = read_label(in.target, in.target_type, pixel);
   if (in.has_ignore_index && label == in.ignore_index) return -1;
   const int64_t classes = in.sigmoid && in.classes == 1 ? 2 : in.classes;
   const bool is_class = label >= 0 && label < classes;
   SEGFAST_DEVICE_CHECK(is_class, "overlap_stats: a label is neither a class nor ignore_index");
   return is_class ? static_cast<int>(label) : -1;
-}
-
-// The label at a pixel [N, S].
-__device__ __forceinline__ int label_at(const OverlapStatsInputs& in, int64_t pixel) {
-  return checked_label(in, read_label(in.target, in.target_type, pixel));
 }
 
 template <typename R>
