@@ -504,6 +504,33 @@ SEGFAST_LANES void narrow_to_bytes(uint8_t* address, V lanes) {
 }
 #endif
 
+// The low byte of each 32-bit lane of four vectors, where no lane is more than 127, as one vector.
+// (A store of all of them can be read back at once, four that are narrower cannot.)
+template <typename V>
+SEGFAST_LANES V join_bytes(V a, V b, V c, V d) {
+#if defined(SEGFAST_ISA_AVX512)
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i ab = _mm512_maskz_packs_epi32(~__mmask32{}, (__m512i)a, (__m512i)b);
+  const __m512i cd = _mm512_maskz_packs_epi32(~__mmask32{}, (__m512i)c, (__m512i)d);
+  const __m512i bytes = _mm512_maskz_packs_epi16(~__mmask64{}, ab, cd);
+  return (V)_mm512_maskz_permutexvar_epi32(0xffff, order, bytes);
+#elif defined(SEGFAST_ISA_AVX2)
+  const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32((__m256i)a, (__m256i)b),
+                                           _mm256_packs_epi32((__m256i)c, (__m256i)d));
+  return (V)_mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+#elif defined(__x86_64__)
+  return (V)_mm_packs_epi16(_mm_packs_epi32((__m128i)a, (__m128i)b),
+                            _mm_packs_epi32((__m128i)c, (__m128i)d));
+#else
+  uint8_t bytes[sizeof(V)];
+  narrow_to_bytes(bytes, a);
+  narrow_to_bytes(bytes + sizeof(V) / 4, b);
+  narrow_to_bytes(bytes + sizeof(V) / 2, c);
+  narrow_to_bytes(bytes + sizeof(V) / 4 * 3, d);
+  return load_vector<V>(bytes);
+#endif
+}
+
 template <typename T>
 struct Pair {
   lanes_t<T> even, odd;

@@ -39,6 +39,44 @@ SEGFAST_LANES Floats larger(Floats x, Floats y) { return x > y ? x : y; }
 SEGFAST_LANES Doubles larger(Doubles x, Doubles y) { return x > y ? x : y; }
 #endif
 
+// Whether x or y is NaN.
+#if defined(SEGFAST_ISA_AVX2) && !defined(SEGFAST_ISA_AVX512)
+SEGFAST_LANES signed_t<float> either_nan(Floats x, Floats y) {
+  return (signed_t<float>)_mm256_cmp_ps(x, y, _CMP_UNORD_Q);
+}
+SEGFAST_LANES signed_t<double> either_nan(Doubles x, Doubles y) {
+  return (signed_t<double>)_mm256_cmp_pd(x, y, _CMP_UNORD_Q);
+}
+#elif defined(__x86_64__) && !defined(SEGFAST_ISA_AVX512)
+SEGFAST_LANES signed_t<float> either_nan(Floats x, Floats y) {
+  return (signed_t<float>)_mm_cmpunord_ps(x, y);
+}
+SEGFAST_LANES signed_t<double> either_nan(Doubles x, Doubles y) {
+  return (signed_t<double>)_mm_cmpunord_pd(x, y);
+}
+#else
+template <typename V>
+SEGFAST_LANES auto either_nan(V x, V y) {
+  return (x != x) | (y != y);
+}
+#endif
+
+// Whether any bit of a comparison's result is set.
+template <typename Mask>
+SEGFAST_LANES bool any_lane(Mask mask) {
+#if defined(SEGFAST_ISA_AVX512)
+  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(SEGFAST_ISA_AVX2)
+  return _mm256_testz_si256((__m256i)mask, (__m256i)mask) == 0;
+#elif defined(__x86_64__)
+  return _mm_movemask_epi8((__m128i)mask) != 0;
+#else
+  int64_t any = 0;
+  for (unsigned k = 0; k < sizeof mask / sizeof mask[0]; ++k) any |= mask[k];
+  return any != 0;
+#endif
+}
+
 // x in every lane. (0 + x would cost an addition, since it turns -0 into 0.)
 template <typename V, typename S>
 SEGFAST_LANES V splat(S x) {

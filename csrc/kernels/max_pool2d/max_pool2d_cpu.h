@@ -7,6 +7,7 @@
 //   3x3, stride 2: contiguous fp32 6.5 -> 15, bf16 3.8 -> 17; channels_last fp32 1.1 -> 1.8 (with
 //   the prefetch to the second-level cache; 1.0 without it)
 #include "common/lanes.h"
+#include "common/lanes_math.h"
 #include "kernels/pool_codes/pool_lanes.h"
 #include "kernels/pool_codes/pool_scatter.h"
 
@@ -30,6 +31,25 @@ struct Best {
 
 template <typename T>
 constexpr accumulate_t<T> kLowest = -std::numeric_limits<accumulate_t<T>>::infinity();
+
+// The maxima of kLanes 2x2 windows a b / c d without a NaN, and the taps that won them. By pairs,
+// each of which keeps its first maximum as the whole does: that takes fewer steps, one after the
+// other, than to let every tap compete.
+template <typename T>
+struct BestOfFour {
+  lanes_t<T> value;
+  bits_t<T> tap;
+  signed_t<T> nan;  // of which windows all that is wrong
+
+  SEGFAST_LANES BestOfFour(lanes_t<T> a, lanes_t<T> b, lanes_t<T> c, lanes_t<T> d) {
+    nan = either_nan(a, b) | either_nan(c, d);
+    const lanes_t<T> upper = larger(b, a), lower = larger(d, c);
+    const signed_t<T> is_lower = lower > upper;
+    const signed_t<T> is_right = is_lower ? d > c : b > a;
+    value = larger(lower, upper);
+    tap = (bits_t<T>)((is_lower & 2) | (is_right & 1));
+  }
+};
 
 // A tap of a window that lies inside the map.
 struct SeenTap {
@@ -96,6 +116,8 @@ template <typename T, typename Tap, bool k2x2>
 struct PoolRow {
   const PoolPlan<T>& plan;
   const MaxPool2dParams& p = plan.p;
+  static constexpr int kBlock = 4;  // vectors at a time: as many as AVX2 has registers for
+
   std::vector<SeenTap> clipped = {};
   alignas(64) Tap taps[kTile + kLaneBytes] = {};
 
@@ -148,6 +170,96 @@ struct PoolRow {
     }
     if (!has_row) best.tap += kNoTap<word_t<T>>;
     return best;
+  }
+
+  // kVectors * kLanes neighbouring 2x2 windows inside the map. Returns those that hold a NaN, of
+  // which the rest is wrong.
+  template <int kVectors>
+  SEGFAST_LANES static signed_t<T> pool_pairs(const T* upper, const T* lower, T* output,
+                                              uint8_t* numbers) {
+    bits_t<T> tap[kVectors];
+    signed_t<T> nan{};
+    for (int v = 0; v < kVectors; ++v) {
+      const Pair<T> a = load_pairs(upper + 2 * v * kLanes<T>);
+      const Pair<T> b = load_pairs(lower + 2 * v * kLanes<T>);
+      const BestOfFour<T> best(a.even, a.odd, b.even, b.odd);
+      store_exact(output + v * kLanes<T>, best.value);
+      tap[v] = best.tap;
+      nan |= best.nan;
+    }
+    store_all_taps<kVectors>(numbers, tap);
+    return nan;
+  }
+
+  // The same of kVectors * kLanes channels of one window.
+  template <int kVectors>
+  SEGFAST_LANES static signed_t<T> pool_quads(const T* upper, const T* lower, int64_t right,
+                                              T* output, uint8_t* numbers) {
+    bits_t<T> tap[kVectors];
+    signed_t<T> nan{};
+    for (int v = 0; v < kVectors; ++v, upper += kLanes<T>, lower += kLanes<T>) {
+      for (const T* pixel : {upper, upper + right, lower, lower + right}) {
+        // Of the next window. To the second-level cache: in the first, rows a multiple of 4 KB
+        // apart drive each other out.
+        __builtin_prefetch(pixel + 2 * right, 0, 2);
+      }
+      const BestOfFour<T> best(load_lanes(upper), load_lanes(upper + right), load_lanes(lower),
+                               load_lanes(lower + right));
+      store_exact(output + v * kLanes<T>, best.value);
+      tap[v] = best.tap;
+      nan |= best.nan;
+    }
+    store_all_taps<kVectors>(numbers, tap);
+    return nan;
+  }
+
+  template <int kVectors>
+  SEGFAST_LANES static void store_all_taps(uint8_t* numbers, const bits_t<T>* tap) {
+    if constexpr (kVectors == 4 && sizeof(word_t<T>) == 4) {
+      store_vector(numbers, join_bytes(tap[0], tap[1], tap[2], tap[3]));
+    } else {
+      for (int v = 0; v < kVectors; ++v) store_taps<T>(numbers + v * kLanes<T>, tap[v]);
+    }
+  }
+
+  // The first of n 2x2 windows of a row, those inside the map: how many. None if they are less than
+  // a vector or one holds a NaN.
+  int pool_inside_row(int64_t o, int64_t oh, int64_t first, int n, T* output) {
+    n = static_cast<int>(std::min<int64_t>(n, plan.columns.last - first));
+    if (n < kLanes<T> || !plan.rows.holds(oh)) return 0;
+    const int64_t width = p.shape.width, next = 4 * width;
+    const T* const upper = plan.map.data + (o * p.shape.height + 2 * oh) * width + 2 * first;
+    const T* const lower = upper + width;
+    uint8_t* const numbers = taps;
+    signed_t<T> nan{};
+    int at = 0;
+    for (; at + kBlock * kLanes<T> <= n; at += kBlock * kLanes<T>) {
+      for (int v = 0; v < kBlock; ++v) prefetch_windows(upper + next + 2 * (at + v * kLanes<T>));
+      nan |= pool_pairs<kBlock>(upper + 2 * at, lower + 2 * at, output + at, numbers + at);
+    }
+    for (; at < n; at += kLanes<T>) {
+      at = std::min(at, n - kLanes<T>);  // the last may overlap
+      prefetch_windows(upper + next + 2 * at);
+      nan |= pool_pairs<1>(upper + 2 * at, lower + 2 * at, output + at, numbers + at);
+    }
+    return any_lane(nan) ? 0 : n;
+  }
+
+  // The same of n channels of one window.
+  bool pool_inside_pixel(const T* upper, int n, T* output) {
+    const int64_t right = p.shape.inner;
+    const T* const lower = upper + p.shape.width * right;
+    uint8_t* const numbers = taps;
+    signed_t<T> nan{};
+    int at = 0;
+    for (; at + kBlock * kLanes<T> <= n; at += kBlock * kLanes<T>) {
+      nan |= pool_quads<kBlock>(upper + at, lower + at, right, output + at, numbers + at);
+    }
+    for (; at < n; at += kLanes<T>) {
+      at = std::min(at, n - kLanes<T>);  // the last may overlap
+      nan |= pool_quads<1>(upper + at, lower + at, right, output + at, numbers + at);
+    }
+    return !any_lane(nan);
   }
 
   template <bool kInside>
@@ -280,37 +392,46 @@ struct PoolRow {
   }
 
   void pool_row(int64_t o, int64_t oh, T* output) {
-    const PoolShape& s = p.shape;
-    const Run run = row_run(s, o, oh);
-    const int64_t origin = o * s.height * s.width;
-    const bool row_inside = plan.rows.holds(oh);
-    // Whether all that vectors of windows may read, beyond the row's ends too, lies in the tensor.
-    const Window2d& w = p.window;
-    const int64_t last_row =
-        std::min(oh * w.stride_h - w.pad_h + int64_t{w.kernel_h - 1} * w.dilation_h, s.height - 1);
-    const int64_t reach =
-        (run.length + kLanes<T>)*w.stride_w + int64_t{w.kernel_w} * w.dilation_w + 2 * kLanes<T>;
-    const bool exist = origin >= w.pad_w && origin + last_row * s.width + reach <= plan.map.count;
-    const int64_t ahead = origin - w.pad_w + new_row(oh + 2) * s.width;
+    const Run run = row_run(p.shape, o, oh);
     output += run.number * run.length;
     for (int64_t first = 0; first < run.length; first += kTile) {
       const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
-      for (int start = 0; start < n; start += kLanes<T>) {
-        const int at = n < kLanes<T> ? 0 : std::min(start, n - kLanes<T>);  // the last may overlap
-        const int64_t ow = first + at;
-        const bool inside = row_inside && plan.columns.holds(ow, kLanes<T>);
-        if (inside) prefetch_windows(plan.map.data + ahead + ow * w.stride_w);
-        const Best<T> best = inside  ? pool_windows<true, true>(origin, oh, ow)
-                             : exist ? pool_windows<false, true>(origin, oh, ow)
-                                     : pool_windows<false, false>(origin, oh, ow);
-        if (n >= kLanes<T>) {
-          store_exact(output + ow, best.value);
-        } else {
-          store_some_words(output + ow, exact_words<T>(best.value), n);
-        }
-        store_taps<T>(taps + at, best.tap);
-      }
+      int done = 0;
+      if constexpr (k2x2) done = pool_inside_row(o, oh, first, n, output + first);
+      if (done < n) pool_any_row(o, oh, first, done, n, output + first);
       record_tile(run, first, n);
+    }
+  }
+
+  // Windows [start, n) of a tile. Not inlined: the rows of pool_inside_row() are short, and what
+  // these need to know of a row costs them a third of their time.
+  __attribute__((noinline)) void pool_any_row(int64_t o, int64_t oh, int64_t first, int start,
+                                              int n, T* output) {
+    const PoolShape& s = p.shape;
+    const Window2d& w = p.window;
+    const int64_t origin = o * s.height * s.width;
+    const bool row_inside = plan.rows.holds(oh);
+    // Whether all that vectors of windows may read, beyond the row's ends too, lies in the tensor.
+    const int64_t last_row =
+        std::min(oh * w.stride_h - w.pad_h + int64_t{w.kernel_h - 1} * w.dilation_h, s.height - 1);
+    const int64_t reach = (s.pooled_width + kLanes<T>)*w.stride_w +
+                          int64_t{w.kernel_w} * w.dilation_w + 2 * kLanes<T>;
+    const bool exist = origin >= w.pad_w && origin + last_row * s.width + reach <= plan.map.count;
+    const int64_t ahead = origin - w.pad_w + new_row(oh + 2) * s.width;
+    for (; start < n; start += kLanes<T>) {
+      const int at = n < kLanes<T> ? 0 : std::min(start, n - kLanes<T>);  // the last may overlap
+      const int64_t ow = first + at;
+      const bool inside = row_inside && plan.columns.holds(ow, kLanes<T>);
+      if (inside) prefetch_windows(plan.map.data + ahead + ow * w.stride_w);
+      const Best<T> best = inside  ? pool_windows<true, true>(origin, oh, ow)
+                           : exist ? pool_windows<false, true>(origin, oh, ow)
+                                   : pool_windows<false, false>(origin, oh, ow);
+      if (n >= kLanes<T>) {
+        store_exact(output + at, best.value);
+      } else {
+        store_some_words(output + at, exact_words<T>(best.value), n);
+      }
+      store_taps<T>(taps + at, best.tap);
     }
   }
 
@@ -326,14 +447,12 @@ struct PoolRow {
     output += run.number * run.length;
     for (int64_t first = 0; first < run.length; first += kTile) {
       const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
-      if (k2x2 && inside) {  // a list that the compiler knows
-        const int64_t right = s.inner, next = 2 * right, below = s.width * s.inner;
-        const SeenTap seen[4] = {{0, next, 0},
-                                 {right, right + next, 1},
-                                 {below, below + next, 2},
-                                 {below + right, below + right + next, 3}};
-        pool_channel_tile(origin + first, n, seen, 4, output + first);
-      } else {
+      bool done = false;
+      if constexpr (k2x2) {
+        const T* const upper = plan.map.data + origin + first;
+        done = inside && n >= kLanes<T> && pool_inside_pixel(upper, n, output + first);
+      }
+      if (!done) {
         const std::vector<SeenTap>& seen = inside ? plan.whole : clipped;
         pool_channel_tile(origin + first, n, seen.data(), static_cast<int>(seen.size()),
                           output + first);
@@ -350,7 +469,6 @@ struct PoolRow {
     if (n < kLanes<T>) {
       return pool_channels<1, false>(map, origin, seen, count, output, numbers, n);
     }
-    constexpr int kBlock = 4;  // as many as AVX2 has registers for
     int at = 0;
     for (; at + kBlock * kLanes<T> <= n; at += kBlock * kLanes<T>) {
       pool_channels<kBlock, true>(map, origin + at, seen, count, output + at, numbers + at, n);
@@ -372,8 +490,10 @@ template <typename T, typename Tap, bool k2x2>
 void pool_rows(const MaxPool2dParams& p, int64_t begin, int64_t end) {
   const PoolPlan<T> plan(p);
   PoolRow<T, Tap, k2x2> row{plan};
+  int64_t o = begin / p.shape.pooled_height, oh = begin % p.shape.pooled_height;
   for (int64_t item = begin; item < end; ++item) {
-    row.pool(item / p.shape.pooled_height, item % p.shape.pooled_height);
+    row.pool(o, oh);
+    if (++oh == p.shape.pooled_height) ++o, oh = 0;
   }
 }
 
