@@ -64,13 +64,15 @@ struct WindowRows {
                 : std::min(row + 1, p.shape.pooled_height)) {}
 };
 
-inline void check_codes(const MaxUnpool2dParams& p, int64_t item) {
+inline void check_codes(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   const PoolShape& s = p.shape;
   const bool whole = 2 * s.pooled_height <= s.height && 2 * s.pooled_width <= s.width;
   if (p.window.is_2x2() && whole) return;
   const int64_t rows = scatter_rows_per_map(p.shape, p.window);
-  const WindowRows windows(p, item % rows);
-  for (int64_t oh = windows.begin; oh < windows.end; ++oh) check_codes_row(p, item / rows, oh);
+  for (int64_t item = begin; item < end; ++item) {
+    const WindowRows windows(p, item % rows);
+    for (int64_t oh = windows.begin; oh < windows.end; ++oh) check_codes_row(p, item / rows, oh);
+  }
 }
 
 // Whether a row of 2x2 windows has some that reach beyond the map.
@@ -357,7 +359,7 @@ void max_unpool2d(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
         return gather_indices<BFloat16>(p, arguments, begin, end);
     }
   }
-  for (int64_t item = begin; item < end; ++item) check_codes(p, item);
+  check_codes(p, begin, end);
   scatter_rows<Combine::last>(arguments, begin, end);
 }
 
