@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/max_pool2d/max_pool2d.h"
+#include "kernels/pool_codes/known_window.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

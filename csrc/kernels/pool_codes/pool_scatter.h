@@ -21,31 +21,12 @@
 // Tried without gain for contiguous maps whose windows are visited: four maps side by side (fp32
 // 375 -> 490 us), and no check of positions where windows lie in the map.
 
+#include "kernels/pool_codes/pool_cells.h"
+#include "kernels/pool_codes/pool_held.h"
+
 namespace segfast {
 namespace SEGFAST_ISA {
 namespace {
-
-enum class Combine { sum, last };
-
-struct ScatterArguments {
-  const void* values;  // [outer, pooled_height, pooled_width, inner]
-  const void* record;
-  void* map;  // [outer, height, width, inner]
-  Record record_kind;
-  DType dtype;
-  const PoolShape& shape;
-  const Window2d& window;
-};
-
-// The low halves of kLanes int64 indices; all of them where lanes are as wide.
-template <typename T>
-SEGFAST_LANES bits_t<T> load_indices(const int64_t* indices) {
-  if constexpr (sizeof(word_t<T>) == 8) {
-    return load_vector<bits_t<T>>(indices);
-  } else {
-    return load_word_pairs(reinterpret_cast<const float*>(indices)).even;
-  }
-}
 
 // The taps of up to kTile 2x2 windows of a run, a byte each, from codes or from indices.
 struct TapTile {
@@ -220,163 +201,6 @@ struct ScatterRows2x2 {
   }
 };
 
-// What an element of the map holds after it met a window's value, if the window's record names it.
-template <typename T, Combine kCombine>
-SEGFAST_LANES lanes_t<T> combine(lanes_t<T> held, lanes_t<T> value, bits_t<T> record,
-                                 bits_t<T> won) {
-  if constexpr (kCombine == Combine::sum) {
-    return held + (record == won ? value : lanes_t<T>{});
-  } else {
-    return record == won ? value : held;
-  }
-}
-
-template <typename T, Combine kCombine>
-SEGFAST_LANES bits_t<T> combined_words(lanes_t<T> held) {
-  return kCombine == Combine::sum ? words_of<T>(held) : exact_words<T>(held);
-}
-
-// Rows of windows [first_row(y), last_row(y)) see row y, unless dilation skips it.
-struct SeeingRows {
-  const PoolShape& s;
-  const Window2d& w;
-
-  int64_t first_row(int64_t y) const {
-    return first_window<int64_t>(y, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h);
-  }
-  int64_t last_row(int64_t y) const {
-    return last_window<int64_t>(y, w.stride_h, w.pad_h, s.pooled_height);
-  }
-};
-
-// inner > 1: those rows as they are given, with codes.
-template <typename T>
-struct GivenRows : SeeingRows {
-  const T* values;
-  const uint8_t* codes;
-  int64_t map = 0;
-
-  GivenRows(const ScatterArguments& a, int64_t, int64_t)
-      : SeeingRows{a.shape, a.window},
-        values(static_cast<const T*>(a.values)),
-        codes(static_cast<const uint8_t*>(a.record)) {}
-
-  void hold(int64_t o, int64_t) { map = o; }
-  int64_t place(int64_t oh) const {
-    return (map * s.pooled_height + oh) * s.pooled_width * s.inner;
-  }
-  int64_t won_along_height(int64_t kh) const { return kh * w.kernel_w; }
-  int64_t won_along_width(int64_t kw) const { return kw; }
-
-  template <Combine kCombine, int kVectors>
-  SEGFAST_LANES void meet(int64_t at, word_t<T> won, lanes_t<T> (&held)[kVectors]) const {
-    const bits_t<T> all_won = bits_t<T>{} + won;
-    for (int v = 0; v < kVectors; ++v) {
-      const int64_t i = at + v * kLanes<T>;
-      held[v] =
-          combine<T, kCombine>(held[v], load_lanes(values + i), load_taps<T>(codes + i), all_won);
-    }
-  }
-};
-
-// The same rows held: values in the width of sums, and as records what tells one tap of a window
-// from another in a word, the code or an index's distance from the window's origin. So windows are
-// converted once, however many elements see them.
-template <typename T, bool kCodes>
-struct HeldRows : SeeingRows {
-  using Value = accumulate_t<T>;
-  using Word = word_t<T>;
-
-  Elements<T> given;
-  Elements<uint8_t> codes;
-  Elements<int64_t> indices;
-  int64_t margin, width;  // room before a row's windows, and all of a row
-  // Row oh stands in place oh % count, one row before it is seen: loads that overlap stores would
-  // wait for them.
-  int64_t count;
-  int64_t map = -1, next_row = 0;  // whose rows are held, up to which
-  // Where there are no windows the record is no tap's.
-  std::vector<Value> values;
-  std::vector<Word> records;
-
-  HeldRows(const ScatterArguments& a, int64_t margin, int64_t width)
-      : SeeingRows{a.shape, a.window},
-        given{static_cast<const T*>(a.values), s.pooled_numel()},
-        codes{static_cast<const uint8_t*>(a.record), s.pooled_numel()},
-        indices{static_cast<const int64_t*>(a.record), s.pooled_numel()},
-        margin(margin),
-        width(width),
-        count(rows_held(w)),
-        values(static_cast<size_t>(count * width)),
-        records(static_cast<size_t>(count * width), kNoTap<Word>) {}
-
-  static int64_t rows_held(const Window2d& w) {
-    return int64_t{w.kernel_h - 1} * w.dilation_h / w.stride_h + 2;
-  }
-
-  // Where row oh's windows are held.
-  int64_t place(int64_t oh) const { return oh % count * width + margin; }
-  // What a record holds where its window won row y, in addition to what tells the column.
-  int64_t won_along_height(int64_t kh) const {
-    return kCodes ? kh * w.kernel_w : kh * w.dilation_h * s.width;
-  }
-  int64_t won_along_width(int64_t kw) const { return kCodes ? kw : kw * w.dilation_w; }
-
-  // n windows from `from` on. Of the first, and every `step` from there, the origin.
-  void hold_run(int64_t from, int64_t n, int64_t to, int64_t origin, int64_t step) {
-    const Elements<T> all = given;  // copies: see ScatterRows2x2
-    Value* const value = values.data() + to;
-    Word* const record = records.data() + to;
-    for (int64_t i = 0; n < kLanes<T> && i < n; ++i) {
-      value[i] = to_float(all.data[from + i]);
-      record[i] = kCodes ? static_cast<Word>(codes.data[from + i])
-                         : static_cast<Word>(indices.data[from + i] - origin - i * step);
-    }
-    for (int64_t start = 0; n >= kLanes<T> && start < n; start += kLanes<T>) {
-      const int64_t i = std::min(start, n - kLanes<T>);  // the last may overlap
-      store_vector(value + i, load_lanes(all.data + from + i));
-      if constexpr (kCodes) {
-        store_vector(record + i, load_taps<T>(codes.data + from + i));
-      } else {
-        store_vector(record + i, load_indices<T>(indices.data + from + i) -
-                                     lane_positions<T>(origin + i * step, step));
-      }
-    }
-  }
-
-  // Holds all that row y of map o sees, and a row more.
-  void hold(int64_t o, int64_t y) {
-    if (o != map) map = o, next_row = 0;
-    const int64_t end = std::min(last_row(y) + 1, s.pooled_height);
-    for (next_row = std::max(next_row, first_row(y)); next_row < end; ++next_row) {
-      const int64_t row = (o * s.pooled_height + next_row) * s.pooled_width;
-      const int64_t origin = (next_row * w.stride_h - w.pad_h) * s.width - w.pad_w;
-      if (s.inner == 1) {
-        hold_run(row, s.pooled_width, place(next_row), origin, w.stride_w);
-      } else if (kCodes) {
-        hold_run(row * s.inner, s.pooled_width * s.inner, place(next_row), 0, 0);
-      } else {
-        for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
-          hold_run((row + ow) * s.inner, s.inner, place(next_row) + ow * s.inner,
-                   origin + ow * w.stride_w, 0);
-        }
-      }
-    }
-  }
-
-  // kVectors vectors of elements, each of which meets a window of those at `at` that it won.
-  template <Combine kCombine, int kVectors>
-  SEGFAST_LANES void meet(int64_t at, Word won, lanes_t<T> (&held)[kVectors]) const {
-    const Value* const value = values.data() + at;
-    const Word* const record = records.data() + at;
-    const bits_t<T> all_won = bits_t<T>{} + won;
-    for (int v = 0; v < kVectors; ++v) {
-      held[v] = combine<T, kCombine>(held[v], load_vector<lanes_t<T>>(value + v * kLanes<T>),
-                                     load_vector<bits_t<T>>(record + v * kLanes<T>), all_won);
-    }
-  }
-};
-
 // inner = 1, strides 1 and 2 along the width: a row of the map at a time, each of its elements
 // meets the windows that see it, in their order. Held rows have room on both sides, so that vectors
 // need not know where a row ends. 16-bit elements are added up in float, rounded once.
@@ -460,7 +284,7 @@ struct ScatterRowsAlong {
   }
 
   void scatter(int64_t o, int64_t y) {
-    rows.hold(o, y);
+    rows.hold(o, rows.first_row(y), rows.last_row(y));
     T* const out = static_cast<T*>(a.map) + (o * s.height + y) * s.width;
     int64_t x = 0;
     for (; x + kBlock * kSpan <= s.width; x += kBlock * kSpan) gather_spans<kBlock>(y, x, out + x);
@@ -528,7 +352,7 @@ struct ScatterPixels {
     constexpr int kBlock = 8;  // vectors at once: sums that do not wait for others
     const int64_t inner = s.inner;
     T* out = static_cast<T*>(a.map) + (o * s.height + y) * s.width * inner;
-    rows.hold(o, y);
+    rows.hold(o, rows.first_row(y), rows.last_row(y));
     seen_rows.clear();
     for (int64_t oh = rows.first_row(y); oh < rows.last_row(y); ++oh) {
       const int64_t kh = tap_along<int64_t>(y, oh, w.stride_h, w.pad_h, w.dilation_h);
@@ -856,6 +680,7 @@ void scatter_rows_with(Row row, int64_t begin, int64_t end) {
 
 template <typename T, typename Moved, Combine kCombine, bool kCodes>
 void scatter_rows_any(const ScatterArguments& a, int64_t begin, int64_t end) {
+  if (kCombine == Combine::sum && sum_cells<T, kCodes>(a, begin, end)) return;
   if (visits_windows<T>(a.shape, a.window)) {
     if (kCombine == Combine::sum && overlaps(a.window)) {
       place_windows<T, accumulate_t<T>, true, kCodes>(a, begin, end);
