@@ -15,6 +15,7 @@
 //   176 -> 40
 //   backward, contiguous, indices told apart without a tile of taps: fp32 69 -> 53, bf16 67 -> 50
 #include "common/lanes.h"
+#include "common/lanes_math.h"
 #include "kernels/pool_codes/pool_lanes.h"
 #include "kernels/pool_codes/pool_scatter.h"
 
@@ -98,10 +99,11 @@ void gather_indices(const MaxUnpool2dParams& p, const ScatterArguments& argument
   const int64_t* indices = static_cast<const int64_t*>(p.record);
   ScatterRows2x2<T> row{arguments};
   const int64_t rows = scatter_rows_per_map(s, p.window);
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t o = item / rows;
-    const WindowRows windows(p, item % rows);
-    row.scatter(o, item % rows);
+  int64_t o = begin / rows, y = begin % rows;
+  for (int64_t item = begin; item < end; ++item, ++y) {
+    if (y == rows) y = 0, ++o;
+    const WindowRows windows(p, y);
+    row.scatter(o, y);
     bool own = !row.tile.has_foreign();
     for (int64_t oh = windows.begin; own && oh < windows.end; ++oh) {
       own = !has_clipped(s, oh) || own_clipped_indices(indices, s, p.window, o, oh);
@@ -327,8 +329,10 @@ struct GatherRow {
 template <typename T>
 void gather_rows(const MaxUnpool2dBackwardParams& p, int64_t begin, int64_t end) {
   GatherRow<T> row{p};
+  int64_t o = begin / p.shape.pooled_height, oh = begin % p.shape.pooled_height;
   for (int64_t item = begin; item < end; ++item) {
-    row.gather(item / p.shape.pooled_height, item % p.shape.pooled_height);
+    row.gather(o, oh);
+    if (++oh == p.shape.pooled_height) oh = 0, ++o;
   }
 }
 

@@ -100,11 +100,7 @@ struct TapTile {
     store_taps<float>(to, places.column + (places.is_lower & 2));
   }
 
-  bool has_foreign() const {
-    uint32_t any = 0;
-    for (int k = 0; k < kLanes<float>; ++k) any |= foreign[k];
-    return any != 0;
-  }
+  bool has_foreign() const { return any_lane(foreign); }
 };
 
 // 2x2 windows with stride 2: a row of windows gives two rows of the map, and every value is moved
