@@ -1,4 +1,4 @@
-// known_window.h: the padded windows that GPU kernels know at compile time: those of the networks
+// known_window.h: the padded windows that kernels know at compile time: those of the networks
 // in use, whose taps reach equally far to both sides.
 #pragma once
 

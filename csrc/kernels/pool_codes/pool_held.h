@@ -136,7 +136,7 @@ struct HeldRows : SeeingRows {
     return count;
   }
   static int64_t rows_held(const Window2d& w) {
-    return int64_t{w.kernel_h - 1} * w.dilation_h / w.stride_h + 2;
+    return power_of_two(int64_t{w.kernel_h - 1} * w.dilation_h / w.stride_h + 2);
   }
 
   // Where row oh's windows are held, if there are any.

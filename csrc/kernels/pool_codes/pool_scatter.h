@@ -22,7 +22,6 @@
 // 375 -> 490 us), and no check of positions where windows lie in the map.
 
 #include "kernels/pool_codes/pool_cells.h"
-#include "kernels/pool_codes/pool_held.h"
 
 namespace segfast {
 namespace SEGFAST_ISA {
