@@ -25,67 +25,29 @@
 #include "kernels/overlap_stats/overlap_stats_cuda_labels.cuh"
 #include "kernels/overlap_stats/overlap_stats_cuda_sigmoid.cuh"
 #include "kernels/overlap_stats/overlap_stats_cuda_targets.cuh"
+#include "kernels/overlap_stats/overlap_stats_finish.cuh"
 
 namespace segfast {
 namespace {
 
-struct FinishParams {
-  OverlapStatsParams op;
-  int64_t chunks;
-  int64_t size;     // columns of partials
-  int64_t columns;  // blocks that a sample's columns take
-};
-
-constexpr int kFinishSlices = 8;
-
-// Sums a column of a sample's partials: each of 8 threads takes every eighth chunk.
-__global__ void __launch_bounds__(kWarpSize* kFinishSlices) finish_kernel(const FinishParams p) {
+__global__ void __launch_bounds__(kFinishThreads) finish_kernel(const FinishParams p) {
   SEGFAST_SHARED(double[kFinishSlices][kWarpSize], slices);
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  const int slice = static_cast<int>(threadIdx.x) / kWarpSize;
-  const int64_t sample = blockIdx.x / p.columns;
-  const int64_t column = blockIdx.x % p.columns * kWarpSize + lane;
-  double sum = 0.0;
-  if (column < p.size) {
-    const double* partial = p.op.partials + sample * p.chunks * p.size + column;
-    for (int64_t chunk = slice; chunk < p.chunks; chunk += kFinishSlices) {
-      sum += partial[chunk * p.size];
-    }
-  }
-  slices[slice][lane] = sum;
-  __syncthreads();
-  if (slice != 0 || column >= p.size) return;
-  for (int s = 1; s < kFinishSlices; ++s) sum += slices[s][lane];
-
-  const int64_t classes = p.op.in.classes;
-  if (column >= 4 * classes) {
-    if (column == 4 * classes) p.op.cross_entropy[sample] = sum;
-    if (column == 4 * classes + 1) p.op.weight[sample] = sum;
-    return;
-  }
-  const int64_t row = column / classes;
-  double* to = row == 0   ? p.op.intersection
-               : row == 1 ? p.op.probability
-               : row == 2 ? p.op.target
-                          : p.op.pixels;
-  to[sample * classes + column % classes] = sum;
+  finish_columns(p, slices);
 }
 
 }  // namespace
 
+cudaError_t overlap_stats_partials_cuda(const OverlapStatsParams& params, cudaStream_t stream) {
+  return has_labels_kernel(params.in)    ? launch_labels<false>(params, params.in, stream)
+         : has_sigmoid_kernel(params.in) ? launch_sigmoid<false>(params, stream)
+                                         : launch_targets<false>(params, stream);
+}
+
 cudaError_t overlap_stats_cuda(const OverlapStatsParams& params, cudaStream_t stream) {
-  const cudaError_t error = has_labels_kernel(params.in)
-                                ? launch_labels<false>(params, params.in, stream)
-                            : has_sigmoid_kernel(params.in) ? launch_sigmoid<false>(params, stream)
-                                                            : launch_targets<false>(params, stream);
+  const cudaError_t error = overlap_stats_partials_cuda(params, stream);
   if (error != cudaSuccess) return error;
-  FinishParams finish;
-  finish.op = params;
-  finish.chunks = overlap_stats_chunks(params.in);
-  finish.size = overlap_stats_partial_size(params.in.classes);
-  finish.columns = ceil_div<int64_t>(finish.size, kWarpSize);
-  return launch(finish_kernel, params.in.samples * finish.columns, kWarpSize * kFinishSlices,
-                stream, finish);
+  const FinishParams finish(params);
+  return launch(finish_kernel, finish.blocks(), kFinishThreads, stream, finish);
 }
 
 cudaError_t overlap_stats_backward_cuda(const OverlapStatsBackwardParams& params,
