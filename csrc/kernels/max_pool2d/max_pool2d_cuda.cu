@@ -5,8 +5,9 @@
 //           indices.
 // channels: 2x2 windows of channels_last maps: a thread takes 16 bytes of channels of one window;
 //           two channels where it writes indices.
-// known:    windows of known_window.h: a thread takes the windows at 16 bytes of a row, or 16 bytes
-//           of channels of one window; two rows of windows that overlap.
+// known:    windows of known_window.h: a thread takes the windows at 16 bytes of a row, or of rows
+//           that are not aligned a column of windows, or 16 bytes of channels of one window; the
+//           rows of windows that it takes share most rows of the map.
 // window:   any window, and indices: a thread takes 16 bytes of channels of one, or one element.
 // The backward pass is pool_scatter.cuh's. Codes are stored and loaded past the caches: between the
 // two passes lies the rest of the network.
@@ -18,8 +19,11 @@
 //   5x5/s2  1267 / 1123 and 432 / 494 ->  400 / 312 and 191 / 377   `known`
 //   indices  399 / 490 and 519 / 381 ->  195 / 295 and 192 / 291 whole sectors a store
 // In bfloat16 the known windows take 55 to 87 % of a copy's speed (5x5: 30 %): they are bound by
-// the instructions that form pairs of neighbouring columns. Windows outside known_window.h, such as
-// 3x3/s1 of dilation 2 and padding 1, are read element by element: 9 %, 1.16x eager PyTorch.
+// the instructions that form pairs of neighbouring columns.
+//
+// Since then, not measured: 3x3/s1 of dilation 2 and padding 1 was read element by element (2370 /
+// 2310 contiguous, 435 / 866 channels_last: 9 to 49 % of a copy's speed). It is `known` now, by
+// columns where maps are contiguous; predicted.md has what the machine code leads to expect.
 #include <cmath>
 
 #include "common/dispatch.h"

@@ -105,7 +105,7 @@ constexpr int64_t kCudaChunkPixels = 512;  // no fewer
 SEGFAST_HOST_DEVICE constexpr int label_blocks(bool channels_last, bool is_16_bit,
                                                int64_t classes) {
   const bool wide = is_16_bit && classes > 8 && classes <= 12;  // four pixels of many classes
-  return classes > 20 ? 2 : channels_last || wide ? 3 : 4;
+  return channels_last ? (classes > 20 ? 3 : 4) : classes > 20 ? 2 : wide ? 3 : 4;
 }
 
 // By the sample's size alone, and on a GPU by the number of samples and multiprocessors. At least

@@ -6,11 +6,11 @@
 // targets: all else (more classes, soft targets, float64): a block goes over its pixels once for
 // each
 //          quantity that all classes share, and once for the results.
-// finish:  adds the chunks' partial sums up, in order, in double.
+// finish:  adds the chunks' partial sums up, in order, in double. Of a loss, overlap_loss does.
 //
-// Logits reach the `labels` kernels through shared memory, the next tile while one is worked on;
-// those of channels_last so that neighbouring threads read neighbouring addresses, whatever the
-// number of classes.
+// Logits reach the `labels` kernels through shared memory, the next tile while one is worked on, in
+// 16-byte copies: those of contiguous logits for the pixels of a warp, those of channels_last for a
+// block's, so that neighbouring threads read neighbouring addresses, whatever the number of classes.
 //
 // `labels` on an H200, logits [16, 19, 360, 480], us forward and backward, bfloat16 contiguous,
 // bfloat16 channels_last, float32 contiguous (copies of as many bytes: 34 and 59; float32 59 and
@@ -19,9 +19,18 @@
 //    75,  96   111, 127   121, 149   what belongs to the label by its number from shared memory
 //    69,  86    84, 105   108, 141   the next tile on its way (cp.async)
 //    57,  76    74,  97    87, 137   as many blocks as fit, and labels a tile ahead
-// What is left is instructions, 18 a logit forward and 25 backward, which are issued in 58 % of the
-// clocks (ncu: long scoreboard 0.3 of 5); of those, two thirds are the softmax itself, the rest
-// work for each pixel. Forward alone also has the launches of finish and of the loss, 10 us.
+// What was left then were instructions, 18 a logit forward and 25 backward, which were issued in
+// 58 % of the clocks (ncu: long scoreboard 0.3 of 5); of those, two thirds were the softmax itself,
+// the rest work for each pixel. Forward alone also had the launches of finish and of the loss, 10
+// us.
+//
+// Since then, not measured; instructions a logit in sm_90's machine code, from the shortest to the
+// longest way that such a loss can take, forward and backward, in the order of the table and
+// float32 channels_last:
+//   LABELCOUNTS
+// by 16-byte copies in place of those of a thread's own pixels, offsets from the chunk in 32 bits,
+// the maximum of two 16-bit logits in one operation, and stages of channels_last without gaps, read
+// in the widest accesses that the number of classes allows; and channels_last has a block more.
 #include "kernels/overlap_stats/overlap_stats_cuda_labels.cuh"
 #include "kernels/overlap_stats/overlap_stats_cuda_sigmoid.cuh"
 #include "kernels/overlap_stats/overlap_stats_cuda_targets.cuh"

@@ -7,19 +7,23 @@
 // channels: 2x2 windows of channels_last maps: 16 bytes of channels of one window, four pixels; two
 //           channels where indices, of 16 bytes then, are the record.
 // known:    windows of known_window.h and their codes8, for sums: a thread looks through the
-// windows
-//           that see its pixels, each loaded once. Contiguous maps: 16 bytes of one or two rows;
-//           channels_last: 16 bytes of channels of one to four pixels.
+//           windows that see its pixels, each loaded once. Contiguous maps: 16 bytes of one or two
+//           rows, or of rows that are not aligned a column of cells; channels_last: 16 bytes of
+//           channels of four pixels.
 // any:      any window: a thread looks through the windows that hold its element.
 //
 // On an H200, maps [16, 64, 360, 480], us in bfloat16 / float32, contiguous and channels_last:
 //   2x2 backward     120 / 373 and 116 / 224 -> 119 / 224 and 121 / 223  whole sectors a store
 //   3x3/s2 backward 1312 / 1336 and 288 / 514 -> 149 / 270 and 145 / 230  `known`
 //   3x3/s1 backward  5316 / 5168 and 1146 / 1687 -> 476 / 601 and 362 / 483  `known`
-// 3x3/s1 in bfloat16 moves at 44 and 58 % of a copy: nine comparisons and sums an element. `any`
-// takes 8 ms where PyTorch takes 4 (3x3/s1 of dilation 2 and padding 1, contiguous): the one row on
-// large maps that loses.
+// 3x3/s1 in bfloat16 moves at 44 and 58 % of a copy: nine comparisons and sums an element.
+//
+// Since then, not measured: `any` took 8 ms where PyTorch takes 4 (3x3/s1 of dilation 2 and padding
+// 1, contiguous). That window is `known` now, by columns, and `any` no longer divides for each
+// window (in bfloat16 472 instructions on the longest way through one window, now ANYCOUNT).
 #pragma once
+
+#include <numeric>
 
 #include "common/dispatch.h"
 #include "common/divider.h"
@@ -43,9 +47,46 @@ struct PoolScatter {
 
 namespace scatter_detail {
 
+// Any window along one axis. Of the windows that see a position, every `step`-th does, by a tap
+// that is `tap_step` less: no division for each of them.
+template <typename I>
+struct WindowAxis {
+  Divider<I> stride, dilation;
+  int kernel, pad;
+  int step, tap_step;
+
+  WindowAxis(int kernel, int stride, int pad, int dilation)
+      : stride(stride),
+        dilation(dilation),
+        kernel(kernel),
+        pad(pad),
+        step(dilation / std::gcd(stride, dilation)),
+        tap_step(stride / std::gcd(stride, dilation)) {}
+
+  struct Windows {
+    I first, end;
+    int tap = 0;  // by which the first one sees the position
+  };
+  __device__ __forceinline__ Windows that_see(I x, I count) const {
+    const I reach = x + pad, lowest = reach - dilation.divisor * (kernel - 1);
+    const I last = stride.divide(reach);
+    Windows windows;
+    windows.end = last + 1 < count ? last + 1 : count;
+    windows.first = lowest <= 0 ? I{0} : stride.divide(lowest + stride.divisor - 1);
+    // The position may lie between two taps of a dilated window.
+    for (; windows.first < windows.end; ++windows.first) {
+      const I distance = reach - windows.first * stride.divisor, tap = dilation.divide(distance);
+      windows.tap = static_cast<int>(tap);
+      if (dilation.remainder(distance, tap) == 0) break;
+    }
+    return windows;
+  }
+};
+
 template <typename I>
 struct ScatterParams {
   PoolScatter op;
+  WindowAxis<I> axis_h, axis_w;
   Divider<I> groups;            // of columns (rows) or of channels
   Divider<I> cells_w, cells_h;  // 2x2 cells (rows, channels) or elements (any) of a plane
   int64_t items;
@@ -247,15 +288,13 @@ __device__ void check_codes(const ScatterParams<I>& p, int64_t item) {
   }
 }
 
-// k3x3: the window is KnownWindow<3, 2, 1, 1>, and nothing is divided by a number that the compiler
-// does not know.
-template <typename T, typename I, Combine kCombine, int kLanes, bool k3x3>
+template <typename T, typename I, Combine kCombine, int kLanes>
 __global__ void __launch_bounds__(kPoolThreads) scatter_any_kernel(const ScatterParams<I> p) {
   const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (item64 >= p.items) return;
   const I item = static_cast<I>(item64);
   const PoolShape& s = p.op.shape;
-  const Window2d w = k3x3 ? Window2d{3, 3, 2, 2, 1, 1, 1, 1} : p.op.window;
+  const int kernel_w = p.op.window.kernel_w;
   const I width = static_cast<I>(s.width);
   const I inner = static_cast<I>(s.inner);
   const I pooled_width = static_cast<I>(s.pooled_width);
@@ -270,22 +309,18 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_any_kernel(const Scatter
   const I y = p.cells_h.remainder(row, outer);
 
   Held<T, kCombine> held[kLanes];
-  const I oh_end = last_window<I>(y, w.stride_h, w.pad_h, pooled_height);
-  const I ow_end = last_window<I>(x, w.stride_w, w.pad_w, pooled_width);
-  const I ow_begin = first_window<I>(x, w.kernel_w, w.stride_w, w.pad_w, w.dilation_w);
-  for (I oh = first_window<I>(y, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h); oh < oh_end;
-       ++oh) {
-    const int kh = tap_along<I>(y, oh, w.stride_h, w.pad_h, w.dilation_h);
-    if (kh < 0) continue;
-    for (I ow = ow_begin; ow < ow_end; ++ow) {
-      const int kw = tap_along<I>(x, ow, w.stride_w, w.pad_w, w.dilation_w);
-      if (kw < 0) continue;
+  const auto rows = p.axis_h.that_see(y, pooled_height);
+  const auto columns = p.axis_w.that_see(x, pooled_width);
+  int kh = rows.tap;
+  for (I oh = rows.first; oh < rows.end; oh += p.axis_h.step, kh -= p.axis_h.tap_step) {
+    int kw = columns.tap;
+    for (I ow = columns.first; ow < columns.end; ow += p.axis_w.step, kw -= p.axis_w.tap_step) {
       const I place = ((outer * pooled_height + oh) * pooled_width + ow) * inner + channel;
       const auto values = Vec<T, kLanes>::load(static_cast<const T*>(p.op.values) + place);
       if (kLanes != kIndexLanes && is_codes) {
         const auto codes =
             Vec<uint8_t, kLanes>::load(static_cast<const uint8_t*>(p.op.record) + place);
-        const int tap = kh * w.kernel_w + kw;
+        const int tap = kh * kernel_w + kw;
 #pragma unroll
         for (int c = 0; c < kLanes; ++c) {
           if (codes.at[c] == tap) held[c].take(values.at[c]);
@@ -559,7 +594,13 @@ cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
   const PoolShape& s = op.shape;
   const auto start = [&](auto kernel, int64_t cells_h, int64_t cells_w, int64_t groups,
                          int64_t rows) {
-    const ScatterParams<I> p{op, Divider<I>(groups), Divider<I>(cells_w), Divider<I>(cells_h),
+    const Window2d& w = op.window;
+    const ScatterParams<I> p{op,
+                             WindowAxis<I>(w.kernel_h, w.stride_h, w.pad_h, w.dilation_h),
+                             WindowAxis<I>(w.kernel_w, w.stride_w, w.pad_w, w.dilation_w),
+                             Divider<I>(groups),
+                             Divider<I>(cells_w),
+                             Divider<I>(cells_h),
                              rows * groups};
     return launch(kernel, ceil_div<int64_t>(p.items, kPoolThreads), kPoolThreads, stream, p);
   };
@@ -581,19 +622,16 @@ cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
     return start(kernel, pairs_h, pairs_w, s.inner / (aligned ? kLanes : 1),
                  s.outer * pairs_h * pairs_w);
   }
-  const auto any = [&](auto wide, auto single) {
-    return start(aligned ? wide : single, s.height, s.width, s.inner / (aligned ? kLanes : 1),
-                 s.outer * s.height * s.width);
+  const auto any = [&] {
+    return start(aligned ? scatter_any_kernel<T, I, kCombine, kLanes>
+                         : scatter_any_kernel<T, I, kCombine, 1>,
+                 s.height, s.width, s.inner / (aligned ? kLanes : 1), s.outer * s.height * s.width);
   };
   if constexpr (kLanes != kIndexLanes) {
-    const auto other = [&] {
-      return any(scatter_any_kernel<T, I, kCombine, kLanes, false>,
-                 scatter_any_kernel<T, I, kCombine, 1, false>);
-    };
     if constexpr (kCombine == Combine::last) {
-      return other();
+      return any();
     } else {
-      if (s.inner > 1 && !aligned) return other();
+      if (s.inner > 1 && !aligned) return any();
       return with_known_window(
           op.window,
           [&](auto known) {
@@ -615,14 +653,10 @@ cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
             const int64_t tiles = W::tiles(cells_h, kColumnCells<W>);
             return start(scatter_known_columns_kernel<T, I, W>, tiles, 1, cells_w, s.outer * tiles);
           },
-          other);
+          any);
     }
   } else if constexpr (kCombine == Combine::sum) {
-    return KnownWindow<3, 2, 1, 1>::is(op.window)
-               ? any(scatter_any_kernel<T, I, kCombine, kLanes, true>,
-                     scatter_any_kernel<T, I, kCombine, 1, true>)
-               : any(scatter_any_kernel<T, I, kCombine, kLanes, false>,
-                     scatter_any_kernel<T, I, kCombine, 1, false>);
+    return any();
   } else {
     return cudaErrorInvalidConfiguration;  // unpooling by indices asks for 2x2 windows alone
   }
