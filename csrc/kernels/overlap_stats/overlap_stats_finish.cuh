@@ -13,14 +13,14 @@ constexpr int kFinishThreads = kWarpSize * kFinishSlices;
 struct FinishParams {
   OverlapStatsParams op;
   int64_t chunks;
-  int64_t size;     // columns of partials
-  int64_t columns;  // blocks that a sample's columns take
+  int64_t size;      // columns of partials
+  uint32_t columns;  // blocks that a sample's columns take
 
   explicit FinishParams(const OverlapStatsParams& stats)
       : op(stats),
         chunks(overlap_stats_chunks(stats.in)),
         size(overlap_stats_partial_size(stats.in.classes)),
-        columns(ceil_div<int64_t>(size - 1, kWarpSize)) {}
+        columns(static_cast<uint32_t>(ceil_div<int64_t>(size - 1, kWarpSize))) {}
 
   int64_t blocks() const { return op.in.samples * columns; }
 };
