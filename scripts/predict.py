@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from segfast._files import write_text  # noqa: E402
 from segfast.bench.cases import SIZES, Case  # noqa: E402
 from segfast.bench.losses import loss_cases  # noqa: E402
-from segfast.bench.ops import op_cases  # noqa: E402
+from segfast.bench.ops import WINDOWS, op_cases  # noqa: E402
 
 OUTPUT = ROOT / "benchmarks" / "results" / "predicted.md"
 COPY = 4.3e12  # bytes a second, read and written together
@@ -69,10 +69,22 @@ LEFT_OUT = (
     r"power = exp_nonpositive\(gamma",
     r"others \+= c == label",
     r"smooth\[j\] \+=",
-    r"-= class_smooth",
     r"of_class\[c\] = \*from",
+    r"stage\[i\] = from\[i\]",
+    r"to\[i\] = stage\[i\]",
     r"tile.slots\(j, c\)\] = T",
 )
+# Of contiguous logits: 16-byte copies, and none narrower.
+VECTORS, NARROW = r"LDGSTS\.E\.BYPASS", r"LDGSTS\.E(\.64)?$|STG\.E(\.64|\.U16)?$"
+
+
+# The windows of known_window.h, and whether a thread of the forward pass takes two rows of them.
+KNOWN_WINDOWS = {
+    "max_pool2d 3x3/s2": ("KnownWindow<3, 2, 1, 1> ", False),
+    "max_pool2d 3x3/s1": ("KnownWindow<3, 1, 1, 1> ", True),
+    "max_pool2d 3x3/s1/d2": ("KnownWindow<3, 1, 2, 1> ", True),
+    "max_pool2d 5x5/s2": ("KnownWindow<5, 2, 1, 2> ", True),
+}
 
 
 def _labels(classes_up: int, kernel: str, layout: str) -> Part:
@@ -84,7 +96,7 @@ def _labels(classes_up: int, kernel: str, layout: str) -> Part:
         pixels,
         loops=True,
         avoiding=LEFT_OUT,
-        **({"without": "BAR"} if layout == "nchw" else {"through": "BAR"}),
+        **({"through": VECTORS, "without": NARROW} if layout == "nchw" else {"through": "BAR"}),
     )
 
 
@@ -128,6 +140,25 @@ def rows() -> dict[tuple[str, str, str], list[Part]]:
                 elements=8,
                 wide=True,
             )
+        for op, (window, shares) in KNOWN_WINDOWS.items():
+            # By elements of a map in 4 bytes, of 16 bytes of a row or of channels; or of a column.
+            stride = WINDOWS[op.removeprefix("max_pool2d ")][1]
+            rows_of_two = 2 if shares else 1
+            for direction, kernel in (
+                ("forward", "pool_known_{}_kernel<{{T}}, int, {}>"),
+                ("backward", "scatter_detail::scatter_known_{}_kernel<{{T}}, int, {}>"),
+            ):
+                if not contiguous:
+                    name = kernel.format("channels", window)
+                    pixels = stride**2 * rows_of_two if direction == "forward" else 4
+                    table[op, direction, layout] = [Part(POOL, name, 4 * pixels)]
+                elif window == "KnownWindow<3, 1, 2, 1> ":
+                    name = kernel.format("columns", window)
+                    table[op, direction, layout] = [Part(POOL, name, 8, wide=False)]
+                else:
+                    name = kernel.format("rows", window)
+                    rows = stride * (rows_of_two if direction == "forward" else 1)
+                    table[op, direction, layout] = [Part(POOL, name, 4 * rows)]
         table["max_unpool2d codes", "backward", layout] = part(
             UNPOOL, "gather_rows_kernel<{T}, int, true>", "gather_channels_kernel<{T}, int>", load
         )

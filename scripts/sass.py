@@ -49,7 +49,9 @@ class Instruction:
 
     @property
     def target(self) -> int | None:
-        match = re.search(r"0x([0-9a-f]+)", self.operands) if self.opcode[:3] == "BRA" else None
+        # BRA.DIV: where a warp whose threads have parted goes to meet again.
+        jumps = self.opcode[:3] == "BRA" and not self.opcode.startswith("BRA.DIV")
+        match = re.search(r"0x([0-9a-f]+)", self.operands) if jumps else None
         return int(match[1], 16) if match else None
 
     @property
@@ -123,9 +125,27 @@ class Kernel:
         return None if target is None else self._places.get(target)
 
     @cached_property
+    def _reached(self) -> set[int]:
+        """The instructions that a warp whose threads stay together can meet."""
+        reached: set[int] = set()
+        open_ends = [0]
+        while open_ends:
+            i = open_ends.pop()
+            while i < len(self.code) and i not in reached:
+                reached.add(i)
+                instruction, to = self.code[i], self._jump(i)
+                if to is not None:
+                    open_ends.append(to)
+                leaves = to is not None or instruction.opcode.startswith(("EXIT", "RET"))
+                if leaves and not instruction.conditional:
+                    break
+                i += 1
+        return reached
+
+    @cached_property
     def loops(self) -> list[tuple[int, int]]:
         """First and last instruction of each loop that touches global memory, longest first."""
-        jumps = ((self._jump(i), i) for i in range(len(self.code)))
+        jumps = ((self._jump(i), i) for i in self._reached)
         # The last instruction of a kernel jumps to itself.
         loops = [(to, i) for to, i in jumps if to is not None and to < i]
         found = [(to, i) for to, i in loops if any(x.global_bytes for x in self.code[to : i + 1])]

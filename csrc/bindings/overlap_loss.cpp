@@ -264,7 +264,6 @@ OptionalTensor overlap_loss(pybind11::handle logits_any, pybind11::handle target
   s.cross_entropy = s.pixels + by_class;
   s.weight = s.cross_entropy + inputs.in.samples;
   s.partials = s.intersection + sums;
-  run_overlap_stats(inputs, s);
 
   Slopes slopes;
   if (recorded) slopes = Slopes(inputs.in, region.has_value(), pixel.has_value(), logits.options());
@@ -289,13 +288,14 @@ OptionalTensor overlap_loss(pybind11::handle logits_any, pybind11::handle target
   p.grad_cross_entropy = slopes.by_cross_entropy();
 #if defined(SEGFAST_WITH_CUDA)
   if (logits.is_cuda()) {
-    run_cuda(overlap_loss_cuda, p, logits);
-  } else {
+    run_cuda(overlap_stats_partials_cuda, s, logits);
+    run_cuda(overlap_loss_cuda, OverlapLossCudaParams{s, p}, logits);
+  } else
+#endif
+  {
+    run_overlap_stats(inputs, s);
     overlap_loss_cpu(p);
   }
-#else
-  overlap_loss_cpu(p);
-#endif
   if (!recorded) return loss;
 
   const auto node = make_node<OverlapLossBackward>();

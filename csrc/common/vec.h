@@ -1,6 +1,7 @@
 // vec.h: a group of neighbouring elements that moves in one access (16 bytes is the widest).
 #pragma once
 
+#include <cmath>
 #include <cstring>
 #include <type_traits>
 
@@ -58,6 +59,37 @@ SEGFAST_HOST_DEVICE void floats_of(const Vec<T, N>& vec, A (&values)[N]) {
   {
     for (int i = 0; i < N; ++i) values[i] = to_float(vec.at[i]);
   }
+}
+
+// The larger of each two numbers; of a number and NaN the number. A GPU takes two 16-bit ones in
+// one operation.
+template <typename T, int N>
+SEGFAST_HOST_DEVICE Vec<T, N> max_of(const Vec<T, N>& a, const Vec<T, N>& b) {
+  Vec<T, N> larger;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+    using Pair = std::conditional_t<std::is_same_v<T, Half>, __half2, __nv_bfloat162>;
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+      Pair pairs[2];
+      memcpy(&pairs[0], &a.at[i], sizeof(Pair));
+      memcpy(&pairs[1], &b.at[i], sizeof(Pair));
+      pairs[0] = __hmax2(pairs[0], pairs[1]);
+      memcpy(&larger.at[i], &pairs[0], sizeof(Pair));
+    }
+  } else
+#endif
+  {
+    for (int i = 0; i < N; ++i) {
+      if constexpr (std::is_same_v<T, float>) {
+        larger.at[i] = fmaxf(a.at[i], b.at[i]);
+      } else {
+        const auto x = to_float(a.at[i]), y = to_float(b.at[i]);
+        larger.at[i] = x >= y || y != y ? a.at[i] : b.at[i];
+      }
+    }
+  }
+  return larger;
 }
 
 // Rounded to T: of two floats a GPU makes a word of 16-bit numbers in one operation.

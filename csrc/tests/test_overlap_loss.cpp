@@ -165,6 +165,69 @@ struct Problem {
   }
 };
 
+// The sums of a problem in parts, as the blocks of overlap_stats leave them to a GPU's loss.
+class Partials {
+ public:
+  explicit Partials(const Problem& problem)
+      : c_(problem.c),
+        intersection_(problem.intersection.size()),
+        probability_(intersection_.size()),
+        target_(intersection_.size()),
+        pixels_(intersection_.size()),
+        cross_entropy_(c_.N),
+        weight_(c_.N) {
+    stats_.in.samples = c_.N;
+    stats_.in.classes = c_.C;
+    stats_.in.pixels = kCudaChunkPixels * random_integer(1, 19);
+    stats_.in.multiprocessors = static_cast<int>(8 * c_.N);
+    stats_.intersection = intersection_.data();
+    stats_.probability = probability_.data();
+    stats_.target = target_.data();
+    stats_.pixels = pixels_.data();
+    stats_.cross_entropy = cross_entropy_.data();
+    stats_.weight = weight_.data();
+    const int64_t size = overlap_stats_partial_size(c_.C), chunks = overlap_stats_chunks(stats_.in);
+    parts_.resize(static_cast<size_t>(c_.N * chunks * size));
+    const auto share = [&](int64_t n, int64_t column, double sum) {
+      double left = sum;
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const double part = chunk == chunks - 1 ? left : left / 2;
+        parts_[static_cast<size_t>((n * chunks + chunk) * size + column)] = part;
+        left -= part;
+      }
+    };
+    for (int64_t n = 0; n < c_.N; ++n) {
+      for (int64_t k = 0; k < c_.C; ++k) {
+        share(n, k, problem.intersection[n * c_.C + k]);
+        share(n, c_.C + k, problem.probability[n * c_.C + k]);
+        share(n, 2 * c_.C + k, problem.target[n * c_.C + k]);
+        share(n, 3 * c_.C + k, problem.pixels[n * c_.C + k]);
+      }
+      share(n, 4 * c_.C, problem.cross_entropy[n]);
+      share(n, 4 * c_.C + 1, problem.weight[n]);
+    }
+  }
+
+  // The loss of the sums of what the parts add up to. A launch spends them.
+  void run(OverlapLossParams p) {
+    std::vector<double> parts = parts_;
+    stats_.partials = parts.data();
+    p.intersection = stats_.intersection;
+    p.probability = stats_.probability;
+    p.target = stats_.target;
+    p.pixels = stats_.pixels;
+    p.cross_entropy = stats_.cross_entropy;
+    p.weight = stats_.weight;
+    check_launch(overlap_loss_cuda({stats_, p}, nullptr));
+  }
+
+ private:
+  LossCase c_;
+  OverlapStatsParams stats_{};
+  std::vector<double> parts_;
+  Array<double> intersection_, probability_, target_, pixels_, cross_entropy_, weight_;
+};
+
 void test_case(Backend backend, const LossCase& c, bool differentiated) {
   Problem problem(c);
   Array<double> wide(1), by_i(c.N * c.C), by_p(c.N * c.C), by_e(c.N);
@@ -176,8 +239,9 @@ void test_case(Backend backend, const LossCase& c, bool differentiated) {
     p.grad_probability = by_p.data();
   }
   if (differentiated && p.has_pixel) p.grad_cross_entropy = by_e.data();
+  Partials partials(problem);
   const auto run = [&] {
-    if (backend == Backend::cuda) return check_launch(overlap_loss_cuda(p, nullptr));
+    if (backend == Backend::cuda) return partials.run(p);
     overlap_loss_cpu(p);
   };
   Array<double> none_d(0);

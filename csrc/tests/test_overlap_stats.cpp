@@ -2,6 +2,7 @@
 // overlap_stats.h and the chain rule, in double.
 #include "kernels/overlap_stats/overlap_stats.h"
 
+#include "kernels/overlap_loss/overlap_loss.h"
 #include "labels.h"
 
 using namespace segfast;
@@ -331,6 +332,53 @@ void test_case(Backend backend, const StatsCase& c, const Options& o, bool chann
   check_close(grad_logits, problem.gradient, rounding + 10 * step, 10 * step, "grad_logits");
 }
 
+// The partial sums that each kind of kernel leaves, and the loss that adds them up itself: the sums
+// of the pixel term, whatever block comes last, again and again.
+void test_loss_on_a_gpu() {
+  for (const Options& o : kOptions) {
+    context = std::string("the loss of ") + o.reason;
+    Problem<float> problem({"", 3, 40, 1100}, o, false, TargetType::uint8, 0, false);
+    Array<double> sums(4 * 120 + 6), expected(sums.size());
+    OverlapStatsParams p{};
+    p.in = problem.inputs(Backend::cuda);
+    Array<double> partials(3 * overlap_stats_chunks(p.in) * overlap_stats_partial_size(40));
+    p.partials = partials.data();
+    const auto write_to = [&](Array<double>& to) {
+      double* const at = to.data();
+      p.intersection = at;
+      p.probability = at + 120;
+      p.target = at + 240;
+      p.pixels = at + 360;
+      p.cross_entropy = at + 480;
+      p.weight = at + 483;
+    };
+    write_to(expected);
+    check_launch(overlap_stats_cuda(p, nullptr));
+    write_to(sums);
+    Array<double> loss(1);
+    OverlapLossParams l{};
+    l.samples = 3;
+    l.classes = 40;
+    l.has_pixel = true;
+    l.pixel.factor = 1.0;
+    l.cross_entropy = p.cross_entropy;
+    l.pixels = p.pixels;
+    l.wide = true;
+    l.loss = loss.data();
+    const std::string missing = unwritten(
+        [&] {
+          check_launch(overlap_stats_partials_cuda(p, nullptr));
+          check_launch(overlap_loss_cuda({p, l}, nullptr));
+        },
+        sums, loss);
+    CHECK(missing.empty(), missing);
+    check_same(sums, expected, "sums");
+    Array<double> total(1);
+    for (int64_t n = 0; n < 3; ++n) total[0] += expected[480 + n];
+    check_close(loss, total, 1e-12, 0, "loss");
+  }
+}
+
 // Classes of logit -infinity, the first ones too, are as classes of no probability.
 void test_infinite_logits(Backend backend) {
   constexpr int64_t kPixels = 70;
@@ -386,7 +434,10 @@ void test_bad_targets_on_a_gpu() {
 }
 
 void test_overlap_stats(Backend backend) {
-  if (backend == Backend::cuda) test_bad_targets_on_a_gpu();
+  if (backend == Backend::cuda) {
+    test_bad_targets_on_a_gpu();
+    test_loss_on_a_gpu();
+  }
   test_infinite_logits(backend);
   int turn = 0;  // label types and alignments in turn
   for (const StatsCase& c : kCases) {

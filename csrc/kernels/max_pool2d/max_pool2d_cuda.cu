@@ -5,8 +5,9 @@
 //           indices.
 // channels: 2x2 windows of channels_last maps: a thread takes 16 bytes of channels of one window;
 //           two channels where it writes indices.
-// known:    windows of known_window.h: a thread takes the windows at 16 bytes of a row, or 16 bytes
-//           of channels of one window; two rows of windows that overlap.
+// known:    windows of known_window.h: a thread takes the windows at 16 bytes of a row, or of rows
+//           that are not aligned a column of windows, or 16 bytes of channels of one window; the
+//           rows of windows that it takes share most rows of the map.
 // window:   any window, and indices: a thread takes 16 bytes of channels of one, or one element.
 // The backward pass is pool_scatter.cuh's. Codes are stored and loaded past the caches: between the
 // two passes lies the rest of the network.
@@ -18,8 +19,11 @@
 //   5x5/s2  1267 / 1123 and 432 / 494 ->  400 / 312 and 191 / 377   `known`
 //   indices  399 / 490 and 519 / 381 ->  195 / 295 and 192 / 291 whole sectors a store
 // In bfloat16 the known windows take 55 to 87 % of a copy's speed (5x5: 30 %): they are bound by
-// the instructions that form pairs of neighbouring columns. Windows outside known_window.h, such as
-// 3x3/s1 of dilation 2 and padding 1, are read element by element: 9 %, 1.16x eager PyTorch.
+// the instructions that form pairs of neighbouring columns.
+//
+// Since then, not measured: 3x3/s1 of dilation 2 and padding 1 was read element by element (2370 /
+// 2310 contiguous, 435 / 866 channels_last: 9 to 49 % of a copy's speed). It is `known` now, by
+// columns where maps are contiguous; predicted.md has what the machine code leads to expect.
 #include <cmath>
 
 #include "common/dispatch.h"
@@ -52,7 +56,6 @@ struct PoolParams {
   Divider<I> pooled_width;
   Divider<I> pooled_height;  // in rows of windows of one thread
   int64_t items;
-  bool aligned;  // whether every thread's columns exist and are aligned (known_rows)
 };
 
 // kWindows of a row: kIndexLanes where indices are recorded, else kGroup.
@@ -253,10 +256,10 @@ __global__ void __launch_bounds__(kPoolThreads) pool_window_kernel(const PoolPar
   }
 }
 
-// Rows of windows of one thread, where the window is known: two where they share most rows of the
-// map.
+// Rows of windows of one thread, where the window is known: more than one where they share most
+// rows of the map.
 template <typename W>
-inline constexpr int kKnownRows = W::kDilation == 1 && (W::kStride == 1 || W::kKernel > 3) ? 2 : 1;
+inline constexpr int kKnownRows = W::kStride == 1 || W::kKernel > 3 ? 2 : 1;
 
 // Which rows (or columns) of the map a thread's windows see along an axis, the first at `origin`:
 // of those outside the map, the nearest inside that is a tap. It then competes twice, which changes
@@ -272,6 +275,7 @@ struct TapsAlong {
         last(origin + (kTaps - 1) * W::kDilation < size
                  ? kTaps - 1
                  : static_cast<int>((size - 1 - origin) / W::kDilation)) {}
+  __device__ __forceinline__ bool all_inside() const { return first == 0 && last == kTaps - 1; }
   __device__ __forceinline__ int tap(int number) const {
     return number < first ? first : number > last ? last : number;
   }
@@ -279,11 +283,10 @@ struct TapsAlong {
 };
 
 // Known windows and codes8, or no record: of a row of the map the maxima of each window's taps,
-// then of those the maximum, which keeps the order of taps and serves two rows of windows.
-template <typename T, int kWidth, typename W>
+// then of those the maximum, which keeps the order of taps and serves all rows of windows.
+template <typename T, int kWidth, int kRows, typename W>
 class KnownMaxima {
  public:
-  static constexpr int kRows = kKnownRows<W>;
   static constexpr int kMapRows = (kRows - 1) * W::kStride + W::kKernel;
   using Row = Maxima<T, kWidth, Replaces, (sizeof(T) == 2 && kWidth > 1)>;
 
@@ -316,9 +319,9 @@ class KnownMaxima {
 // Contiguous maps: the windows at 16 bytes of a row.
 template <typename T, typename I, typename W>
 __global__ void __launch_bounds__(kPoolThreads) pool_known_rows_kernel(const PoolParams<I> p) {
-  constexpr int kColumns = kVec16<T>, kWindows = kColumns / W::kStride;
-  constexpr int kSpan = (kWindows - 1) * W::kStride + (W::kKernel - 1) * W::kDilation + 1;
-  using Windows = KnownMaxima<T, kWindows, W>;
+  constexpr int kColumns = kVec16<T>, kWindows = kColumns / W::kStride, kRows = kKnownRows<W>;
+  constexpr int kSpan = (kWindows - 1) * W::kStride + W::kReach + 1;
+  using Windows = KnownMaxima<T, kWindows, kRows, W>;
   const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (item64 >= p.items) return;
   const I item = static_cast<I>(item64);
@@ -329,9 +332,10 @@ __global__ void __launch_bounds__(kPoolThreads) pool_known_rows_kernel(const Poo
   const I row = p.groups.divide(item);
   const I group = p.groups.remainder(item, row);
   const I plane = p.pooled_height.divide(row);
-  const I oh = p.pooled_height.remainder(row, plane) * Windows::kRows;
+  const I oh = W::first_of(p.pooled_height.remainder(row, plane), kRows);
   const I ow = group * kWindows;
   const I x0 = ow * W::kStride - W::kPad;  // column of the span
+  if (oh >= pooled_height) return;
 
   const TapsAlong<W, Windows::kMapRows, I> taps_h(oh * W::kStride - W::kPad, height);
   T span[Windows::kMapRows][kSpan];
@@ -339,18 +343,15 @@ __global__ void __launch_bounds__(kPoolThreads) pool_known_rows_kernel(const Poo
   for (int j = 0; j < Windows::kMapRows; ++j) {
     const T* map = static_cast<const T*>(p.op.input) +
                    (plane * height + taps_h.position(taps_h.tap(j))) * width + x0;
-    if (p.aligned) {
-      const auto body = Vec<T, kColumns>::load(map + W::kPad);
-#pragma unroll
-      for (int k = 0; k < kColumns; ++k) {
-        if (W::kPad + k < kSpan) span[j][W::kPad + k] = body.at[k];
-      }
-    }
+    const auto body = Vec<T, kColumns>::load(map + W::kPad);
 #pragma unroll
     for (int k = 0; k < kSpan; ++k) {
-      if (p.aligned && k >= W::kPad && k < W::kPad + kColumns) continue;
-      const bool exists = x0 + k >= 0 && x0 + k < width;
-      span[j][k] = exists ? map[k] : from_float<T>(-INFINITY);  // loses to all that exist
+      if (k >= W::kPad && k < W::kPad + kColumns) {
+        span[j][k] = body.at[k - W::kPad];
+      } else {
+        const bool exists = x0 + k >= 0 && x0 + k < width;
+        span[j][k] = exists ? map[k] : from_float<T>(-INFINITY);  // loses to all that exist
+      }
     }
   }
 
@@ -380,23 +381,80 @@ __global__ void __launch_bounds__(kPoolThreads) pool_known_rows_kernel(const Poo
   }
 
 #pragma unroll
-  for (int r = 0; r < Windows::kRows; ++r) {
-    if (oh + r >= pooled_height) break;
-    const I place = (plane * pooled_height + oh + r) * pooled_width + ow;
-    T* output = static_cast<T*>(p.op.output) + place;
-    uint8_t* record = static_cast<uint8_t*>(p.op.record) + place;
-    const auto values = windows.values(r);
-    const auto codes = windows.codes(r);
-    if (p.aligned) {
-      values.store(output);
-      if (p.op.record != nullptr) codes.store(record);
-    } else {
+  for (int r = 0; r < kRows; ++r) {
+    if (oh + r * W::kDilation >= pooled_height) break;
+    const I place = (plane * pooled_height + oh + r * W::kDilation) * pooled_width + ow;
+    windows.values(r).store(static_cast<T*>(p.op.output) + place);
+    if (p.op.record != nullptr) {
+      windows.codes(r).store(static_cast<uint8_t*>(p.op.record) + place);
+    }
+  }
+}
+
+// Rows of windows of one thread that takes a single column of them.
+template <typename W>
+inline constexpr int kColumnRows = W::kStride == 1 ? 8 : 4;
+
+// Contiguous maps, whatever the width: neighbouring threads take neighbouring windows, each a
+// column of them, whose rows of the map it reads once.
+template <typename T, typename I, typename W>
+__global__ void __launch_bounds__(kPoolThreads) pool_known_columns_kernel(const PoolParams<I> p) {
+  using A = accumulate_t<T>;
+  constexpr int kRows = kColumnRows<W>;
+  using Windows = KnownMaxima<A, 1, kRows, W>;
+  const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
+  if (item64 >= p.items) return;
+  const I item = static_cast<I>(item64);
+  const PoolShape& s = p.op.shape;
+  const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
+  const I pooled_width = static_cast<I>(s.pooled_width);
+  const I pooled_height = static_cast<I>(s.pooled_height);
+  const I row = p.groups.divide(item);
+  const I ow = p.groups.remainder(item, row);
+  const I plane = p.pooled_height.divide(row);
+  const I oh = W::first_of(p.pooled_height.remainder(row, plane), kRows);
+  const I x0 = ow * W::kStride - W::kPad;
+  if (oh >= pooled_height) return;
+
+  const TapsAlong<W, Windows::kMapRows, I> taps_h(oh * W::kStride - W::kPad, height);
+  bool exists[W::kKernel];
 #pragma unroll
-      for (int k = 0; k < kWindows; ++k) {
-        if (ow + k >= pooled_width) break;
-        output[k] = values.at[k];
-        if (p.op.record != nullptr) record[k] = codes.at[k];
+  for (int kw = 0; kw < W::kKernel; ++kw) {
+    exists[kw] = x0 + kw * W::kDilation >= 0 && x0 + kw * W::kDilation < width;
+  }
+  // The first tap on the map, which wins where all are -infinity.
+  const int first = x0 < 0 ? static_cast<int>((W::kDilation - 1 - x0) / W::kDilation) : 0;
+  Windows windows;
+  // inside: all rows are on the map, and their numbers are known to the compiler.
+  const auto look = [&](auto inside) {
+#pragma unroll
+    for (int j = 0; j < Windows::kMapRows; ++j) {
+      const int tap = decltype(inside)::value ? j : taps_h.tap(j);
+      const T* map =
+          static_cast<const T*>(p.op.input) + (plane * height + taps_h.position(tap)) * width + x0;
+      typename Windows::Row maxima;
+#pragma unroll
+      for (int kw = 0; kw < W::kKernel; ++kw) {
+        // -infinity loses to all that exist.
+        const A value = exists[kw] ? to_float(map[kw * W::kDilation]) : A(-INFINITY);
+        if (kw == 0) {
+          maxima.start({value}, first);
+        } else {
+          maxima.compete({value}, kw, {true});
+        }
       }
+      windows.compete(maxima, j, tap);
+    }
+  };
+  taps_h.all_inside() ? look(std::true_type{}) : look(std::false_type{});
+
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    if (oh + r * W::kDilation >= pooled_height) break;
+    const I place = (plane * pooled_height + oh + r * W::kDilation) * pooled_width + ow;
+    static_cast<T*>(p.op.output)[place] = from_float<T>(windows.values(r).at[0]);
+    if (p.op.record != nullptr) {
+      static_cast<uint8_t*>(p.op.record)[place] = windows.codes(r).at[0];
     }
   }
 }
@@ -404,8 +462,8 @@ __global__ void __launch_bounds__(kPoolThreads) pool_known_rows_kernel(const Poo
 // channels_last maps: 16 bytes of channels of one window or of two, one below the other.
 template <typename T, typename I, typename W>
 __global__ void __launch_bounds__(kPoolThreads) pool_known_channels_kernel(const PoolParams<I> p) {
-  constexpr int kLanes = kChannelLanes<T>;
-  using Windows = KnownMaxima<T, kLanes, W>;
+  constexpr int kLanes = kChannelLanes<T>, kRows = kKnownRows<W>;
+  using Windows = KnownMaxima<T, kLanes, kRows, W>;
   const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (item64 >= p.items) return;
   const I item = static_cast<I>(item64);
@@ -419,7 +477,8 @@ __global__ void __launch_bounds__(kPoolThreads) pool_known_channels_kernel(const
   const I row = p.pooled_width.divide(window);
   const I ow = p.pooled_width.remainder(window, row);
   const I outer = p.pooled_height.divide(row);
-  const I oh = p.pooled_height.remainder(row, outer) * Windows::kRows;
+  const I oh = W::first_of(p.pooled_height.remainder(row, outer), kRows);
+  if (oh >= pooled_height) return;
 
   const TapsAlong<W, Windows::kMapRows, I> taps_h(oh * W::kStride - W::kPad, height);
   const TapsAlong<W, W::kKernel, I> taps_w(ow * W::kStride - W::kPad, width);
@@ -445,9 +504,10 @@ __global__ void __launch_bounds__(kPoolThreads) pool_known_channels_kernel(const
     windows.compete(maxima, j, taps_h.tap(j));
   }
 #pragma unroll
-  for (int r = 0; r < Windows::kRows; ++r) {
-    if (oh + r >= pooled_height) break;
-    const I place = ((outer * pooled_height + oh + r) * pooled_width + ow) * inner + channel;
+  for (int r = 0; r < kRows; ++r) {
+    if (oh + r * W::kDilation >= pooled_height) break;
+    const I place =
+        ((outer * pooled_height + oh + r * W::kDilation) * pooled_width + ow) * inner + channel;
     windows.values(r).store(static_cast<T*>(p.op.output) + place);
     if (p.op.record != nullptr) {
       windows.codes(r).store(static_cast<uint8_t*>(p.op.record) + place);
@@ -493,8 +553,7 @@ template <typename T, typename I, int kWindows, int kLanes>
 cudaError_t pool(const MaxPool2dParams& op, cudaStream_t stream) {
   const PoolShape& s = op.shape;
   const int64_t windows = s.outer * s.pooled_height * s.pooled_width;
-  PoolParams<I> p{op, Divider<I>(1), Divider<I>(s.pooled_width), Divider<I>(s.pooled_height),
-                  0,  false};
+  PoolParams<I> p{op, Divider<I>(1), Divider<I>(s.pooled_width), Divider<I>(s.pooled_height), 0};
   const auto start = [&](auto kernel, int64_t rows, int64_t groups) {
     p.groups = Divider<I>(groups);
     p.items = rows * groups;
@@ -532,15 +591,23 @@ cudaError_t pool(const MaxPool2dParams& op, cudaStream_t stream) {
         op.window,
         [&](auto known) {
           using W = decltype(known);
-          const int64_t rows_h = ceil_div<int64_t>(s.pooled_height, kKnownRows<W>);
-          p.pooled_height = Divider<I>(rows_h);
-          p.aligned = columns_aligned<T>(op.input, op.output, op.record, s, W::kStride);
-          if (s.inner == 1) {
-            return start(pool_known_rows_kernel<T, I, W>, s.outer * rows_h,
-                         ceil_div<int64_t>(s.pooled_width, kVec16<T> / W::kStride));
+          // A thread's rows, threads along a row of windows, and along the channels.
+          const auto start_rows = [&](auto kernel, int rows, int64_t along, int64_t groups) {
+            const int64_t tiles = W::tiles(s.pooled_height, rows);
+            p.pooled_height = Divider<I>(tiles);
+            return start(kernel, s.outer * tiles * along, groups);
+          };
+          if (s.inner > 1) {
+            return start_rows(pool_known_channels_kernel<T, I, W>, kKnownRows<W>, s.pooled_width,
+                              s.inner / kLanes);
           }
-          return start(pool_known_channels_kernel<T, I, W>, s.outer * rows_h * s.pooled_width,
-                       s.inner / kLanes);
+          if constexpr (W::kWindowPerCell) {
+            if (columns_aligned<T>(op.input, op.output, op.record, s, W::kStride)) {
+              return start_rows(pool_known_rows_kernel<T, I, W>, kKnownRows<W>, 1,
+                                s.width / kVec16<T>);
+            }
+          }
+          return start_rows(pool_known_columns_kernel<T, I, W>, kColumnRows<W>, 1, s.pooled_width);
         },
         any);
   }

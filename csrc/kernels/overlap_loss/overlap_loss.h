@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "common/launch.h"
+#include "kernels/overlap_stats/overlap_stats.h"
 
 namespace segfast {
 
@@ -69,7 +70,13 @@ struct OverlapLossParams {
 void overlap_loss_cpu(const OverlapLossParams& params);
 
 #if SEGFAST_CUDA_LAUNCHERS
-cudaError_t overlap_loss_cuda(const OverlapLossParams& params, cudaStream_t stream);
+// The same from the partial sums that overlap_stats_partials_cuda() has left: they are added up to
+// what `loss` reads, in one launch with it.
+struct OverlapLossCudaParams {
+  OverlapStatsParams stats;
+  OverlapLossParams loss;
+};
+cudaError_t overlap_loss_cuda(const OverlapLossCudaParams& params, cudaStream_t stream);
 #endif
 
 }  // namespace segfast

@@ -85,6 +85,13 @@ SEGFAST_HOST_DEVICE R gradient_at(const double* gradient, int64_t index, double 
 // cross_entropy, weight, and the number of bad targets (no class, and not ignored).
 SEGFAST_HOST_DEVICE int64_t overlap_stats_partial_size(int64_t classes) { return 4 * classes + 3; }
 
+// On a GPU a bad target stops the grid, and the first chunk's number of them is a 0, all bits,
+// where the blocks that add the partial sums up count themselves.
+SEGFAST_HOST_DEVICE unsigned* overlap_stats_ticket(const OverlapStatsParams& params) {
+  return reinterpret_cast<unsigned*>(params.partials +
+                                     overlap_stats_partial_size(params.in.classes) - 1);
+}
+
 // A sample is divided into chunks of pixels, small beside the image, so that the partial sums are.
 constexpr int64_t kChunkPixels = 4096;
 constexpr int64_t kMaxChunks = 256;
@@ -98,7 +105,7 @@ constexpr int64_t kCudaChunkPixels = 512;  // no fewer
 SEGFAST_HOST_DEVICE constexpr int label_blocks(bool channels_last, bool is_16_bit,
                                                int64_t classes) {
   const bool wide = is_16_bit && classes > 8 && classes <= 12;  // four pixels of many classes
-  return classes > 20 ? 2 : channels_last || wide ? 3 : 4;
+  return channels_last ? (classes > 20 ? 3 : 4) : classes > 20 ? 2 : wide ? 3 : 4;
 }
 
 // By the sample's size alone, and on a GPU by the number of samples and multiprocessors. At least
@@ -137,6 +144,8 @@ void overlap_stats_backward_cpu(const OverlapStatsBackwardParams& params, int64_
                                 int64_t end);
 
 #if SEGFAST_CUDA_LAUNCHERS
+// The partial sums alone: overlap_loss_cuda() adds them up in its own launch.
+cudaError_t overlap_stats_partials_cuda(const OverlapStatsParams& params, cudaStream_t stream);
 cudaError_t overlap_stats_cuda(const OverlapStatsParams& params, cudaStream_t stream);
 cudaError_t overlap_stats_backward_cuda(const OverlapStatsBackwardParams& params,
                                         cudaStream_t stream);

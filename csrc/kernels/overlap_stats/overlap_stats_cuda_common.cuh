@@ -18,11 +18,13 @@ namespace {
 struct Chunk {
   int64_t sample;
   int64_t first, last;  // pixels
+  int count;            // of them
 
   // 32 bits: a GPU divides 64 by calling a function, around which it saves registers.
   __device__ explicit Chunk(const OverlapStatsInputs& in, uint32_t chunks, int64_t size)
       : sample(blockIdx.x / chunks), first(blockIdx.x % chunks * size) {
     last = first + size < in.pixels ? first + size : in.pixels;
+    count = first < last ? static_cast<int>(last - first) : 0;
   }
 };
 

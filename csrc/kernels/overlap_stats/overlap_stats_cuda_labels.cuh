@@ -34,6 +34,7 @@ struct LabelsTraits {
       kChannelsLast && kClasses == kMaxClasses
           ? 1
           : (kClasses <= kMostWide ? 8 : 4) / static_cast<int>(sizeof(T));
+  static constexpr int kOwnBytes = kPixels * static_cast<int>(sizeof(T));  // of a class
   static constexpr int kTile = kThreads * kPixels;
   // Blocks on a multiprocessor at least, which bounds the registers.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
@@ -43,7 +44,7 @@ struct LabelsTraits {
 #endif
   // A tile in shared memory, and a second one that is on its way while there is room for it in the
   // 48 KB that a block may declare (beside a column of sums for each thread).
-  static constexpr int kStage = kChannelsLast ? Stage<T>::room(kTile * kClasses) : kTile * kClasses;
+  static constexpr int kStage = kTile * kClasses;
   static constexpr int kBytes = 2 * kStage * static_cast<int>(sizeof(T)) + 4 * kClasses * kThreads;
   static constexpr int kBuffers = kBytes <= 47 * 1024 ? 2 : 1;
   static_assert(kPixels >= 1 && kClasses <= kMaxClasses);
@@ -78,10 +79,11 @@ template <typename Op>
 struct LabelsParams {
   Op op;
   Geometry geometry;
-  // Whether a thread's pixels of a class, or for channels_last a tile's logits, are whole aligned
-  // vectors in a sample of less than 4 GB, and whether a thread's labels are, which for
-  // channels_last are not neighbours.
-  bool vectors, label_vectors;
+  // Of what bytes the logits of a class, or for channels_last those of a tile, are whole aligned
+  // vectors, in a sample of less than 4 GB: of 16 or of a thread's pixels; 0 for neither. And
+  // whether a thread's labels are vectors, which for channels_last are not neighbours.
+  int vector_bytes;
+  bool label_vectors;
 };
 
 // exp(z - maximum), the exponent in the unit that it is computed in, and what is made of the sum.
@@ -128,7 +130,7 @@ struct Exponential {
 };
 
 // Where the stage holds the logits of a thread's pixels, which no other thread touches between two
-// barriers: [class][thread][pixel].
+// barriers, of contiguous logits those of its warp: [class][thread][pixel].
 template <typename Traits, bool kByPixel = Traits::kChannelsLast>
 struct Slots {
   __device__ __forceinline__ explicit Slots(int) {}
@@ -137,24 +139,18 @@ struct Slots {
   }
 };
 
-// channels_last: as Stage has them. A pixel's classes, at most a run, have one gap at most.
+// channels_last: as Stage has them, [pixel][class].
 template <typename Traits>
 struct Slots<Traits, true> {
   int first[Traits::kPixels];
-  int before_gap[Traits::kPixels];  // classes
-  using InStage = Stage<typename Traits::T>;
 
   __device__ __forceinline__ explicit Slots(int classes) {
 #pragma unroll
     for (int j = 0; j < Traits::kPixels; ++j) {
-      const int element = (j * Traits::kThreads + static_cast<int>(threadIdx.x)) * classes;
-      first[j] = InStage::at(element);
-      before_gap[j] = InStage::kRun - element % InStage::kRun;
+      first[j] = (j * Traits::kThreads + static_cast<int>(threadIdx.x)) * classes;
     }
   }
-  __device__ __forceinline__ int operator()(int j, int c) const {
-    return (c < before_gap[j] ? first[j] : first[j] + InStage::kWord) + c;
-  }
+  __device__ __forceinline__ int operator()(int j, int c) const { return first[j] + c; }
 };
 
 // A tile of a block in the stage. Pixels beyond the chunk get the logits of others, or none: they
@@ -166,23 +162,24 @@ struct Tile {
   static constexpr int kClasses = Traits::kClasses;
 
   const OverlapStatsInputs& in;
-  const bool vectors, label_vectors;
+  const int vector_bytes;
+  const bool label_vectors;
   const Chunk& chunk;
-  const int64_t first;  // pixel
-  const int count;      // of its pixels that the chunk has
+  const int first;  // pixel of the chunk
+  const int count;  // of its pixels that the chunk has
   const int classes;
   T* const stage;  // [kStage]
   const Slots<Traits> slots;
 
   template <typename Op>
-  __device__ __forceinline__ Tile(const LabelsParams<Op>& p, const Chunk& of, int64_t first_pixel,
+  __device__ __forceinline__ Tile(const LabelsParams<Op>& p, const Chunk& of, int first_pixel,
                                   T* shared)
       : in(p.op.in),
-        vectors(p.vectors),
+        vector_bytes(p.vector_bytes),
         label_vectors(p.label_vectors),
         chunk(of),
         first(first_pixel),
-        count(of.last - first < Traits::kTile ? static_cast<int>(of.last - first) : Traits::kTile),
+        count(of.count - first < Traits::kTile ? of.count - first : Traits::kTile),
         classes(static_cast<int>(p.op.in.classes)),
         stage(shared),
         slots(classes) {}
@@ -195,121 +192,202 @@ struct Tile {
   __device__ __forceinline__ bool exists(int j) const { return own(j) < count; }
   // The same, or the first one of the tile where it does not exist: what can be read.
   __device__ __forceinline__ int readable(int j) const { return exists(j) ? own(j) : 0; }
-  // The first element of the sample, in a tensor like the logits.
-  __device__ __forceinline__ int64_t sample() const {
-    return chunk.sample * in.classes * in.pixels;
+  // The first pixel of the tile, in all samples.
+  __device__ __forceinline__ int64_t pixel() const {
+    return chunk.sample * in.pixels + chunk.first + first;
+  }
+  // Its first logit, or that of class 0, in a tensor like the logits.
+  __device__ __forceinline__ int64_t element() const {
+    return Traits::kChannelsLast ? pixel() * in.classes
+                                 : chunk.sample * in.classes * in.pixels + chunk.first + first;
   }
 
-  // Bytes from a class to the next, of contiguous vectors.
-  __device__ __forceinline__ uint32_t plane() const {
-    return opaque(static_cast<uint32_t>(in.pixels) * static_cast<uint32_t>(sizeof(T)));
+  // Calls use(place in the stage, bytes from element() on) with the kBytes that a thread moves of
+  // its warp's pixels, several classes of them at once where kBytes hold the pixels of many
+  // threads. (A class's bytes from the one before are added up as they are needed.)
+  template <int kBytes, typename Use>
+  __device__ __forceinline__ void for_each_vector(Use use) const {
+    constexpr int kElements = kBytes / static_cast<int>(sizeof(T));
+    constexpr int kWarpPixels = kWarpSize * kPixels;
+    constexpr int kLanes = kWarpPixels / kElements, kTogether = kWarpSize / kLanes;
+    static_assert(kClasses % kTogether == 0);
+    const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+    const int pixel =
+        static_cast<int>(threadIdx.x) / kWarpSize * kWarpPixels + lane % kLanes * kElements;
+    if (pixel >= count) return;
+    const int own = lane / kLanes;  // class
+    const uint32_t plane = static_cast<uint32_t>(in.pixels) * static_cast<uint32_t>(sizeof(T));
+    uint32_t bytes = own * plane + pixel * static_cast<uint32_t>(sizeof(T));
+    T* place = stage + own * Traits::kTile + pixel;
+#pragma unroll
+    for (int c = 0; c < kClasses; c += kTogether) {
+      if (Traits::has(c + kTogether - 1, classes) || c + own < classes) {
+        use(place + c * Traits::kTile, bytes);
+      }
+      bytes += opaque(kTogether * plane);
+    }
   }
 
-  // Begins to bring the logits in; of a thread's own pixels, or for channels_last any of the tile.
+  // Begins to bring the logits in; of the pixels of a thread's warp, or for channels_last any of
+  // the tile.
   __device__ __forceinline__ void load() const {
-    const T* logits = static_cast<const T*>(in.logits) + sample();
+    const T* logits = static_cast<const T*>(in.logits) + element();
     if constexpr (Traits::kChannelsLast) {
-      Stage<T>::template load<Traits::kThreads>(logits + first * in.classes, count * classes,
-                                                vectors, stage);
-    } else if (vectors) {
-      uint32_t from = (static_cast<uint32_t>(first) + readable(0)) * sizeof(T);
-#pragma unroll
-      for (int c = 0; c < kClasses; ++c) {
-        copy_async<kPixels * sizeof(T)>(&stage[slots(0, c)],
-                                        reinterpret_cast<const char*>(logits) + from);
-        if (Traits::has(c + 1, classes)) from += plane();
-      }
+      Stage<T>::template load<Traits::kThreads>(logits, count * classes, vector_bytes != 0, stage);
     } else {
-      for (int j = 0; j < kPixels; ++j) {
-        const T* from = logits + first + readable(j);
-        T of_class[kClasses];
+      const auto copy = [&](auto bytes) {
+        constexpr int kBytes = decltype(bytes)::value;
+        for_each_vector<kBytes>([&](T* to, uint32_t from) {
+          copy_async<kBytes>(to, reinterpret_cast<const char*>(logits) + from);
+        });
+      };
+      if (vector_bytes == 16) {
+        copy(std::integral_constant<int, 16>{});
+      } else if (vector_bytes != 0) {
+        copy(std::integral_constant<int, Traits::kOwnBytes>{});
+      } else {
+        for (int j = 0; j < kPixels; ++j) {
+          const T* from = logits + readable(j);
+          T of_class[kClasses];
 #pragma unroll
-        for (int c = 0; c < kClasses; ++c) {
-          of_class[c] = *from;
-          if (Traits::has(c + 1, classes)) from += in.pixels;
+          for (int c = 0; c < kClasses; ++c) {
+            of_class[c] = *from;
+            if (Traits::has(c + 1, classes)) from += in.pixels;
+          }
+#pragma unroll
+          for (int c = 0; c < kClasses; ++c) stage[slots(j, c)] = of_class[c];
         }
-#pragma unroll
-        for (int c = 0; c < kClasses; ++c) stage[slots(j, c)] = of_class[c];
       }
+    }
+  }
+
+  // Until all threads that share a place in the stage, of the block or of a warp, are here.
+  __device__ __forceinline__ static void meet() {
+    if constexpr (Traits::kChannelsLast) {
+      __syncthreads();
+    } else {
+      __syncwarp();
     }
   }
 
   // Until the logits are there, and every thread is done with the tile before.
   __device__ __forceinline__ void wait() const {
     wait_for_copies();
-    if (Traits::kChannelsLast) __syncthreads();
+    meet();
   }
 
   // The labels of a thread's pixels, whatever they are; of those that do not exist any.
   __device__ __forceinline__ void read_labels(int64_t (&any)[kPixels]) const {
-    const int64_t base = chunk.sample * in.pixels + first;
     if (label_vectors && count == Traits::kTile) {
-      return read_label_run(in.target, in.target_type, base + own(0), any);
+      return read_label_run(in.target, in.target_type, pixel() + own(0), any);
     }
     int64_t at[kPixels];
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) at[j] = readable(j);
-    segfast::read_labels(in.target, in.target_type, base, at, any);
+    segfast::read_labels(in.target, in.target_type, pixel(), at, any);
   }
 
-  // z [kPixels][kClasses] = what the stage holds; -inf for classes that there are not.
-  __device__ __forceinline__ void read(float (&z)[kPixels][kClasses]) const {
+  // z [kPixels][kClasses] = what the stage holds; -inf for classes that there are not. And the
+  // largest of each pixel, NaN left out.
+  __device__ __forceinline__ void read(float (&z)[kPixels][kClasses],
+                                       float (&largest)[kPixels]) const {
+    if constexpr (Traits::kChannelsLast) {
+      Stage<T>::template with_together<Traits::kLeast, kClasses>(classes, [&](auto together) {
+        constexpr int kTogether = decltype(together)::value;
 #pragma unroll
-    for (int c = 0; c < kClasses; ++c) {
-      const bool has = Traits::has(c, classes);
-      if constexpr (Traits::kChannelsLast) {
+        for (int c = 0; c < kClasses; c += kTogether) {
 #pragma unroll
-        for (int j = 0; j < kPixels; ++j) z[j][c] = to_float(stage[slots(j, has ? c : 0)]);
-      } else {
-        float of_class[kPixels];
-        floats_of(Vec<T, kPixels>::load(&stage[slots(0, c)]), of_class);
+          for (int j = 0; j < kPixels; ++j) {
+            float some[kTogether];
 #pragma unroll
-        for (int j = 0; j < kPixels; ++j) z[j][c] = of_class[j];
+            for (int k = 0; k < kTogether; ++k) some[k] = -INFINITY;
+            if (Traits::has(c, classes)) {
+              floats_of(Vec<T, kTogether>::load(&stage[slots(j, c)]), some);
+            }
+#pragma unroll
+            for (int k = 0; k < kTogether; ++k) z[j][c + k] = some[k];
+          }
+        }
+      });
+#pragma unroll
+      for (int j = 0; j < kPixels; ++j) {
+        largest[j] = z[j][0];
+#pragma unroll
+        for (int c = 1; c < kClasses; ++c) largest[j] = fmaxf(largest[j], z[j][c]);
       }
+    } else {
+      Vec<T, kPixels> maxima;
 #pragma unroll
-      for (int j = 0; j < kPixels; ++j) z[j][c] = has ? z[j][c] : -INFINITY;
+      for (int c = 0; c < kClasses; ++c) {
+        auto of_class = Vec<T, kPixels>::load(&stage[slots(0, c)]);
+#pragma unroll
+        for (int j = 0; j < kPixels; ++j) {
+          if (!Traits::has(c, classes)) of_class.at[j] = from_float<T>(-INFINITY);
+        }
+        maxima = c == 0 ? of_class : max_of(maxima, of_class);
+        float floats[kPixels];
+        floats_of(of_class, floats);
+#pragma unroll
+        for (int j = 0; j < kPixels; ++j) z[j][c] = floats[j];
+      }
+      floats_of(maxima, largest);
     }
   }
 
   // The mirror of read().
   __device__ __forceinline__ void write(const float (&z)[kPixels][kClasses]) const {
+    if constexpr (Traits::kChannelsLast) {
+      Stage<T>::template with_together<Traits::kLeast, kClasses>(classes, [&](auto together) {
+        constexpr int kTogether = decltype(together)::value;
 #pragma unroll
-    for (int c = 0; c < kClasses; ++c) {
-      if (!Traits::has(c, classes)) continue;
-      float of_class[kPixels];
+        for (int c = 0; c < kClasses; c += kTogether) {
+          if (!Traits::has(c, classes)) continue;
 #pragma unroll
-      for (int j = 0; j < kPixels; ++j) of_class[j] = z[j][c];
-      const auto vec = vec_from_floats<T>(of_class);
-      if constexpr (Traits::kChannelsLast) {
+          for (int j = 0; j < kPixels; ++j) {
+            float some[kTogether];
 #pragma unroll
-        for (int j = 0; j < kPixels; ++j) stage[slots(j, c)] = vec.at[j];
-      } else {
-        vec.store(&stage[slots(0, c)]);
+            for (int k = 0; k < kTogether; ++k) some[k] = z[j][c + k];
+            vec_from_floats<T>(some).store(&stage[slots(j, c)]);
+          }
+        }
+      });
+    } else {
+#pragma unroll
+      for (int c = 0; c < kClasses; ++c) {
+        if (!Traits::has(c, classes)) continue;
+        float of_class[kPixels];
+#pragma unroll
+        for (int j = 0; j < kPixels; ++j) of_class[j] = z[j][c];
+        vec_from_floats<T>(of_class).store(&stage[slots(0, c)]);
       }
     }
   }
 
-  // The mirror of load().
+  // The mirror of load(), when all gradients are in the stage.
   __device__ __forceinline__ void store(void* gradients) const {
-    T* to_tile = static_cast<T*>(gradients) + sample() +
-                 first * (Traits::kChannelsLast ? in.classes : int64_t{1});
+    T* const to_tile = static_cast<T*>(gradients) + element();
+    meet();
     if constexpr (Traits::kChannelsLast) {
-      __syncthreads();  // all gradients are in the stage
-      Stage<T>::template store<Traits::kThreads>(stage, count * classes, vectors, to_tile);
-    } else if (vectors) {
-      if (!exists(0)) return;
-      char* const to_sample = static_cast<char*>(gradients) + sample() * sizeof(T);
-      uint32_t to = (static_cast<uint32_t>(first) + own(0)) * sizeof(T);
-#pragma unroll
-      for (int c = 0; c < kClasses; ++c, to += plane()) {
-        if (!Traits::has(c, classes)) continue;
-        Vec<T, kPixels>::load(&stage[slots(0, c)]).store(reinterpret_cast<T*>(to_sample + to));
-      }
+      Stage<T>::template store<Traits::kThreads>(stage, count * classes, vector_bytes != 0,
+                                                 to_tile);
     } else {
-      for (int j = 0; j < kPixels; ++j) {
-        if (!exists(j)) continue;
-        T* to = to_tile + own(j);
-        for (int c = 0; c < classes; ++c, to += in.pixels) *to = stage[slots(j, c)];
+      const auto copy = [&](auto bytes) {
+        constexpr int kBytes = decltype(bytes)::value;
+        for_each_vector<kBytes>([&](const T* from, uint32_t to) {
+          Vec<T, kBytes / sizeof(T)>::load(from).store(
+              reinterpret_cast<T*>(reinterpret_cast<char*>(to_tile) + to));
+        });
+      };
+      if (vector_bytes == 16) {
+        copy(std::integral_constant<int, 16>{});
+      } else if (vector_bytes != 0) {
+        copy(std::integral_constant<int, Traits::kOwnBytes>{});
+      } else {
+        for (int j = 0; j < kPixels; ++j) {
+          if (!exists(j)) continue;
+          T* to = to_tile + own(j);
+          for (int c = 0; c < classes; ++c, to += in.pixels) *to = stage[slots(j, c)];
+        }
       }
     }
   }
@@ -322,15 +400,15 @@ __device__ __forceinline__ void for_each_tile(
     typename Traits::T (&stages)[Traits::kBuffers][Traits::kStage], Use use) {
   using Labels = int64_t[Traits::kPixels];
   Labels labels, next_labels;
-  const auto load = [&](int64_t first, int buffer) {
-    if (first >= chunk.last) return;
+  const auto load = [&](int first, int buffer) {
+    if (first >= chunk.count) return;
     const Tile<Traits> tile(p, chunk, first, stages[buffer]);
     tile.load();
     tile.read_labels(next_labels);
   };
-  load(chunk.first, 0);
+  load(0, 0);
   int buffer = 0;
-  for (int64_t first = chunk.first; first < chunk.last; first += Traits::kTile) {
+  for (int first = 0; first < chunk.count; first += Traits::kTile) {
     const Tile<Traits> tile(p, chunk, first, stages[buffer]);
     tile.wait();
 #pragma unroll
@@ -341,7 +419,7 @@ __device__ __forceinline__ void for_each_tile(
       use(tile, labels);
     } else {
       use(tile, labels);
-      if (Traits::kChannelsLast) __syncthreads();  // the tile has been read
+      tile.meet();  // the tile has been read
       load(first + Traits::kTile, 0);
     }
   }
@@ -372,7 +450,6 @@ struct Softmax {
   __device__ __forceinline__ void take_labels(const Tile<Traits>& tile,
                                               const int64_t (&any)[kPixels]) {
     const OverlapStatsInputs& in = tile.in;
-    const int64_t base = tile.chunk.sample * in.pixels + tile.first;
     bool all_count = true, all_classes = true;
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
@@ -394,7 +471,7 @@ struct Softmax {
     if (in.pixel_weight != nullptr) {
 #pragma unroll
       for (int j = 0; j < kPixels; ++j) {
-        const float weight = pixel_weight_at<float>(in, base + tile.readable(j));
+        const float weight = pixel_weight_at<float>(in, tile.pixel() + tile.readable(j));
         pixel_weight[j] = label[j] < 0 ? 0.0f : weight;
       }
     }
@@ -407,23 +484,17 @@ struct Softmax {
     }
   }
 
-  // z becomes e = exp(z - max z).
+  // z becomes e = exp(z - max z), where `maximum` is that of z.
   template <bool kWithoutLabel>
   __device__ __forceinline__ void run(float (&z)[kPixels][kClasses]) {
     using Exp = Exponential<T>;
     Exp exp[kPixels];
 #pragma unroll
     for (int j = 0; j < kPixels; ++j) {
-      maximum[j] = kWithoutLabel ? fmaxf(label_logit[j], z[j][0]) : z[j][0];
+      if (kWithoutLabel) maximum[j] = fmaxf(label_logit[j], maximum[j]);
+      exp[j].maximum = maximum[j] * Exp::kUnit;
       sum[j] = 0.0f;
     }
-#pragma unroll
-    for (int c = 1; c < kClasses; ++c) {
-#pragma unroll
-      for (int j = 0; j < kPixels; ++j) maximum[j] = fmaxf(maximum[j], z[j][c]);
-    }
-#pragma unroll
-    for (int j = 0; j < kPixels; ++j) exp[j].maximum = maximum[j] * Exp::kUnit;
 #pragma unroll
     for (int c = 0; c < kClasses; ++c) {
 #pragma unroll
@@ -504,7 +575,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
     Softmax<Traits> softmax;
     softmax.template take_labels<false>(tile, labels);
     float z[kPixels][kClasses];
-    tile.read(z);
+    tile.read(z, softmax.maximum);
     float smooth[kPixels] = {}, first_logit[kPixels] = {};
     if (smoothing > 0.0f) {
       // sum w (z_0 - z): differences keep their digits where logits are large.
@@ -627,7 +698,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
     Softmax<Traits> softmax;
     softmax.template take_labels<true>(tile, labels);
     float z[kPixels][kClasses];
-    tile.read(z);
+    tile.read(z, softmax.maximum);
     softmax.template run<true>(z);
 
     // Compiled for each option: a choice in the loops costs an instruction for each logit.
@@ -710,15 +781,19 @@ cudaError_t launch_labels_as(const Op& op, const OverlapStatsInputs& in, cudaStr
   p.geometry = geometry_of(in, Traits::kTile);
   // Of the most pixels that a thread has on any GPU.
   constexpr int64_t kSize = sizeof(T);
-  const int64_t bytes = Traits::kChannelsLast ? 16 : Traits::kPixels * kSize;
   const int64_t row = (Traits::kChannelsLast ? in.classes * in.pixels : in.pixels) * kSize;
-  p.vectors = row % bytes == 0 && is_aligned(in.logits, bytes) &&
-              in.classes * in.pixels * kSize <= UINT32_MAX;  // offsets in a sample
+  const auto fits = [&](int64_t bytes) {
+    bool aligned = row % bytes == 0 && is_aligned(in.logits, bytes);
+    if constexpr (kBackward) aligned = aligned && is_aligned(op.grad_logits, bytes);
+    return aligned && in.classes * in.pixels * kSize <= UINT32_MAX;  // offsets in a sample
+  };
+  p.vector_bytes = fits(16)                                            ? 16
+                   : !Traits::kChannelsLast && fits(Traits::kOwnBytes) ? Traits::kOwnBytes
+                                                                       : 0;
   p.label_vectors =
       !Traits::kChannelsLast && in.pixels % Traits::kPixels == 0 && label_run_aligned(in.target);
   const int64_t grid = in.samples * p.geometry.chunks;
   if constexpr (kBackward) {
-    p.vectors = p.vectors && is_aligned(op.grad_logits, bytes);
     return launch(labels_backward_kernel<Traits>, grid, Traits::kThreads, stream, p);
   } else {
     return launch(labels_forward_kernel<Traits>, grid, Traits::kThreads, stream, p);

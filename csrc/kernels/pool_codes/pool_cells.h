@@ -215,10 +215,10 @@ bool sum_cells(const ScatterArguments& a, int64_t begin, int64_t end) {
     return false;
   } else {
     if (a.shape.inner > 1 && (!kNarrow<T> || a.shape.inner < kLanes<T>)) return false;
-    if (kNarrow<T> && sum_cells_of<T, kCodes, KnownWindow<5, 2, 1>>(a, begin, end)) return true;
-    return sum_cells_of<T, kCodes, KnownWindow<3, 2, 1>>(a, begin, end) ||
-           sum_cells_of<T, kCodes, KnownWindow<3, 1, 1>>(a, begin, end) ||
-           sum_cells_of<T, kCodes, KnownWindow<3, 1, 2>>(a, begin, end);
+    if (kNarrow<T> && sum_cells_of<T, kCodes, KnownWindow<5, 2, 1, 2>>(a, begin, end)) return true;
+    return sum_cells_of<T, kCodes, KnownWindow<3, 2, 1, 1>>(a, begin, end) ||
+           sum_cells_of<T, kCodes, KnownWindow<3, 1, 1, 1>>(a, begin, end) ||
+           sum_cells_of<T, kCodes, KnownWindow<3, 1, 2, 2>>(a, begin, end);
   }
 }
 

@@ -7,19 +7,23 @@
 // channels: 2x2 windows of channels_last maps: 16 bytes of channels of one window, four pixels; two
 //           channels where indices, of 16 bytes then, are the record.
 // known:    windows of known_window.h and their codes8, for sums: a thread looks through the
-// windows
-//           that see its pixels, each loaded once. Contiguous maps: 16 bytes of one or two rows;
-//           channels_last: 16 bytes of channels of one to four pixels.
+//           windows that see its pixels, each loaded once. Contiguous maps: 16 bytes of one or two
+//           rows, or of rows that are not aligned a column of cells; channels_last: 16 bytes of
+//           channels of four pixels.
 // any:      any window: a thread looks through the windows that hold its element.
 //
 // On an H200, maps [16, 64, 360, 480], us in bfloat16 / float32, contiguous and channels_last:
 //   2x2 backward     120 / 373 and 116 / 224 -> 119 / 224 and 121 / 223  whole sectors a store
 //   3x3/s2 backward 1312 / 1336 and 288 / 514 -> 149 / 270 and 145 / 230  `known`
 //   3x3/s1 backward  5316 / 5168 and 1146 / 1687 -> 476 / 601 and 362 / 483  `known`
-// 3x3/s1 in bfloat16 moves at 44 and 58 % of a copy: nine comparisons and sums an element. `any`
-// takes 8 ms where PyTorch takes 4 (3x3/s1 of dilation 2 and padding 1, contiguous): the one row on
-// large maps that loses.
+// 3x3/s1 in bfloat16 moves at 44 and 58 % of a copy: nine comparisons and sums an element.
+//
+// Since then, not measured: `any` took 8 ms where PyTorch takes 4 (3x3/s1 of dilation 2 and padding
+// 1, contiguous). That window is `known` now, by columns (predicted.md), and `any` divides once a
+// thread, no longer twice a window.
 #pragma once
+
+#include <numeric>
 
 #include "common/dispatch.h"
 #include "common/divider.h"
@@ -43,18 +47,57 @@ struct PoolScatter {
 
 namespace scatter_detail {
 
+// Any window along one axis. Of the windows that see a position, every `step`-th does, by a tap
+// that is `tap_step` less: no division for each of them.
+template <typename I>
+struct WindowAxis {
+  Divider<I> stride, dilation;
+  int kernel, pad;
+  int step, tap_step;
+
+  WindowAxis(int kernel, int stride, int pad, int dilation)
+      : stride(stride),
+        dilation(dilation),
+        kernel(kernel),
+        pad(pad),
+        step(dilation / std::gcd(stride, dilation)),
+        tap_step(stride / std::gcd(stride, dilation)) {}
+
+  struct Windows {
+    I first, end;
+    int tap = 0;  // by which the first one sees the position
+  };
+  __device__ __forceinline__ Windows that_see(I x, I count) const {
+    const I reach = x + pad, lowest = reach - dilation.divisor * (kernel - 1);
+    const I last = stride.divide(reach);
+    Windows windows;
+    windows.end = last + 1 < count ? last + 1 : count;
+    windows.first = lowest <= 0 ? I{0} : stride.divide(lowest + stride.divisor - 1);
+    // The position may lie between two taps of a dilated window.
+    for (; windows.first < windows.end; ++windows.first) {
+      const I distance = reach - windows.first * stride.divisor, tap = dilation.divide(distance);
+      windows.tap = static_cast<int>(tap);
+      if (dilation.remainder(distance, tap) == 0) break;
+    }
+    return windows;
+  }
+};
+
 template <typename I>
 struct ScatterParams {
   PoolScatter op;
+  WindowAxis<I> axis_h, axis_w;
   Divider<I> groups;            // of columns (rows) or of channels
   Divider<I> cells_w, cells_h;  // 2x2 cells (rows, channels) or elements (any) of a plane
   int64_t items;
-  bool aligned;  // whether every thread's columns exist and are aligned (known_rows)
 };
 
-// Cells along each axis of a thread's patch: where windows overlap at every pixel, more than one.
+// Cells along each axis of a thread's patch of channels_last maps, and of a thread that takes a
+// single column of them: where windows overlap at every pixel, more.
 template <typename W>
-inline constexpr int kKnownCells = W::kStride == 1 && W::kDilation == 1 ? 2 : 1;
+inline constexpr int kKnownCells = W::kStride == 1 ? 2 : 1;
+template <typename W>
+inline constexpr int kColumnCells = W::kStride == 1 ? 8 : 4;
 
 // Which of a 2x2 window's positions an index names, by its distance from the first one; -1 for
 // none.
@@ -79,14 +122,14 @@ __device__ __forceinline__ void check_codes_2x2(uint32_t codes, uint32_t beyond)
 
 constexpr uint32_t kRightBits = 0x5555u, kLowerBits = 0xaaaau;  // of eight codes
 
-// Windows of a thread: 16 bytes of each row of the map. Two or four threads may share a byte of
-// codes.
-template <typename T>
-inline constexpr int kRowWindows = kVec16<T> / 2;
+// Windows of a thread: 16 bytes of each row of the map, or where they are not aligned one, so that
+// a warp still stores whole sectors. Two or four threads may share a byte of codes.
+template <typename T, bool kAligned>
+inline constexpr int kRowWindows = kAligned ? kVec16<T> / 2 : 1;
 
 template <typename T, typename I, Combine kCombine, bool kAligned>
 __global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const ScatterParams<I> p) {
-  constexpr int kWindows = kRowWindows<T>;
+  constexpr int kWindows = kRowWindows<T, kAligned>;
   const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (item64 >= p.items) return;
   const I item = static_cast<I>(item64);
@@ -245,15 +288,13 @@ __device__ void check_codes(const ScatterParams<I>& p, int64_t item) {
   }
 }
 
-// k3x3: the window is KnownWindow<3, 2, 1>, and nothing is divided by a number that the compiler
-// does not know.
-template <typename T, typename I, Combine kCombine, int kLanes, bool k3x3>
+template <typename T, typename I, Combine kCombine, int kLanes>
 __global__ void __launch_bounds__(kPoolThreads) scatter_any_kernel(const ScatterParams<I> p) {
   const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (item64 >= p.items) return;
   const I item = static_cast<I>(item64);
   const PoolShape& s = p.op.shape;
-  const Window2d w = k3x3 ? Window2d{3, 3, 2, 2, 1, 1, 1, 1} : p.op.window;
+  const int kernel_w = p.op.window.kernel_w;
   const I width = static_cast<I>(s.width);
   const I inner = static_cast<I>(s.inner);
   const I pooled_width = static_cast<I>(s.pooled_width);
@@ -268,22 +309,19 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_any_kernel(const Scatter
   const I y = p.cells_h.remainder(row, outer);
 
   Held<T, kCombine> held[kLanes];
-  const I oh_end = last_window<I>(y, w.stride_h, w.pad_h, pooled_height);
-  const I ow_end = last_window<I>(x, w.stride_w, w.pad_w, pooled_width);
-  const I ow_begin = first_window<I>(x, w.kernel_w, w.stride_w, w.pad_w, w.dilation_w);
-  for (I oh = first_window<I>(y, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h); oh < oh_end;
-       ++oh) {
-    const int kh = tap_along<I>(y, oh, w.stride_h, w.pad_h, w.dilation_h);
-    if (kh < 0) continue;
-    for (I ow = ow_begin; ow < ow_end; ++ow) {
-      const int kw = tap_along<I>(x, ow, w.stride_w, w.pad_w, w.dilation_w);
-      if (kw < 0) continue;
+  const auto rows = p.axis_h.that_see(y, pooled_height);
+  const auto columns = p.axis_w.that_see(x, pooled_width);
+  int kh = rows.tap;
+  for (I oh = rows.first; oh < rows.end; oh += p.axis_h.step, kh -= p.axis_h.tap_step) {
+    int kw = columns.tap;
+#pragma unroll 4
+    for (I ow = columns.first; ow < columns.end; ow += p.axis_w.step, kw -= p.axis_w.tap_step) {
       const I place = ((outer * pooled_height + oh) * pooled_width + ow) * inner + channel;
       const auto values = Vec<T, kLanes>::load(static_cast<const T*>(p.op.values) + place);
       if (kLanes != kIndexLanes && is_codes) {
         const auto codes =
             Vec<uint8_t, kLanes>::load(static_cast<const uint8_t*>(p.op.record) + place);
-        const int tap = kh * w.kernel_w + kw;
+        const int tap = kh * kernel_w + kw;
 #pragma unroll
         for (int c = 0; c < kLanes; ++c) {
           if (codes.at[c] == tap) held[c].take(values.at[c]);
@@ -336,21 +374,18 @@ __global__ void __launch_bounds__(kPoolThreads)
     const I at = (plane * pooled_height + readable) * pooled_width + first;
     const T* row_values = static_cast<const T*>(p.op.values) + at;
     const uint8_t* row_codes = static_cast<const uint8_t*>(p.op.record) + at;
-    if (p.aligned) {
-      const auto body = Vec<T, kWindows>::load(row_values + kBefore);
-      const auto body_codes = Vec<uint8_t, kWindows>::load(row_codes + kBefore);
-#pragma unroll
-      for (int k = 0; k < kWindows; ++k) {
-        values[h][kBefore + k] = body.at[k];
-        codes[h][kBefore + k] = body_codes.at[k];
-      }
-    }
+    const auto body = Vec<T, kWindows>::load(row_values + kBefore);
+    const auto body_codes = Vec<uint8_t, kWindows>::load(row_codes + kBefore);
 #pragma unroll
     for (int k = 0; k < kSpan; ++k) {
-      if (p.aligned && k >= kBefore && k < kBefore + kWindows) continue;
-      const bool exists = first + k >= 0 && first + k < pooled_width;
-      values[h][k] = exists ? row_values[k] : T{};
-      codes[h][k] = exists ? row_codes[k] : kEmptyCode;
+      if (k >= kBefore && k < kBefore + kWindows) {
+        values[h][k] = body.at[k - kBefore];
+        codes[h][k] = body_codes.at[k - kBefore];
+      } else {
+        const bool exists = first + k >= 0 && first + k < pooled_width;
+        values[h][k] = exists ? row_values[k] : T{};
+        codes[h][k] = exists ? row_codes[k] : kEmptyCode;
+      }
     }
   }
 
@@ -383,14 +418,89 @@ __global__ void __launch_bounds__(kPoolThreads)
   for (int r = 0; r < kStride; ++r) {
     const I y = cell_y * kStride + r;
     if (y >= height) break;
-    T* map = static_cast<T*>(p.op.map) + (plane * height + y) * width + x;
-    const Vec<T, kColumns> result = vec_from_floats<T, kColumns>(sums[r]);
-    if (p.aligned) {
-      result.store(map);
-    } else {
+    vec_from_floats<T, kColumns>(sums[r]).store(static_cast<T*>(p.op.map) +
+                                                (plane * height + y) * width + x);
+  }
+}
+
+// The same whatever the width: neighbouring threads take neighbouring cells, each a column of them,
+// whose windows' values and codes it reads once.
+template <typename T, typename I, typename W>
+__global__ void __launch_bounds__(kPoolThreads)
+    scatter_known_columns_kernel(const ScatterParams<I> p) {
+  using A = accumulate_t<T>;
+  using Dense = typename W::Dense;
+  constexpr int kStride = W::kStride, kBefore = W::kBefore;
+  constexpr int kCells = kColumnCells<W>, kPixels = kCells * kStride;  // of a column
+  constexpr int kRows = Dense::kBefore + kCells + Dense::kAfter;       // of windows
+  constexpr int kSpan = W::kBefore + 1 + W::kAfter;
+  const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
+  if (item64 >= p.items) return;
+  const I item = static_cast<I>(item64);
+  const PoolShape& s = p.op.shape;
+  const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
+  const I pooled_width = static_cast<I>(s.pooled_width);
+  const I pooled_height = static_cast<I>(s.pooled_height);
+  const I row = p.groups.divide(item);
+  const I cell_x = p.groups.remainder(item, row);
+  const I plane = p.cells_h.divide(row);
+  const I cell_y = W::first_of(p.cells_h.remainder(row, plane), kCells);
+  const I first = cell_x - kBefore;                                  // window of the span
+  const I top = cell_y + W::kShift - Dense::kBefore * W::kDilation;  // row of windows
+  if (cell_y * kStride >= height) return;
+
+  bool exists[kSpan];
 #pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-        if (x + c < width) map[c] = result.at[c];
+  for (int k = 0; k < kSpan; ++k) exists[k] = first + k >= 0 && first + k < pooled_width;
+  A sums[kPixels][kStride];
+#pragma unroll
+  for (int r = 0; r < kPixels; ++r) {
+#pragma unroll
+    for (int c = 0; c < kStride; ++c) sums[r][c] = 0;
+  }
+  // inside: all rows of windows are there. Of those that are not others are read, to no effect.
+  const auto look = [&](auto inside) {
+#pragma unroll
+    for (int h = 0; h < kRows; ++h) {
+      I oh = top + h * W::kDilation;
+      bool row_exists = true;
+      if (!decltype(inside)::value) {
+        row_exists = oh >= 0 && oh < pooled_height;
+        oh = oh < 0 ? 0 : oh < pooled_height ? oh : pooled_height - 1;
+      }
+      const I at = (plane * pooled_height + oh) * pooled_width + first;
+#pragma unroll
+      for (int k = 0; k < kSpan; ++k) {
+        if (!W::sees(kStride, k - kBefore)) continue;
+        A value = 0;
+        int code = kEmptyCode;
+        if (exists[k] && row_exists) {
+          value = to_float(static_cast<const T*>(p.op.values)[at + k]);
+          code = static_cast<const uint8_t*>(p.op.record)[at + k];
+        }
+#pragma unroll
+        for (int r = 0; r < kPixels; ++r) {
+#pragma unroll
+          for (int c = 0; c < kStride; ++c) {
+            const int kh = Dense::tap(r, h - Dense::kBefore), kw = W::tap(c, k - kBefore);
+            if (kh >= 0 && kw >= 0 && code == kh * W::kKernel + kw) sums[r][c] += value;
+          }
+        }
+      }
+    }
+  };
+  const bool all_inside = top >= 0 && top + (kRows - 1) * W::kDilation < pooled_height;
+  all_inside ? look(std::true_type{}) : look(std::false_type{});
+
+#pragma unroll
+  for (int r = 0; r < kPixels; ++r) {
+    const I y = cell_y * kStride + r * W::kDilation;
+    if (y >= height) break;
+#pragma unroll
+    for (int c = 0; c < kStride; ++c) {
+      const I x = cell_x * kStride + c;
+      if (x < width) {
+        static_cast<T*>(p.op.map)[(plane * height + y) * width + x] = from_float<T>(sums[r][c]);
       }
     }
   }
@@ -401,9 +511,10 @@ __global__ void __launch_bounds__(kPoolThreads)
 template <typename T, typename I, typename W>
 __global__ void __launch_bounds__(kPoolThreads)
     scatter_known_channels_kernel(const ScatterParams<I> p) {
+  using Dense = typename W::Dense;
   constexpr int kLanes = kChannelLanes<T>, kCells = kKnownCells<W>;
   constexpr int kPixels = kCells * W::kStride;  // along each axis
-  constexpr int kSpan = W::kBefore + kCells + W::kAfter;
+  constexpr int kSpan = Dense::kBefore + kCells + Dense::kAfter;
   const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (item64 >= p.items) return;
   const I item = static_cast<I>(item64);
@@ -415,9 +526,12 @@ __global__ void __launch_bounds__(kPoolThreads)
   const I patch = p.groups.divide(item);
   const I channel = p.groups.remainder(item, patch) * kLanes;
   const I row = p.cells_w.divide(patch);
-  const I cell_x = p.cells_w.remainder(patch, row) * kCells;
+  const I cell_x = W::first_of(p.cells_w.remainder(patch, row), kCells);
   const I outer = p.cells_h.divide(row);
-  const I cell_y = p.cells_h.remainder(row, outer) * kCells;
+  const I cell_y = W::first_of(p.cells_h.remainder(row, outer), kCells);
+  const I top = cell_y + W::kShift - Dense::kBefore * W::kDilation;  // row of windows
+  const I left = cell_x + W::kShift - Dense::kBefore * W::kDilation;
+  if (cell_y * W::kStride >= height || cell_x * W::kStride >= width) return;
 
   accumulate_t<T> sums[kPixels][kPixels][kLanes];
 #pragma unroll
@@ -430,15 +544,13 @@ __global__ void __launch_bounds__(kPoolThreads)
   }
 #pragma unroll
   for (int h = 0; h < kSpan; ++h) {
-    if (!W::sees(kPixels, h - W::kBefore)) continue;
-    const I oh = cell_y + h - W::kBefore;
+    const I oh = top + h * W::kDilation;
     const I readable_h = oh < 0 ? 0 : oh < pooled_height ? oh : pooled_height - 1;
     Vec<T, kLanes> values[kSpan];
     Vec<uint8_t, kLanes> codes[kSpan];
 #pragma unroll
     for (int k = 0; k < kSpan; ++k) {
-      if (!W::sees(kPixels, k - W::kBefore)) continue;
-      const I ow = cell_x + k - W::kBefore;
+      const I ow = left + k * W::kDilation;
       const I readable_w = ow < 0 ? 0 : ow < pooled_width ? ow : pooled_width - 1;
       const I at =
           ((outer * pooled_height + readable_h) * pooled_width + readable_w) * inner + channel;
@@ -447,13 +559,13 @@ __global__ void __launch_bounds__(kPoolThreads)
     }
 #pragma unroll
     for (int k = 0; k < kSpan; ++k) {
-      const I ow = cell_x + k - W::kBefore;
+      const I ow = left + k * W::kDilation;
       const bool exists = oh >= 0 && oh < pooled_height && ow >= 0 && ow < pooled_width;
 #pragma unroll
       for (int r = 0; r < kPixels; ++r) {
 #pragma unroll
         for (int c = 0; c < kPixels; ++c) {
-          const int kh = W::tap(r, h - W::kBefore), kw = W::tap(c, k - W::kBefore);
+          const int kh = Dense::tap(r, h - Dense::kBefore), kw = Dense::tap(c, k - Dense::kBefore);
           if (kh < 0 || kw < 0) continue;
           const int tap = exists ? kh * W::kKernel + kw : -1;  // -1 is no code
 #pragma unroll
@@ -468,7 +580,8 @@ __global__ void __launch_bounds__(kPoolThreads)
   for (int r = 0; r < kPixels; ++r) {
 #pragma unroll
     for (int c = 0; c < kPixels; ++c) {
-      const I y = cell_y * W::kStride + r, x = cell_x * W::kStride + c;
+      const I y = cell_y * W::kStride + r * W::kDilation;
+      const I x = cell_x * W::kStride + c * W::kDilation;
       if (y >= height || x >= width) continue;
       vec_from_floats<T, kLanes>(sums[r][c])
           .store(static_cast<T*>(p.op.map) + ((outer * height + y) * width + x) * inner + channel);
@@ -480,22 +593,29 @@ __global__ void __launch_bounds__(kPoolThreads)
 template <typename T, typename I, Combine kCombine, int kLanes>
 cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
   const PoolShape& s = op.shape;
-  bool columns = false;
   const auto start = [&](auto kernel, int64_t cells_h, int64_t cells_w, int64_t groups,
                          int64_t rows) {
-    const ScatterParams<I> p{
-        op, Divider<I>(groups), Divider<I>(cells_w), Divider<I>(cells_h), rows * groups, columns};
+    const Window2d& w = op.window;
+    const ScatterParams<I> p{op,
+                             WindowAxis<I>(w.kernel_h, w.stride_h, w.pad_h, w.dilation_h),
+                             WindowAxis<I>(w.kernel_w, w.stride_w, w.pad_w, w.dilation_w),
+                             Divider<I>(groups),
+                             Divider<I>(cells_w),
+                             Divider<I>(cells_h),
+                             rows * groups};
     return launch(kernel, ceil_div<int64_t>(p.items, kPoolThreads), kPoolThreads, stream, p);
   };
   const int64_t pairs_h = ceil_div<int64_t>(s.height, 2), pairs_w = ceil_div<int64_t>(s.width, 2);
   const bool aligned = channels_aligned<T, kLanes>(op.map, op.values, op.record, s);
   if (op.window.is_2x2() && s.inner == 1) {
-    constexpr int kWindows = kRowWindows<T>;
-    const int64_t groups = ceil_div<int64_t>(s.width, 2 * kWindows);
-    const auto kernel = rows_aligned<T, kWindows>(op.map, op.values, s)
-                            ? scatter_rows_kernel<T, I, kCombine, true>
-                            : scatter_rows_kernel<T, I, kCombine, false>;
-    return start(kernel, pairs_h, 1, groups, s.outer * pairs_h);
+    const auto start_rows = [&](auto is_aligned) {
+      constexpr bool kAligned = decltype(is_aligned)::value;
+      return start(scatter_rows_kernel<T, I, kCombine, kAligned>, pairs_h, 1,
+                   ceil_div<int64_t>(s.width, 2 * kRowWindows<T, kAligned>), s.outer * pairs_h);
+    };
+    return rows_aligned<T, kRowWindows<T, true>>(op.map, op.values, s)
+               ? start_rows(std::true_type{})
+               : start_rows(std::false_type{});
   }
   if (op.window.is_2x2()) {
     const auto kernel = aligned ? scatter_channels_kernel<T, I, kCombine, kLanes>
@@ -503,43 +623,41 @@ cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
     return start(kernel, pairs_h, pairs_w, s.inner / (aligned ? kLanes : 1),
                  s.outer * pairs_h * pairs_w);
   }
-  const auto any = [&](auto wide, auto single) {
-    return start(aligned ? wide : single, s.height, s.width, s.inner / (aligned ? kLanes : 1),
-                 s.outer * s.height * s.width);
+  const auto any = [&] {
+    return start(aligned ? scatter_any_kernel<T, I, kCombine, kLanes>
+                         : scatter_any_kernel<T, I, kCombine, 1>,
+                 s.height, s.width, s.inner / (aligned ? kLanes : 1), s.outer * s.height * s.width);
   };
   if constexpr (kLanes != kIndexLanes) {
-    const auto other = [&] {
-      return any(scatter_any_kernel<T, I, kCombine, kLanes, false>,
-                 scatter_any_kernel<T, I, kCombine, 1, false>);
-    };
     if constexpr (kCombine == Combine::last) {
-      return other();
+      return any();
     } else {
-      if (s.inner > 1 && !aligned) return other();
+      if (s.inner > 1 && !aligned) return any();
       return with_known_window(
           op.window,
           [&](auto known) {
             using W = decltype(known);
             const int64_t cells_h = ceil_div<int64_t>(s.height, W::kStride);
             const int64_t cells_w = ceil_div<int64_t>(s.width, W::kStride);
-            if (s.inner == 1) {
-              columns = columns_aligned<T>(op.map, op.values, op.record, s, W::kStride);
-              return start(scatter_known_rows_kernel<T, I, W>, cells_h, 1,
-                           ceil_div<int64_t>(s.width, kVec16<T>), s.outer * cells_h);
+            if (s.inner > 1) {
+              const int64_t patches_h = W::tiles(cells_h, kKnownCells<W>);
+              const int64_t patches_w = W::tiles(cells_w, kKnownCells<W>);
+              return start(scatter_known_channels_kernel<T, I, W>, patches_h, patches_w,
+                           s.inner / kLanes, s.outer * patches_h * patches_w);
             }
-            const int64_t patches_h = ceil_div<int64_t>(cells_h, kKnownCells<W>);
-            const int64_t patches_w = ceil_div<int64_t>(cells_w, kKnownCells<W>);
-            return start(scatter_known_channels_kernel<T, I, W>, patches_h, patches_w,
-                         s.inner / kLanes, s.outer * patches_h * patches_w);
+            if constexpr (W::kWindowPerCell) {
+              if (columns_aligned<T>(op.map, op.values, op.record, s, W::kStride)) {
+                return start(scatter_known_rows_kernel<T, I, W>, cells_h, 1, s.width / kVec16<T>,
+                             s.outer * cells_h);
+              }
+            }
+            const int64_t tiles = W::tiles(cells_h, kColumnCells<W>);
+            return start(scatter_known_columns_kernel<T, I, W>, tiles, 1, cells_w, s.outer * tiles);
           },
-          other);
+          any);
     }
   } else if constexpr (kCombine == Combine::sum) {
-    return KnownWindow<3, 2, 1>::is(op.window)
-               ? any(scatter_any_kernel<T, I, kCombine, kLanes, true>,
-                     scatter_any_kernel<T, I, kCombine, 1, true>)
-               : any(scatter_any_kernel<T, I, kCombine, kLanes, false>,
-                     scatter_any_kernel<T, I, kCombine, 1, false>);
+    return any();
   } else {
     return cudaErrorInvalidConfiguration;  // unpooling by indices asks for 2x2 windows alone
   }
