@@ -34,15 +34,20 @@ def slug(device: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", device.lower().replace("(r)", "")).strip("-")
 
 
-def merge(folder: Path, new: Results) -> Results:
+def merge(folder: Path, *new: Results) -> Results:
     """The rows of ``folder`` replaced and joined by those of ``new``, in the order of the suite."""
     path = folder / "bench.json"
     old = Results.read(path) if path.exists() else Results({}, "")
-    rows = {row.cell: row for row in (*old.rows, *new.rows)}
-    commands = [*filter(None, old.command.split("; ")), *new.command.split("; ")]
-    command = "; ".join(dict.fromkeys(commands))
-    ordered = in_suite_order(rows.values())
-    return Results(new.machine, command, ordered, new.failed, old.models | new.models)
+    both = (old, *new)
+    rows = {row.cell: row for results in both for row in results.rows}
+    commands = [command for results in both for command in results.command.split("; ") if command]
+    return Results(
+        new[-1].machine,
+        "; ".join(dict.fromkeys(commands)),
+        in_suite_order(rows.values()),
+        [line for results in new for line in results.failed],
+        {name: of for results in both for name, of in results.models.items()},
+    )
 
 
 #: Rows that the README and the pictures leave out: more of the same.
@@ -52,7 +57,7 @@ LEFT_OUT = ("3x3/s1", "5x5", "C=19")
 def chosen(rows: list[Row]) -> list[Row]:
     """What the README and the pictures show: ops on large maps, in the type most trained in."""
     rows = [row for row in rows if not any(word in row.op for word in LEFT_OUT)] or rows
-    on_gpu = rows[0].threads is None
+    on_gpu = any(row.threads is None for row in rows)
     size, dtype = ("huge", "bfloat16") if on_gpu else ("large", "float32")
     threads = max((row.threads or 0 for row in rows), default=0) or None
     some = [row for row in rows if (row.size, row.dtype, row.threads) == (size, dtype, threads)]
@@ -65,6 +70,19 @@ def page(results: Results) -> str:
     facts = [f"- {key}: {value}" for key, value in machine.items() if value not in (None, True)]
     lost = sum(row.loses for row in results.rows)
     unsettled = sum(not row.settled for row in results.rows)
+    ops = [
+        "![times as fast as eager PyTorch](speedup.png)",
+        "",
+        "![per cent of the floor](floor.png)",
+        "",
+        "![peak memory of a call](memory.png)",
+        "",
+        f"{len(results.rows)} rows, of which {lost} lose against PyTorch, eager or compiled "
+        f"(in bold), and {unsettled} did not settle within 10 % (~). See [how to read "
+        "them](../../README.md).",
+        "",
+        markdown(results.rows),
+    ]
     return "\n".join(
         [
             f"# {machine['device']}",
@@ -72,17 +90,7 @@ def page(results: Results) -> str:
             *facts,
             f"- command: `{results.command}`",
             "",
-            "![times as fast as eager PyTorch](speedup.png)",
-            "",
-            "![per cent of the floor](floor.png)",
-            "",
-            "![peak memory of a call](memory.png)",
-            "",
-            f"{len(results.rows)} rows, of which {lost} lose against PyTorch, eager or compiled "
-            f"(in bold), and {unsettled} did not settle within 10 % (~). See [how to read "
-            "them](../../README.md).",
-            "",
-            markdown(results.rows),
+            *(ops if results.rows else []),
             *(models.markdown(name, rows) for name, rows in results.models.items()),
             *(f"- FAILED {line}" for line in results.failed),
         ]
@@ -120,16 +128,21 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path, help="bench.json of segfast bench")
     parser.add_argument("--readme", action="store_true", help="also put the last one in README.md")
     arguments = parser.parse_args()
+    machines: dict[Path, list[Results]] = {}
     for path in arguments.files:
         new = Results.read(path)
         folder = RESULTS / slug(new.machine["device"])
-        results = merge(folder, new)
+        machines[folder] = [*machines.pop(folder, []), new]  # the last file's machine comes last
+        print(f"{path}: {len(new.rows)} rows, {len(new.models)} models")
+    for folder, files in machines.items():
+        results = merge(folder, *files)
         results.write(folder / "bench.json")
         write_text(folder / "README.md", page(results))
-        draw_speedup(folder / "speedup.png", results.machine, chosen(results.rows))
-        draw_floor(folder / "floor.png", results.machine, chosen(results.rows))
-        draw_memory(folder / "memory.png", results.machine, chosen(results.rows))
-        print(f"{path}: {len(new.rows)} rows, now {len(results.rows)} in {folder}")
+        if rows := chosen(results.rows):
+            draw_speedup(folder / "speedup.png", results.machine, rows)
+            draw_floor(folder / "floor.png", results.machine, rows)
+            draw_memory(folder / "memory.png", results.machine, rows)
+        print(f"{folder}: now {len(results.rows)} rows, {len(results.models)} models")
     if arguments.readme:
         readme = ROOT / "README.md"
         write_text(readme, mend_readme(readme.read_text(encoding="utf-8"), results, folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,10 @@ from segfast._extension import C
 def pytest_configure(config: pytest.Config) -> None:
     if C is None:
         raise pytest.UsageError("the tests need the compiled kernels: pip install -e . first")
+    # Beside other workers of pytest-xdist: a share of the cores, but two threads, so that kernels
+    # are split.
+    if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+        torch.set_num_threads(max(2, torch.get_num_threads() // workers))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from segfast.bench.cases import Case, Comparison
 from segfast.bench.libraries import library_cases
 from segfast.bench.losses import loss_cases
 from segfast.bench.memory import peak_bytes
+from segfast.bench.models import ModelRow
 from segfast.bench.ops import op_cases
 from segfast.bench.report import compact_markdown, draw_floor, draw_memory, draw_speedup
 from segfast.bench.results import Results
@@ -151,6 +153,42 @@ def test_report_merges_and_keeps_losing_rows(tmp_path: Path) -> None:
     ]
     page = report.page(merged)
     assert "2 rows, of which 1 lose" in page and "**0.50x**" in page and "| 3.00x |" in page
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_files_come_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: tuple[int, ...]
+) -> None:
+    """Files of single ops, and of models alone: what one lacks or failed at, all of them tell."""
+    machine = {"device": "Some CPU", "threads": 2, "segfast": "0", "torch": "2"}
+    model = ModelRow("inference", "segfast's layers", 9.0, 1.5, True, 4.0)
+    files = [
+        Results(machine, "bench", [_row("large", 2.0)], ["what failed"]),
+        Results(machine, "compile", [_row("middle", 3.0)]),
+        Results(machine, "models", models={"segnet": [model]}),
+    ]
+    for number, results in enumerate(files):
+        results.write(tmp_path / f"{number}.json")
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["report.py", *(str(tmp_path / f"{i}.json") for i in order)])
+    assert report.main() == 0
+    merged = Results.read(tmp_path / "some-cpu" / "bench.json")
+    assert [row.size for row in merged.rows] == ["large", "middle"]
+    assert merged.failed == ["what failed"] and merged.models == {"segnet": [model]}
+    page = (tmp_path / "some-cpu" / "README.md").read_text()
+    assert "2 rows, of which 0 lose" in page and "FAILED what failed" in page and "segnet" in page
+    assert (tmp_path / "some-cpu" / "speedup.png").exists()
+
+
+def test_a_report_of_models_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = {"device": "Some CPU", "threads": 2, "segfast": "0", "torch": "2"}
+    model = ModelRow("inference", "segfast's layers", 9.0, 1.5, True, 4.0)
+    Results(machine, "models", models={"segnet": [model]}).write(tmp_path / "models.json")
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path / "models.json")])
+    assert report.main() == 0
+    page = (tmp_path / "some-cpu" / "README.md").read_text()
+    assert "segnet" in page and "rows, of which" not in page and ".png" not in page
 
 
 def test_merged_rows_stand_in_the_order_of_the_suite(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,25 +111,31 @@ def without_spectral_norm(theirs: nn.Module, ours: nn.Module) -> None:
             parametrize.remove_parametrizations(getattr(mine, name), "weight")
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        "convnext_atto",  # four maps, the finest at a quarter; a stem that timm renames
-        "mobilenetv3_small_050",  # five maps
-        "vgg11_bn",  # six maps, the finest as large as the image
-    ],
-)
+@pytest.fixture(scope="module")
 def timm_encoder(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, nn.Module, Path]:
-    """Its name, timm's model, and that one's weights in a file (500 MB of them in vgg11_bn)."""
+    """Its name, timm's model, and that one's weights in a file."""
     trained = pytest.importorskip("timm").create_model(request.param)
     weights = tmp_path_factory.mktemp("timm") / "trained.pth"
     torch.save(trained.state_dict(), weights)
     return request.param, trained.eval(), weights
 
 
-@pytest.mark.parametrize("name", ["unet", "dynamic_unet", "fcn8s"])
+TIMM_ENCODERS = [
+    "convnext_atto",  # four maps, the finest at a quarter; a stem that timm renames
+    "mobilenetv3_small_050",  # five maps
+    "darknet17",  # six maps, the finest as large as the image
+]
+HEADS = ["unet", "dynamic_unet", "fcn8s"]
+
+
+@pytest.mark.parametrize(
+    ("timm_encoder", "name"),
+    # 500 MB of weights, most of them a classifier's convolutions: once will do.
+    [*itertools.product(TIMM_ENCODERS, HEADS), ("vgg11_bn", "unet")],
+    indirect=["timm_encoder"],
+)
 def test_timm_encoders(timm_encoder: tuple[str, nn.Module, Path], name: str) -> None:
     encoder, trained, weights = timm_encoder
     model = create_model(name, 2, 3, encoder=encoder, encoder_weights=weights).eval()

@@ -397,6 +397,31 @@ def test_the_twin_refuses_the_same(
         twin.overlap_stats(logits, target, None, None, None, bool(mode), None, 1, 0.0, 0.0, False)
 
 
+@pytest.mark.parametrize("weights_too", [False, True])
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_vmap_with_pixel_weights(device: torch.device, sigmoid: bool, weights_too: bool) -> None:
+    """Sums and gradients of each example, with a map of weights for each, or one for all."""
+    examples, shape = 3, (2, 4, 5, 3)
+    logits = torch.randn(examples, *shape, device=device)
+    labels = torch.randint(4, (examples, 2, 5, 3), device=device)
+    weights = torch.rand(examples if weights_too else 1, 2, 5, 3, device=device)
+
+    def loss(z: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        mode = "multilabel" if sigmoid else "multiclass"
+        return F.overlap_stats(z, y, mode, pixel_weight=w).cross_entropy.sum()
+
+    dims = (0, 0, 0 if weights_too else None)
+    given = weights if weights_too else weights[0]
+    values = torch.vmap(loss, dims)(logits, labels, given)
+    grads = torch.vmap(torch.func.grad(loss), dims)(logits, labels, given)
+    for i in range(examples):
+        z, w = logits[i].clone().requires_grad_(), weights[i if weights_too else 0]
+        expected = loss(z, labels[i], w)
+        torch.testing.assert_close(values[i], expected, rtol=0, atol=0)
+        (grad,) = torch.autograd.grad(expected, z)
+        torch.testing.assert_close(grads[i], grad, rtol=0, atol=0)
+
+
 def random_problem(seed: int) -> tuple[Tensor, Tensor, bool, int | None, dict[str, Any]]:
     """Logits, target, whether sigmoid, ignore_index and options: all of them drawn, so that they
     meet in every combination, with 1 to 256 classes in 1 to 3 dimensions."""

@@ -62,11 +62,6 @@ inline at::MemoryFormat format_of(const at::Tensor& tensor) {
   return tensor.dim() == 4 ? tensor.suggest_memory_format() : at::MemoryFormat::Contiguous;
 }
 
-// The values of a lazily conjugated or negated view, which its memory does not hold.
-inline at::Tensor resolved(const at::Tensor& tensor) {
-  return tensor.is_conj() || tensor.is_neg() ? tensor.resolve_conj().resolve_neg() : tensor;
-}
-
 // Fresh memory costs a page fault for every 4 KB that a kernel first touches, which takes longer
 // than the kernel. Linux gives 2 MB at a fault where it is asked to.
 inline void ask_for_huge_pages(void* memory, size_t bytes) {

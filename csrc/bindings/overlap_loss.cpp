@@ -152,8 +152,8 @@ struct OverlapLossBackward : torch::autograd::Node {
   }
 
   torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override {
-    const at::Tensor& grad = grads[0];
-    if (!grad.defined()) return {at::Tensor()};
+    if (!grads[0].defined()) return {at::Tensor()};
+    const at::Tensor grad = grads[0].resolve_neg();
     std::unique_lock<std::mutex> lock(mutex_);
     const at::Tensor z = logits.unpack(), t = target.unpack(), weight = class_weight.unpack(),
                      positive = pos_weight.unpack(), pixel = pixel_weight.unpack();
@@ -180,8 +180,7 @@ struct OverlapLossBackward : torch::autograd::Node {
                   .cast<at::Tensor>()};
     }
     const OverlapInputs inputs(z, t, class_numbers, positives, pixels, options);
-    const at::Tensor scale =
-        resolved(grad).contiguous();  // of the loss's type, as autograd sees to
+    const at::Tensor scale = grad.contiguous();  // of the loss's type, as autograd sees to
     OverlapStatsBackwardParams p{};
     p.grad_intersection = by.by_intersection();
     p.grad_probability = by.by_probability();
@@ -217,6 +216,7 @@ bool unpack_plain(const pybind11::handle (&objects)[kCount], at::Tensor (&tensor
     if (objects[i].is_none()) continue;
     if (!THPVariable_CheckExact(objects[i].ptr())) return false;
     tensors[i] = THPVariable_Unpack(objects[i].ptr());
+    if (tensors[i].is_neg()) tensors[i] = tensors[i].resolve_neg();
     if (!is_plain(tensors[i])) return false;
     if (is_dual(tensors[i]) || (i > 0 && needs_grad(tensors[i]))) return false;
   }

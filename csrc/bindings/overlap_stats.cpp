@@ -57,7 +57,7 @@ at::Tensor overlap_stats_backward(
     TORCH_CHECK_VALUE(grad->sizes() == at::IntArrayRef(sizes), name, " must have shape ",
                       at::IntArrayRef(sizes), ", got ", grad->sizes());
     check_same_device(*grad, name, logits, "logits");
-    return resolved(grad->to(at::kDouble)).contiguous();
+    return grad->to(at::kDouble).contiguous();
   };
   const at::Tensor intersection = gradient(grad_intersection, "grad_intersection", true);
   const at::Tensor probability = gradient(grad_probability, "grad_probability", true);

@@ -34,7 +34,7 @@ inline at::Tensor checked_weight(const OptionalTensor& weight, const char* name,
                    weight->scalar_type());
   TORCH_CHECK_VALUE(weight->sizes() == sizes, name, " must have shape ", sizes, ", got ",
                     weight->sizes());
-  return resolved(weight->to(type)).contiguous();
+  return weight->to(type).contiguous();
 }
 
 // [C], or one number for all classes.
@@ -98,8 +98,8 @@ struct OverlapInputs {
     TORCH_CHECK_VALUE(in.sigmoid || !pos_weight_any.has_value(),
                       "pos_weight is for sigmoid modes; use class_weight with softmax");
 
-    logits = resolved(logits_any).contiguous(format);
-    target = resolved(target_any).contiguous(in.dense ? format : at::MemoryFormat::Contiguous);
+    logits = logits_any.contiguous(format);
+    target = target_any.contiguous(in.dense ? format : at::MemoryFormat::Contiguous);
     class_weight = class_numbers(class_weight_any, "class_weight", logits);
     pos_weight = class_numbers(pos_weight_any, "pos_weight", logits);
     pixel_weight = checked_weight(pixel_weight_any, "pixel_weight", logits, map_sizes,

@@ -28,7 +28,7 @@ PixelShuffleParams make_params(const at::Tensor& source, const at::Tensor& desti
 at::Tensor pixel_shuffle(const at::Tensor& input_any, int64_t upscale_factor) {
   const auto sizes = fine_sizes(input_any, upscale_factor, "pixel_shuffle");
   const at::MemoryFormat format = format_of(input_any);
-  const at::Tensor input = resolved(input_any).contiguous(format);
+  const at::Tensor input = input_any.contiguous(format);
   at::Tensor output = empty(sizes, input.options(), format);
   const auto p = make_params(input, output, input, output, upscale_factor, format);
   if (input.numel() > 0) SEGFAST_RUN(pixel_shuffle, p, input, input.nbytes());
@@ -38,7 +38,7 @@ at::Tensor pixel_shuffle(const at::Tensor& input_any, int64_t upscale_factor) {
 at::Tensor pixel_unshuffle(const at::Tensor& input_any, int64_t downscale_factor) {
   const auto sizes = coarse_sizes(input_any, downscale_factor, "pixel_unshuffle");
   const at::MemoryFormat format = format_of(input_any);
-  const at::Tensor input = resolved(input_any).contiguous(format);
+  const at::Tensor input = input_any.contiguous(format);
   at::Tensor output = empty(sizes, input.options(), format);
   const auto p = make_params(input, output, output, input, downscale_factor, format);
   if (input.numel() > 0) SEGFAST_RUN(pixel_unshuffle, p, input, input.nbytes());

@@ -8,14 +8,14 @@
 namespace segfast {
 
 // What a tensor may be for the dispatcher to have nothing to add. Not in it: tensors of
-// __torch_dispatch__, vmap, torch.func, functionalization, other layouts, zeros without memory.
+// __torch_dispatch__, vmap, torch.func, functionalization, other layouts, zeros without memory, and
+// lazily conjugated or negated views, whose memory does not hold their values.
 inline constexpr c10::DispatchKeySet kPlainTensor =
     c10::DispatchKeySet({c10::DispatchKey::CPU, c10::DispatchKey::AutogradCPU,
 #ifdef SEGFAST_WITH_CUDA
                          c10::DispatchKey::CUDA, c10::DispatchKey::AutogradCUDA,
 #endif
-                         c10::DispatchKey::ADInplaceOrView, c10::DispatchKey::Conjugate,
-                         c10::DispatchKey::Negative}) |
+                         c10::DispatchKey::ADInplaceOrView}) |
     c10::autocast_dispatch_keyset;
 
 inline bool has_only(c10::DispatchKeySet keys, c10::DispatchKeySet known) {

@@ -60,7 +60,7 @@ at::Tensor upsample(const at::Tensor& input_any, Activation activation, at::Tens
   p.activation = activation;
   const at::MemoryFormat format =
       activation == Activation::masked ? format_of_mask(*mask, input_any) : format_of(input_any);
-  const at::Tensor input = resolved(input_any).contiguous(format);
+  const at::Tensor input = input_any.contiguous(format);
   at::Tensor output = empty(sizes, input.options(), format);
   set_shape(p, input, output, factor, blur, format);
   if (activation == Activation::masked) {
@@ -100,7 +100,7 @@ at::Tensor subpixel_upsample_backward(const at::Tensor& grad_any,
   const auto sizes = coarse_sizes(grad_any, upscale_factor, "subpixel_upsample_backward");
   const at::MemoryFormat format =
       mask_any.has_value() ? format_of_mask(*mask_any, grad_any) : format_of(grad_any);
-  const at::Tensor grad = resolved(grad_any).contiguous(format);
+  const at::Tensor grad = grad_any.contiguous(format);
   at::Tensor grad_input = empty(sizes, grad.options(), format);
   SubpixelUpsampleBackwardParams p;
   set_shape(p, grad_input, grad, upscale_factor, blur, format);

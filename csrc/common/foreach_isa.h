@@ -24,11 +24,16 @@
 #define SEGFAST_ISA_AVX2 1
 #include SEGFAST_ISA_FILE
 #undef SEGFAST_ISA
+#undef SEGFAST_ISA_AVX2
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
 #pragma GCC pop_options
 #endif
+
+#endif  // SEGFAST_X86_VARIANTS
+
+#if SEGFAST_AVX512_VARIANT
 
 #if defined(__clang__)
 #pragma clang attribute push(                                                             \
@@ -40,6 +45,7 @@
 #pragma GCC target("prefer-vector-width=512")
 #endif
 #define SEGFAST_ISA isa_avx512
+#define SEGFAST_ISA_AVX2 1
 #define SEGFAST_ISA_AVX512 1
 #include SEGFAST_ISA_FILE
 #undef SEGFAST_ISA
@@ -51,4 +57,10 @@
 #pragma GCC pop_options
 #endif
 
-#endif  // SEGFAST_X86_VARIANTS
+#elif SEGFAST_X86_VARIANTS
+
+namespace segfast {
+namespace isa_avx512 = isa_avx2;  // never chosen
+}
+
+#endif  // SEGFAST_AVX512_VARIANT

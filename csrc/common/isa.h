@@ -10,6 +10,12 @@
 #else
 #define SEGFAST_X86_VARIANTS 0
 #endif
+// SEGFAST_NO_AVX512 leaves that variant out, for tests on a machine that could not run it.
+#if SEGFAST_X86_VARIANTS && !defined(SEGFAST_NO_AVX512)
+#define SEGFAST_AVX512_VARIANT 1
+#else
+#define SEGFAST_AVX512_VARIANT 0
+#endif
 
 namespace segfast {
 

@@ -2,51 +2,12 @@
 // program, each instance of a template by itself, that have not been launched.
 #pragma once
 
-#if defined(__linux__)
-#include <cxxabi.h>
-#include <elf.h>
-#include <link.h>
-#endif
-
-#include <cstdlib>
-#include <fstream>
-#include <iterator>
-#include <memory>
-#include <regex>
 #include <string>
 #include <vector>
-
-#include "common/launch.h"
 
 namespace segfast::test {
 
 // By the program's table of symbols, so on Linux alone; empty elsewhere.
-inline std::vector<std::string> kernels_not_run() {
-  std::vector<std::string> names;
-#if defined(__linux__)
-  std::ifstream file("/proc/self/exe", std::ios::binary);
-  const std::string program{std::istreambuf_iterator<char>(file), {}};
-  const auto at = [&](size_t offset) { return program.data() + offset; };
-  const auto& header = *reinterpret_cast<const ElfW(Ehdr)*>(at(0));
-  const auto* sections = reinterpret_cast<const ElfW(Shdr)*>(at(header.e_shoff));
-  // Kernels, and no other function, end so and take one struct of parameters.
-  const std::regex kernel(R"(.*_kernel(<.*>)?\([\w:() ]*Params(<.*>)?\))");
-  for (int s = 0; s < header.e_shnum; ++s) {
-    if (sections[s].sh_type != SHT_SYMTAB) continue;
-    const char* strings = at(sections[sections[s].sh_link].sh_offset);
-    const auto* symbols = reinterpret_cast<const ElfW(Sym)*>(at(sections[s].sh_offset));
-    for (size_t i = 0; i < sections[s].sh_size / sizeof *symbols; ++i) {
-      if ((symbols[i].st_info & 0xf) != STT_FUNC) continue;
-      const std::unique_ptr<char, void (*)(void*)> text(
-          abi::__cxa_demangle(strings + symbols[i].st_name, nullptr, nullptr, nullptr), std::free);
-      if (text == nullptr || !std::regex_match(text.get(), kernel)) continue;
-      const auto address =
-          reinterpret_cast<const void*>(_r_debug.r_map->l_addr + symbols[i].st_value);
-      if (host_run::kernels_run().count(address) == 0) names.push_back(text.get());
-    }
-  }
-#endif
-  return names;
-}
+std::vector<std::string> kernels_not_run();
 
 }  // namespace segfast::test

@@ -62,6 +62,14 @@ const Options kOptions[] = {
     {"sigmoid, minimum", true, true, true, 1, 0, 0, true, false, false, false, true},
 };
 
+// Whether no option before has such a target.
+bool first_of_its_kind(const Options& o) {
+  const Options* like = std::find_if(std::begin(kOptions), std::end(kOptions), [&](const auto& x) {
+    return x.sigmoid == o.sigmoid && x.dense == o.dense && x.soft == o.soft;
+  });
+  return like == &o;
+}
+
 // A launch's data, and the sums and gradient that the definitions give.
 template <typename T>
 struct Problem {
@@ -442,6 +450,8 @@ void test_overlap_stats(Backend backend) {
   int turn = 0;  // label types and alignments in turn
   for (const StatsCase& c : kCases) {
     for (const Options& o : kOptions) {
+      // How many chunks are added up does not depend on what was computed of a pixel.
+      if (c.S > 10000 && !first_of_its_kind(o)) continue;
       for (bool channels_last : {false, true}) {
         for_each_type([&](auto tag) {
           using T = typename decltype(tag)::type;
