@@ -101,6 +101,16 @@ def test_bad_threshold() -> None:
         F.confusion_matrix(L[:, :1], Y, 2, threshold=1.0)
 
 
+def test_vmap_of_matrices_per_image(device: torch.device) -> None:
+    logits = torch.randn(4, 2, 3, 5, 6, device=device)
+    target = torch.randint(3, (4, 2, 5, 6), device=device)
+    matrices = torch.vmap(lambda x, y: F.confusion_matrix(x, y, 3, per_image=True))(logits, target)
+    each = [
+        F.confusion_matrix(x, y, 3, per_image=True) for x, y in zip(logits, target, strict=True)
+    ]
+    assert torch.equal(matrices, torch.stack(each))
+
+
 class TestOp(OpTester):
     op = staticmethod(F.confusion_matrix)
     overloads = ("confusion_matrix",)

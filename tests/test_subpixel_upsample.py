@@ -113,6 +113,23 @@ def test_negative_zero_and_nan_are_torchs(device: torch.device) -> None:
             assert torch.equal(actual.signbit(), expected.signbit())
 
 
+@pytest.mark.parametrize(("relu", "blur"), MODES)
+def test_forward_mode_of_what_also_requires_grad(
+    device: torch.device, relu: bool, blur: bool
+) -> None:
+    """Both derivatives of one call: the mask is kept for the one and used by the other."""
+    input, tangent = torch.randn(2, 2, 8, 3, 5, dtype=torch.float64, device=device)
+    _, expected = torch.func.jvp(lambda x: torch_layers(x, 2, relu, blur), (input,), (tangent,))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(input.requires_grad_(), tangent)
+        output = F.subpixel_upsample(dual, 2, relu, blur)
+        actual = torch.autograd.forward_ad.unpack_dual(output).tangent
+    torch.testing.assert_close(actual, expected)
+    (grad,) = torch.autograd.grad(output.sin().sum(), input)
+    (theirs,) = torch.autograd.grad(torch_layers(input, 2, relu, blur).sin().sum(), input)
+    torch.testing.assert_close(grad, theirs)
+
+
 class TestSubpixelUpsample(OpTester):
     op = F.subpixel_upsample
     overloads = (
