@@ -69,6 +69,20 @@ def _pooled(kernel: int, stride: int, *shape: int) -> tuple[torch.Tensor, torch.
     return torch.randn(indices.shape, dtype=torch.float64), indices
 
 
+def test_second_derivative_by_foreign_indices(device: torch.device) -> None:
+    """Indices that no window covers, as no pooling of this window gives them."""
+    input = torch.randn(2, 3, 3, 4, dtype=torch.float64, device=device)
+    indices = torch.stack([torch.randperm(48)[:12] for _ in range(6)]).view(2, 3, 3, 4).to(device)
+    found = []
+    for unpool in (F.max_unpool2d, torch.nn.functional.max_unpool2d):
+        x = input.clone().requires_grad_()
+        slope = torch.linspace(-1, 1, 288, dtype=torch.float64, device=device)
+        slope = slope.view(2, 3, 6, 8).requires_grad_()
+        (grad,) = torch.autograd.grad(unpool(x, indices, 2), x, slope, create_graph=True)
+        found.append(torch.autograd.grad(grad.sin().sum(), slope)[0])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
 class TestMaxUnpool2d(OpTester):
     op = F.max_unpool2d
     overloads = ("max_unpool2d", "max_unpool2d_backward")

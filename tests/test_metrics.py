@@ -497,3 +497,12 @@ def test_bad_input_of_updates() -> None:
         MeanIoU(3, smooth=-1.0)
     with pytest.raises(ValueError, match="threshold must lie between 0 and 1"):
         MeanIoU(mode="binary", threshold=1.5).update(logits[:, :1], labels)
+
+
+@pytest.mark.parametrize("normalize", ["true", "pred", "all"])
+def test_shares_of_a_single_pixel(normalize: str) -> None:
+    matrix = ConfusionMatrix(3, normalize=normalize)
+    matrix.update(torch.tensor([[1]]), torch.tensor([[2]]))
+    expected = torch.zeros(3, 3, dtype=torch.float64)
+    expected[2, 1] = 1.0
+    assert torch.equal(matrix.compute(), expected)
