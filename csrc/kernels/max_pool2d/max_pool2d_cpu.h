@@ -6,6 +6,10 @@
 //   contiguous fp32 6.7 -> 21; bf16 1.8 -> 32; channels_last bf16 1.8 -> 2.2
 //   3x3, stride 2: contiguous fp32 6.5 -> 15, bf16 3.8 -> 17; channels_last fp32 1.1 -> 1.8 (with
 //   the prefetch to the second-level cache; 1.0 without it)
+// Microseconds of 2x2 windows of [1, 64, 64, 64] with codes (one thread of a Zen 3, AVX2), by
+// pairs, with NaN looked for once a row:
+//   contiguous fp32 101 -> 49, bf16 101 -> 45, fp16 105 -> 60; channels_last 42 -> 34, 49 -> 39, 45
+//   -> 36. A row takes 7 ns beside its windows.
 #include "common/lanes.h"
 #include "common/lanes_math.h"
 #include "kernels/pool_codes/pool_lanes.h"
