@@ -12,6 +12,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SETUP := $(VENV)/.segfast
 ORIGINALS := $(VENV)/.originals
 BUILD := segfast/_build_info.json
+# Ninja shares no jobs with make.
+ALONE := env -u MAKEFLAGS
 
 # Without a GPU in sight, one architecture is enough to prove that the CUDA code compiles.
 ifeq ($(shell nvidia-smi -L 2>/dev/null),)
@@ -41,8 +43,8 @@ nightly: $(ORIGINALS)
 # those for CUDA, run on the CPU.
 ctest: export PATH := $(CURDIR)/$(BIN):$(PATH)
 ctest: $(SETUP)
-	cmake --preset plain && cmake --build --preset plain && ctest --preset plain -LE cuda
-	cmake --preset sanitize && cmake --build --preset sanitize && ctest --preset sanitize
+	cmake --preset plain && $(ALONE) cmake --build --preset plain && ctest --preset plain -LE cuda
+	cmake --preset sanitize && $(ALONE) cmake --build --preset sanitize && ctest --preset sanitize
 
 # Some minutes; `pytest benchmarks` runs every cell.
 bench: $(BUILD)

@@ -61,7 +61,7 @@ SEGFAST_LANES auto either_nan(V x, V y) {
 }
 #endif
 
-// Whether any bit of a comparison's result is set.
+// Whether any bit is set.
 template <typename Mask>
 SEGFAST_LANES bool any_lane(Mask mask) {
 #if defined(SEGFAST_ISA_AVX512)
@@ -69,7 +69,7 @@ SEGFAST_LANES bool any_lane(Mask mask) {
 #elif defined(SEGFAST_ISA_AVX2)
   return _mm256_testz_si256((__m256i)mask, (__m256i)mask) == 0;
 #elif defined(__x86_64__)
-  return _mm_movemask_epi8((__m128i)mask) != 0;
+  return _mm_movemask_epi8(_mm_cmpeq_epi32((__m128i)mask, _mm_setzero_si128())) != 0xffff;
 #else
   int64_t any = 0;
   for (unsigned k = 0; k < sizeof mask / sizeof mask[0]; ++k) any |= mask[k];
