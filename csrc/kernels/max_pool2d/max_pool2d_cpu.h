@@ -55,6 +55,30 @@ struct BestOfFour {
   }
 };
 
+// 2x2 windows inside the map: neighbours in a row, or the channels of one.
+template <typename T>
+struct WindowsOfRow {
+  const T *upper, *lower;
+  int64_t next;  // the next rows but one of windows, from there
+
+  SEGFAST_LANES BestOfFour<T> pool(int at) const {
+    prefetch_pairs(upper + next + 2 * at, lower + next + 2 * at);
+    const Pair<T> a = load_pairs(upper + 2 * at), b = load_pairs(lower + 2 * at);
+    return {a.even, a.odd, b.even, b.odd};
+  }
+};
+template <typename T>
+struct ChannelsOfWindow {
+  const T *upper, *lower;
+  int64_t right;
+
+  SEGFAST_LANES BestOfFour<T> pool(int at) const {
+    const T *const a = upper + at, *const c = lower + at;
+    prefetch_quad(a + 2 * right, c + 2 * right, right);
+    return {load_lanes(a), load_lanes(a + right), load_lanes(c), load_lanes(c + right)};
+  }
+};
+
 // A tap of a window that lies inside the map.
 struct SeenTap {
   int64_t offset;  // from the window's origin, in elements
@@ -176,54 +200,41 @@ struct PoolRow {
     return best;
   }
 
-  // kVectors * kLanes neighbouring 2x2 windows inside the map. Returns those that hold a NaN, of
-  // which the rest is wrong.
-  template <int kVectors>
-  SEGFAST_LANES static signed_t<T> pool_pairs(const T* upper, const T* lower, T* output,
-                                              uint8_t* numbers) {
+  // kVectors vectors of 2x2 windows inside the map, from the at-th on. Returns those that hold a
+  // NaN, of which the rest is wrong.
+  template <int kVectors, typename Windows>
+  SEGFAST_LANES static signed_t<T> pool_vectors(const Windows& windows, int at, T* output,
+                                                uint8_t* numbers) {
     bits_t<T> tap[kVectors];
     signed_t<T> nan{};
     for (int v = 0; v < kVectors; ++v) {
-      const Pair<T> a = load_pairs(upper + 2 * v * kLanes<T>);
-      const Pair<T> b = load_pairs(lower + 2 * v * kLanes<T>);
-      const BestOfFour<T> best(a.even, a.odd, b.even, b.odd);
-      store_exact(output + v * kLanes<T>, best.value);
+      const BestOfFour<T> best = windows.pool(at + v * kLanes<T>);
+      store_exact(output + at + v * kLanes<T>, best.value);
       tap[v] = best.tap;
       nan |= best.nan;
     }
-    store_all_taps<kVectors>(numbers, tap);
-    return nan;
-  }
-
-  // The same of kVectors * kLanes channels of one window.
-  template <int kVectors>
-  SEGFAST_LANES static signed_t<T> pool_quads(const T* upper, const T* lower, int64_t right,
-                                              T* output, uint8_t* numbers) {
-    bits_t<T> tap[kVectors];
-    signed_t<T> nan{};
-    for (int v = 0; v < kVectors; ++v, upper += kLanes<T>, lower += kLanes<T>) {
-      for (const T* pixel : {upper, upper + right, lower, lower + right}) {
-        // Of the next window. To the second-level cache: in the first, rows a multiple of 4 KB
-        // apart drive each other out.
-        __builtin_prefetch(pixel + 2 * right, 0, 2);
-      }
-      const BestOfFour<T> best(load_lanes(upper), load_lanes(upper + right), load_lanes(lower),
-                               load_lanes(lower + right));
-      store_exact(output + v * kLanes<T>, best.value);
-      tap[v] = best.tap;
-      nan |= best.nan;
-    }
-    store_all_taps<kVectors>(numbers, tap);
-    return nan;
-  }
-
-  template <int kVectors>
-  SEGFAST_LANES static void store_all_taps(uint8_t* numbers, const bits_t<T>* tap) {
     if constexpr (kVectors == 4 && sizeof(word_t<T>) == 4) {
-      store_vector(numbers, join_bytes(tap[0], tap[1], tap[2], tap[3]));
+      store_vector(numbers + at, join_bytes(tap[0], tap[1], tap[2], tap[3]));
     } else {
-      for (int v = 0; v < kVectors; ++v) store_taps<T>(numbers + v * kLanes<T>, tap[v]);
+      for (int v = 0; v < kVectors; ++v) store_taps<T>(numbers + at + v * kLanes<T>, tap[v]);
     }
+    return nan;
+  }
+
+  // n of them, a vector at least. Whether none holds a NaN: else they are still to be pooled.
+  template <typename Windows>
+  SEGFAST_LANES bool pool_inside(const Windows& windows, int n, T* output) {
+    uint8_t* const numbers = taps;
+    signed_t<T> nan{};
+    int at = 0;
+    for (; at + kBlock * kLanes<T> <= n; at += kBlock * kLanes<T>) {
+      nan |= pool_vectors<kBlock>(windows, at, output, numbers);
+    }
+    for (; at < n; at += kLanes<T>) {
+      at = std::min(at, n - kLanes<T>);  // the last may overlap
+      nan |= pool_vectors<1>(windows, at, output, numbers);
+    }
+    return !any_lane(nan);
   }
 
   // The first of n 2x2 windows of a row, those inside the map: how many. None if they are less than
@@ -231,39 +242,9 @@ struct PoolRow {
   int pool_inside_row(int64_t o, int64_t oh, int64_t first, int n, T* output) {
     n = static_cast<int>(std::min<int64_t>(n, plan.columns.last - first));
     if (n < kLanes<T> || !plan.rows.holds(oh)) return 0;
-    const int64_t width = p.shape.width, next = 4 * width;
+    const int64_t width = p.shape.width;
     const T* const upper = plan.map.data + (o * p.shape.height + 2 * oh) * width + 2 * first;
-    const T* const lower = upper + width;
-    uint8_t* const numbers = taps;
-    signed_t<T> nan{};
-    int at = 0;
-    for (; at + kBlock * kLanes<T> <= n; at += kBlock * kLanes<T>) {
-      for (int v = 0; v < kBlock; ++v) prefetch_windows(upper + next + 2 * (at + v * kLanes<T>));
-      nan |= pool_pairs<kBlock>(upper + 2 * at, lower + 2 * at, output + at, numbers + at);
-    }
-    for (; at < n; at += kLanes<T>) {
-      at = std::min(at, n - kLanes<T>);  // the last may overlap
-      prefetch_windows(upper + next + 2 * at);
-      nan |= pool_pairs<1>(upper + 2 * at, lower + 2 * at, output + at, numbers + at);
-    }
-    return any_lane(nan) ? 0 : n;
-  }
-
-  // The same of n channels of one window.
-  bool pool_inside_pixel(const T* upper, int n, T* output) {
-    const int64_t right = p.shape.inner;
-    const T* const lower = upper + p.shape.width * right;
-    uint8_t* const numbers = taps;
-    signed_t<T> nan{};
-    int at = 0;
-    for (; at + kBlock * kLanes<T> <= n; at += kBlock * kLanes<T>) {
-      nan |= pool_quads<kBlock>(upper + at, lower + at, right, output + at, numbers + at);
-    }
-    for (; at < n; at += kLanes<T>) {
-      at = std::min(at, n - kLanes<T>);  // the last may overlap
-      nan |= pool_quads<1>(upper + at, lower + at, right, output + at, numbers + at);
-    }
-    return !any_lane(nan);
+    return pool_inside(WindowsOfRow<T>{upper, upper + width, 4 * width}, n, output) ? n : 0;
   }
 
   template <bool kInside>
@@ -454,7 +435,9 @@ struct PoolRow {
       bool done = false;
       if constexpr (k2x2) {
         const T* const upper = plan.map.data + origin + first;
-        done = inside && n >= kLanes<T> && pool_inside_pixel(upper, n, output + first);
+        done = inside && n >= kLanes<T> &&
+               pool_inside(ChannelsOfWindow<T>{upper, upper + s.width * s.inner, s.inner}, n,
+                           output + first);
       }
       if (!done) {
         const std::vector<SeenTap>& seen = inside ? plan.whole : clipped;
@@ -494,11 +477,8 @@ template <typename T, typename Tap, bool k2x2>
 void pool_rows(const MaxPool2dParams& p, int64_t begin, int64_t end) {
   const PoolPlan<T> plan(p);
   PoolRow<T, Tap, k2x2> row{plan};
-  int64_t o = begin / p.shape.pooled_height, oh = begin % p.shape.pooled_height;
-  for (int64_t item = begin; item < end; ++item) {
-    row.pool(o, oh);
-    if (++oh == p.shape.pooled_height) ++o, oh = 0;
-  }
+  MapRow at(begin, p.shape.pooled_height);
+  for (int64_t item = begin; item < end; ++item, at.next()) row.pool(at.o, at.row);
 }
 
 template <typename T>

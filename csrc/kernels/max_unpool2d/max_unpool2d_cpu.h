@@ -14,9 +14,8 @@
 //   -> 38; backward: contiguous fp32 200 -> 72, bf16 187 -> 70; channels_last fp32 198 -> 49, bf16
 //   176 -> 40
 //   backward, contiguous, indices told apart without a tile of taps: fp32 69 -> 53, bf16 67 -> 50
-//   from codes, contiguous, those of whole windows not checked row by row: fp32 57 -> 47, bf16 51
-//   ->
-//   41. Tried without gain: codes compared where they are packed, in place of a tile of taps.
+//   from codes, contiguous, those of whole windows not checked row by row: fp32 57 -> 47, bf16
+//   51 -> 41. Tried without gain: codes compared where they are packed, without a tile of taps.
 #include "common/lanes.h"
 #include "common/lanes_math.h"
 #include "kernels/pool_codes/pool_lanes.h"
@@ -72,10 +71,10 @@ inline void check_codes(const MaxUnpool2dParams& p, int64_t begin, int64_t end) 
   const PoolShape& s = p.shape;
   const bool whole = 2 * s.pooled_height <= s.height && 2 * s.pooled_width <= s.width;
   if (p.window.is_2x2() && whole) return;
-  const int64_t rows = scatter_rows_per_map(p.shape, p.window);
-  for (int64_t item = begin; item < end; ++item) {
-    const WindowRows windows(p, item % rows);
-    for (int64_t oh = windows.begin; oh < windows.end; ++oh) check_codes_row(p, item / rows, oh);
+  MapRow at(begin, scatter_rows_per_map(p.shape, p.window));
+  for (int64_t item = begin; item < end; ++item, at.next()) {
+    const WindowRows windows(p, at.row);
+    for (int64_t oh = windows.begin; oh < windows.end; ++oh) check_codes_row(p, at.o, oh);
   }
 }
 
@@ -101,15 +100,13 @@ void gather_indices(const MaxUnpool2dParams& p, const ScatterArguments& argument
   const PoolShape& s = p.shape;
   const int64_t* indices = static_cast<const int64_t*>(p.record);
   ScatterRows2x2<T> row{arguments};
-  const int64_t rows = scatter_rows_per_map(s, p.window);
-  int64_t o = begin / rows, y = begin % rows;
-  for (int64_t item = begin; item < end; ++item, ++y) {
-    if (y == rows) y = 0, ++o;
-    const WindowRows windows(p, y);
-    row.scatter(o, y);
+  MapRow at(begin, scatter_rows_per_map(s, p.window));
+  for (int64_t item = begin; item < end; ++item, at.next()) {
+    const WindowRows windows(p, at.row);
+    row.scatter(at.o, at.row);
     bool own = !row.tile.has_foreign();
     for (int64_t oh = windows.begin; own && oh < windows.end; ++oh) {
-      own = !has_clipped(s, oh) || own_clipped_indices(indices, s, p.window, o, oh);
+      own = !has_clipped(s, oh) || own_clipped_indices(indices, s, p.window, at.o, oh);
     }
     if (!own) __atomic_store_n(p.foreign, 1, __ATOMIC_RELAXED);
     if (__atomic_load_n(p.foreign, __ATOMIC_RELAXED) != 0) return;
@@ -196,15 +193,6 @@ struct GatherRow {
     }
   }
 
-  // The next two rows of windows' first elements: as in pooling, the jump over the row that is read
-  // beside this one is not foreseen.
-  SEGFAST_LANES static void prefetch_columns(const T* upper, const T* lower) {
-    for (int byte = 0; byte < 2 * kLanes<T> * static_cast<int>(sizeof(T)); byte += 64) {
-      __builtin_prefetch(reinterpret_cast<const char*>(upper) + byte, 0, 2);
-      __builtin_prefetch(reinterpret_cast<const char*>(lower) + byte, 0, 2);
-    }
-  }
-
   // A run of windows, a vector at least, that lie in the map, by their indices: as the tile tells
   // them apart, but without it.
   void gather_indices(const Run& run, int64_t upper, int64_t lower, T* out) {
@@ -219,7 +207,7 @@ struct GatherRow {
       const int at = std::min(start, n - kLanes<T>);  // the last may overlap
       const T* const above = elements.data + upper + 2 * at;
       const T* const below = elements.data + lower + 2 * at;
-      if (is_far) prefetch_columns(above + next, below + next);
+      if (is_far) prefetch_pairs(above + next, below + next);
       const auto places = from.read_places(indices + at, origin + 2 * at, 2, others);
       const WordPair<T> a = load_word_pairs(above), b = load_word_pairs(below);
       const auto is_lower = places.is_lower != 0;
@@ -237,8 +225,7 @@ struct GatherRow {
     const int64_t next = 4 * s.width;
     for (int start = 0; start < n; start += kLanes<T>) {
       const int at = n < kLanes<T> ? 0 : std::min(start, n - kLanes<T>);  // the last may overlap
-      prefetch_columns(elements.data + upper + next + 2 * at,
-                       elements.data + lower + next + 2 * at);
+      prefetch_pairs(elements.data + upper + next + 2 * at, elements.data + lower + next + 2 * at);
       const WordPair<T> a = load_columns<kExist>(elements, upper + 2 * at);
       const WordPair<T> b = load_columns<kExist>(elements, lower + 2 * at);
       const bits_t<T> picked = pick(load_taps<T>(taps + at), a.even, a.odd, b.even, b.odd);
@@ -271,11 +258,7 @@ struct GatherRow {
     const int64_t next = 2 * s.inner;
     for (int start = 0; start < n; start += kOwnLanes<T>) {
       const int at = std::min(start, n - kOwnLanes<T>);  // the last may overlap
-      for (const T* pixel : {upper, upper + right, lower, lower + right}) {
-        // To the second-level cache: in the first, rows a multiple of 4 KB apart drive each other
-        // out.
-        __builtin_prefetch(pixel + next + at, 0, 2);
-      }
+      prefetch_quad(upper + next + at, lower + next + at, right);
       store_vector(out + at, pick(load_own_taps<T>(taps + at), load_vector<own_t<T>>(upper + at),
                                   load_vector<own_t<T>>(upper + right + at),
                                   load_vector<own_t<T>>(lower + at),
@@ -332,11 +315,8 @@ struct GatherRow {
 template <typename T>
 void gather_rows(const MaxUnpool2dBackwardParams& p, int64_t begin, int64_t end) {
   GatherRow<T> row{p};
-  int64_t o = begin / p.shape.pooled_height, oh = begin % p.shape.pooled_height;
-  for (int64_t item = begin; item < end; ++item) {
-    row.gather(o, oh);
-    if (++oh == p.shape.pooled_height) oh = 0, ++o;
-  }
+  MapRow at(begin, p.shape.pooled_height);
+  for (int64_t item = begin; item < end; ++item, at.next()) row.gather(at.o, at.row);
 }
 
 }  // namespace

@@ -196,6 +196,39 @@ SEGFAST_LANES void store_some_own(T* address, own_t<T> lanes, int n) {
   }
 }
 
+// ---- into the second-level cache, ahead of 2x2 windows. (In the first, rows a multiple of 4 KB
+// apart drive each other out.)
+
+// kLanes pairs of two rows of the map: the machine foresees a row's end, not the jump over the row
+// that is read beside it.
+template <typename T>
+SEGFAST_LANES void prefetch_pairs(const T* upper, const T* lower) {
+  for (int byte = 0; byte < 2 * kLanes<T> * static_cast<int>(sizeof(T)); byte += 64) {
+    __builtin_prefetch(reinterpret_cast<const char*>(upper) + byte, 0, 2);
+    __builtin_prefetch(reinterpret_cast<const char*>(lower) + byte, 0, 2);
+  }
+}
+
+// The four pixels of a window, the second `right` elements after the first.
+template <typename T>
+SEGFAST_LANES void prefetch_quad(const T* upper, const T* lower, int64_t right) {
+  for (const T* pixel : {upper, upper + right, lower, lower + right}) {
+    __builtin_prefetch(pixel, 0, 2);
+  }
+}
+
+// Row `row` of map `o`: that of an item, and of the next ones without a division each.
+struct MapRow {
+  int64_t rows;  // of a map
+  int64_t o, row;
+
+  MapRow(int64_t item, int64_t rows_of_a_map)
+      : rows(rows_of_a_map), o(item / rows), row(item % rows) {}
+  void next() {
+    if (++row == rows) row = 0, ++o;
+  }
+};
+
 // A run: a row of windows (inner = 1) or the channels of one window.
 struct Run {
   int64_t number;  // in memory order

@@ -665,12 +665,8 @@ bool holds_rows(const PoolShape& s, const Window2d& w) {
 
 template <typename Row>
 void scatter_rows_with(Row row, int64_t begin, int64_t end) {
-  const int64_t rows = scatter_rows_per_map(row.a.shape, row.a.window);
-  int64_t o = begin / rows, y = begin % rows;
-  for (int64_t item = begin; item < end; ++item) {
-    row.scatter(o, y);
-    if (++y == rows) y = 0, ++o;
-  }
+  MapRow at(begin, scatter_rows_per_map(row.a.shape, row.a.window));
+  for (int64_t item = begin; item < end; ++item, at.next()) row.scatter(at.o, at.row);
 }
 
 template <typename T, typename Moved, Combine kCombine, bool kCodes>
