@@ -157,8 +157,8 @@ def rows() -> dict[tuple[str, str, str], list[Part]]:
                     table[op, direction, layout] = [Part(POOL, name, 8, wide=False)]
                 else:
                     name = kernel.format("rows", window)
-                    rows = stride * (rows_of_two if direction == "forward" else 1)
-                    table[op, direction, layout] = [Part(POOL, name, 4 * rows)]
+                    height = stride * (rows_of_two if direction == "forward" else 1)
+                    table[op, direction, layout] = [Part(POOL, name, 4 * height)]
         table["max_unpool2d codes", "backward", layout] = part(
             UNPOOL, "gather_rows_kernel<{T}, int, true>", "gather_channels_kernel<{T}, int>", load
         )

@@ -1,5 +1,5 @@
 // overlap_stats_finish.cuh: adds the chunks' partial sums up, in order, in double. For kernels of
-// finish_blocks() blocks of kFinishThreads.
+// FinishParams::blocks() blocks of kFinishThreads.
 #pragma once
 
 #include "common/reduce.h"
