@@ -72,59 +72,59 @@ SEGFAST_LANES void store_vector(Element* address, V vector) {
 
 template <typename V, int... kIndex>
 SEGFAST_LANES V evens(V x, V y, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  using Index = decltype(x == x);
   return SEGFAST_SHUFFLE(x, y, Index, (2 * kIndex)...);
 }
 template <typename V, int... kIndex>
 SEGFAST_LANES V odds(V x, V y, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  using Index = decltype(x == x);
   return SEGFAST_SHUFFLE(x, y, Index, (2 * kIndex + 1)...);
 }
 template <typename V, int... kIndex>
 SEGFAST_LANES V lower_pairs(V x, V y, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  using Index = decltype(x == x);
   constexpr int kCount = sizeof...(kIndex);
   return SEGFAST_SHUFFLE(x, y, Index, (kIndex / 2 + kIndex % 2 * kCount)...);
 }
 template <typename V, int... kIndex>
 SEGFAST_LANES V upper_pairs(V x, V y, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  using Index = decltype(x == x);
   constexpr int kCount = sizeof...(kIndex);
   return SEGFAST_SHUFFLE(x, y, Index, (kCount / 2 + kIndex / 2 + kIndex % 2 * kCount)...);
 }
 template <typename V, int... kIndex>
 SEGFAST_LANES V after_first(V first, V x, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  using Index = decltype(x == x);
   constexpr int kCount = sizeof...(kIndex);
   return SEGFAST_SHUFFLE(first, x, Index, (kIndex == 0 ? 0 : kCount + kIndex - 1)...);
 }
 template <typename V, int... kIndex>
 SEGFAST_LANES V after_last(V previous, V x, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  using Index = decltype(x == x);
   constexpr int kCount = sizeof...(kIndex);
   return SEGFAST_SHUFFLE(previous, x, Index, (kCount - 1 + kIndex)...);
 }
 template <typename V, int... kIndex>
 SEGFAST_LANES V before_last(V x, V last, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  using Index = decltype(x == x);
   return SEGFAST_SHUFFLE(x, last, Index, (kIndex + 1)...);
 }
 template <typename V, int... kIndex>
 SEGFAST_LANES V halves(V lower, V upper, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(lower[0]) == 4, float, double>>::Bits;
+  using Index = decltype(lower == lower);
   constexpr int kCount = sizeof...(kIndex);
   return SEGFAST_SHUFFLE(lower, upper, Index, (kIndex < kCount / 2 ? kIndex : kCount + kIndex)...);
 }
 template <int kDistance, typename V, int... kIndex>
 SEGFAST_LANES V lower_blocks(V x, V y, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  using Index = decltype(x == x);
   constexpr int kCount = sizeof...(kIndex);
   return SEGFAST_SHUFFLE(x, y, Index,
                          ((kIndex & kDistance) != 0 ? kCount + kIndex - kDistance : kIndex)...);
 }
 template <int kDistance, typename V, int... kIndex>
 SEGFAST_LANES V upper_blocks(V x, V y, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  using Index = decltype(x == x);
   constexpr int kCount = sizeof...(kIndex);
   return SEGFAST_SHUFFLE(x, y, Index,
                          ((kIndex & kDistance) != 0 ? kCount + kIndex : kIndex + kDistance)...);

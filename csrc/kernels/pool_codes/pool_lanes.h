@@ -186,6 +186,49 @@ SEGFAST_LANES own_t<T> load_own_taps(const uint8_t* taps) {
   return widen_bytes<own_t<T>>(taps);
 }
 
+// ---- two lanes to a window, one for each of its columns
+
+// Lanes, as wide as elements, of the first or the second half of kOwnLanes windows.
+template <typename T>
+struct CodedColumns {
+  using Lanes = own_t<T>;
+  using Lane = std::remove_reference_t<decltype(std::declval<Lanes&>()[0])>;
+  static constexpr int kWindows = kOwnLanes<T> / 2, kLaneBits = 8 * sizeof(T);
+
+  Lanes is_upper, is_lower;  // all bits or none: whether it is the element of its row that won
+
+  // 2-bit codes from an address on, of which 8 bytes more can be read than these windows have.
+  template <int kHalf>
+  SEGFAST_LANES static CodedColumns load(const uint8_t* codes) {
+    return {spread<2 * kWindows * kHalf>(codes), lane_numbers<Lanes>{}};
+  }
+
+ private:
+  // Where a lane finds its window's code.
+  static constexpr Lane code(int lane, int tap) {
+    return static_cast<Lane>(Lane(tap) << (lane / 2 * 2 % kLaneBits));
+  }
+
+  // The codes from a bit on, in every lane. 64 bytes of 16-bit lanes do not hold all: the upper
+  // half of lanes has its own.
+  template <int kBit>
+  SEGFAST_LANES static Lanes spread(const uint8_t* codes) {
+    const auto first = static_cast<Lane>(load_vector<Lane>(codes + kBit / 8) >> kBit % 8);
+    if constexpr (2 * kWindows <= kLaneBits) {
+      return Lanes{} + first;
+    } else {
+      return halves(Lanes{} + first, Lanes{} + load_vector<Lane>(codes + (kBit + kLaneBits) / 8));
+    }
+  }
+
+  template <int... kLane>
+  SEGFAST_LANES CodedColumns(Lanes codes, std::integer_sequence<int, kLane...>) {
+    const Lanes own = codes & Lanes{code(kLane, 3)...};
+    is_upper = (Lanes)(own == Lanes{code(kLane, kLane % 2)...});
+    is_lower = (Lanes)(own == Lanes{code(kLane, 2 + kLane % 2)...});
+  }
+};
+
 // The first n lanes.
 template <typename T>
 SEGFAST_LANES void store_some_own(T* address, own_t<T> lanes, int n) {

@@ -109,10 +109,48 @@ struct ScatterRows2x2 {
   const ScatterArguments& a;
   const PoolShape& s = a.shape;
   TapTile tile{a.shape, a.record, a.record_kind};
+  // Whether the windows of a row that lie in the map are told apart without a tile: by codes as
+  // they are packed, whole bytes a vector, or by indices as they are read.
+  const bool is_whole = s.inner == 1 && 2 * s.pooled_width <= s.width;
+  const bool is_coded = is_whole && tile.codes.data != nullptr && s.pooled_width >= kOwnLanes<T> &&
+                        kOwnLanes<T> % kCodesPerByte == 0;
+  const bool is_indexed = is_whole && tile.indices.data != nullptr && s.pooled_width >= kLanes<T> &&
+                          sizeof(word_t<T>) == 4;
 
   template <int kTap, typename Bits>
   SEGFAST_LANES static Bits where(Bits taps, Bits value) {
     return taps == kTap ? value : Bits{};
+  }
+
+  // Half of kOwnLanes windows, the value of each in both of its lanes.
+  template <int kHalf>
+  SEGFAST_LANES static void place(own_t<T> value, const uint8_t* codes, T* upper, T* lower) {
+    const auto coded = CodedColumns<T>::template load<kHalf>(codes);
+    store_vector(upper + kHalf * kOwnLanes<T>, value & coded.is_upper);
+    store_vector(lower + kHalf * kOwnLanes<T>, value & coded.is_lower);
+  }
+  SEGFAST_LANES static void place(const T* values, const uint8_t* codes, T* upper, T* lower) {
+    const auto value = load_vector<own_t<T>>(values);
+    place<0>(lower_pairs(value, value), codes, upper, lower);
+    place<1>(upper_pairs(value, value), codes, upper, lower);
+  }
+
+  // A row of windows that lie in the map, a vector at least; kCodesRead bytes more can be read
+  // behind their codes.
+  static constexpr int kCodesRead = 16;
+  SEGFAST_LANES static void scatter_coded(const T* values, const uint8_t* codes, int64_t n,
+                                          T* upper, T* lower) {
+    int64_t at = 0;
+    for (; at + kOwnLanes<T> <= n; at += kOwnLanes<T>) {
+      place(values + at, codes + at / kCodesPerByte, upper + 2 * at, lower + 2 * at);
+    }
+    if (at == n) return;
+    at = n - kOwnLanes<T>;  // overlaps; its first code may lie within a byte
+    const uint8_t* const first = codes + at / kCodesPerByte;
+    const int shift = static_cast<int>(2 * (at % kCodesPerByte));
+    const uint64_t last[2] = {
+        load_vector<uint64_t>(first) >> shift | uint64_t{first[8]} << (63 - shift) << 1, 0};
+    place(values + at, reinterpret_cast<const uint8_t*>(last), upper + 2 * at, lower + 2 * at);
   }
 
   void scatter_row(int64_t o, int64_t oh, T* upper, T* lower) {
@@ -175,8 +213,53 @@ struct ScatterRows2x2 {
     }
   }
 
+  // A row of windows that lie in the map, a vector at least, by their indices.
+  SEGFAST_LANES void scatter_indexed(const Run& run, const T* values, T* upper, T* lower) {
+    const TapTile& from = tile;
+    const int64_t* const indices = from.indices.data + run.number * run.length;
+    const int64_t origin = 2 * run.oh * s.width, n = run.length;
+    typename TapTile::Words others = from.foreign | from.unknown(origin + 2 * n);
+    for (int64_t start = 0; start < n; start += kLanes<T>) {
+      const int64_t at = std::min(start, n - kLanes<T>);  // the last may overlap
+      const auto places = from.read_places(indices + at, origin + 2 * at, 2, others);
+      const bits_t<T> value = load_words(values + at), is_right = -places.column;
+      T *const above = upper + 2 * at, *const below = lower + 2 * at;
+      if constexpr (kNarrow<T>) {
+        const bits_t<T> chosen = (value | value << 16) & (is_right ^ 0xffffu);
+        store_vector(above, chosen & ~places.is_lower);
+        store_vector(below, chosen & places.is_lower);
+      } else {
+        const bits_t<T> left = value & ~is_right, right = value & is_right;
+        store_word_pairs(above, left & ~places.is_lower, right & ~places.is_lower);
+        store_word_pairs(below, left & places.is_lower, right & places.is_lower);
+      }
+    }
+    tile.foreign = others;
+  }
+
   // Rows 2 oh and 2 oh + 1 of the map, as far as they exist.
-  void scatter(int64_t o, int64_t oh) {
+  SEGFAST_LANES void scatter(int64_t o, int64_t oh) {
+    if (!scatter_whole_row(o, oh)) scatter_any(o, oh);
+  }
+
+  // Whether it is a row of windows that can do without a tile.
+  SEGFAST_LANES bool scatter_whole_row(int64_t o, int64_t oh) {
+    if (!(is_coded || is_indexed) || oh >= s.pooled_height || 2 * oh + 1 >= s.height) return false;
+    const Run run = row_run(s, o, oh);
+    const int64_t width = s.width, codes = run.number * s.run_bytes();
+    const T* const values = static_cast<const T*>(a.values) + run.number * run.length;
+    T* const upper = static_cast<T*>(a.map) + (o * s.height + 2 * oh) * width;
+    if (is_coded) {
+      if (codes + s.run_bytes() + kCodesRead > tile.codes.count) return false;
+      scatter_coded(values, tile.codes.data + codes, run.length, upper, upper + width);
+    } else if constexpr (sizeof(word_t<T>) == 4) {
+      scatter_indexed(run, values, upper, upper + width);
+    }
+    for (int64_t x = 2 * run.length; x < width; ++x) upper[x] = upper[x + width] = T{};
+    return true;
+  }
+
+  __attribute__((noinline)) void scatter_any(int64_t o, int64_t oh) {
     const int64_t row = s.width * s.inner;
     T* upper = static_cast<T*>(a.map) + (o * s.height + 2 * oh) * row;
     T* lower = 2 * oh + 1 < s.height ? upper + row : nullptr;
@@ -664,7 +747,7 @@ bool holds_rows(const PoolShape& s, const Window2d& w) {
 }
 
 template <typename Row>
-void scatter_rows_with(Row row, int64_t begin, int64_t end) {
+void scatter_rows_with(Row&& row, int64_t begin, int64_t end) {
   MapRow at(begin, scatter_rows_per_map(row.a.shape, row.a.window));
   for (int64_t item = begin; item < end; ++item, at.next()) row.scatter(at.o, at.row);
 }
