@@ -17,6 +17,8 @@ namespace {
 constexpr int kLaneBytes = 64;
 #elif defined(SEGFAST_ISA_AVX2)
 constexpr int kLaneBytes = 32;
+#elif defined(SEGFAST_LANE_BYTES)
+constexpr int kLaneBytes = SEGFAST_LANE_BYTES;
 #else
 constexpr int kLaneBytes = 16;
 #endif
@@ -429,7 +431,7 @@ SEGFAST_LANES void store_exact(T* address, lanes_t<T> values) {
 
 // ---- bytes, one for each lane of V (GCC 12 converts vectors of them one by one)
 
-#if defined(__x86_64__)
+#if SEGFAST_X86_VARIANTS
 template <typename V>
 SEGFAST_LANES V widen_bytes(const uint8_t* address) {
   constexpr int kBytes = sizeof(V) / sizeof(std::declval<V>()[0]), kSize = sizeof(V) / kBytes;
@@ -518,7 +520,7 @@ SEGFAST_LANES V join_bytes(V a, V b, V c, V d) {
   const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32((__m256i)a, (__m256i)b),
                                            _mm256_packs_epi32((__m256i)c, (__m256i)d));
   return (V)_mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-#elif defined(__x86_64__)
+#elif SEGFAST_X86_VARIANTS
   return (V)_mm_packs_epi16(_mm_packs_epi32((__m128i)a, (__m128i)b),
                             _mm_packs_epi32((__m128i)c, (__m128i)d));
 #else

@@ -229,6 +229,23 @@ struct CodedColumns {
   }
 };
 
+// What is read of codes at once may reach so far behind them.
+constexpr int kCodesRead = 16;
+
+// move(at, codes) for each kOwnLanes of n windows, which are at least as many, with their codes.
+template <typename T, typename Move>
+SEGFAST_LANES void for_each_coded(const Move& move, const uint8_t* codes, int64_t n) {
+  int64_t at = 0;
+  for (; at + kOwnLanes<T> <= n; at += kOwnLanes<T>) move(at, codes + at / kCodesPerByte);
+  if (at == n) return;
+  at = n - kOwnLanes<T>;  // overlaps; its first code may lie within a byte
+  const uint8_t* const first = codes + at / kCodesPerByte;
+  const int shift = static_cast<int>(2 * (at % kCodesPerByte));
+  const uint64_t last[2] = {
+      load_vector<uint64_t>(first) >> shift | uint64_t{first[8]} << (63 - shift) << 1, 0};
+  move(at, reinterpret_cast<const uint8_t*>(last));
+}
+
 // The first n lanes.
 template <typename T>
 SEGFAST_LANES void store_some_own(T* address, own_t<T> lanes, int n) {
