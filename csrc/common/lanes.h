@@ -460,10 +460,30 @@ SEGFAST_LANES V widen_bytes(const uint8_t* address) {
 #endif
 }
 
-// The low byte of each 32- or 64-bit lane.
+// The low byte of each lane; of 16-bit ones, where the other is 0.
 template <typename V>
 SEGFAST_LANES void narrow_to_bytes(uint8_t* address, V lanes) {
   constexpr int kBytes = sizeof(V) / sizeof(lanes[0]), kSize = sizeof(V) / kBytes;
+#if defined(SEGFAST_ISA_AVX512)
+  if constexpr (kSize == 2) {
+    const __m256i all = _mm512_maskz_cvtepi16_epi8(~__mmask32{}, (__m512i)lanes);
+    std::memcpy(address, &all, kBytes);
+    return;
+  }
+#elif defined(SEGFAST_ISA_AVX2)
+  if constexpr (kSize == 2) {
+    const __m128i all = _mm_packus_epi16(_mm256_castsi256_si128((__m256i)lanes),
+                                         _mm256_extracti128_si256((__m256i)lanes, 1));
+    std::memcpy(address, &all, kBytes);
+    return;
+  }
+#else
+  if constexpr (kSize == 2) {
+    const __m128i all = _mm_packus_epi16((__m128i)lanes, (__m128i)lanes);
+    std::memcpy(address, &all, kBytes);
+    return;
+  }
+#endif
   __m128i x;
 #if defined(SEGFAST_ISA_AVX512)
   if constexpr (kSize == 8) {
@@ -529,6 +549,26 @@ SEGFAST_LANES V join_bytes(V a, V b, V c, V d) {
   narrow_to_bytes(bytes + sizeof(V) / 4, b);
   narrow_to_bytes(bytes + sizeof(V) / 2, c);
   narrow_to_bytes(bytes + sizeof(V) / 4 * 3, d);
+  return load_vector<V>(bytes);
+#endif
+}
+
+// The same of two vectors of 16-bit lanes.
+template <typename V>
+SEGFAST_LANES V join_bytes(V a, V b) {
+#if defined(SEGFAST_ISA_AVX512)
+  const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+  const __m512i bytes = _mm512_maskz_packus_epi16(~__mmask64{}, (__m512i)a, (__m512i)b);
+  return (V)_mm512_maskz_permutexvar_epi64(0xff, order, bytes);
+#elif defined(SEGFAST_ISA_AVX2)
+  return (V)_mm256_permute4x64_epi64(_mm256_packus_epi16((__m256i)a, (__m256i)b),
+                                     _MM_SHUFFLE(3, 1, 2, 0));
+#elif SEGFAST_X86_VARIANTS
+  return (V)_mm_packus_epi16((__m128i)a, (__m128i)b);
+#else
+  uint8_t bytes[sizeof(V)];
+  narrow_to_bytes(bytes, a);
+  narrow_to_bytes(bytes + sizeof(V) / 2, b);
   return load_vector<V>(bytes);
 #endif
 }

@@ -38,6 +38,11 @@ SEGFAST_LANES Doubles larger(Doubles x, Doubles y) { return _mm_max_pd(x, y); }
 SEGFAST_LANES Floats larger(Floats x, Floats y) { return x > y ? x : y; }
 SEGFAST_LANES Doubles larger(Doubles x, Doubles y) { return x > y ? x : y; }
 #endif
+// The same of integers.
+template <typename V>
+SEGFAST_LANES V larger(V x, V y) {
+  return x > y ? x : y;
+}
 
 // Whether x or y is NaN.
 #if defined(SEGFAST_ISA_AVX2) && !defined(SEGFAST_ISA_AVX512)

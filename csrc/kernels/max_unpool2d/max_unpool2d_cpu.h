@@ -152,19 +152,15 @@ struct GatherCoded {
   T* out;
 
   SEGFAST_LANES void operator()(int64_t at, const uint8_t* codes) const {
-    if (next != 0) prefetch(at);
+    if (next != 0) {
+      prefetch_pairs<kOwnLanes<T>>(upper + next + 2 * at, lower + next + 2 * at);
+    }
     const own_t<T> low = pick<0>(at, codes), high = pick<1>(at, codes);
     if constexpr (kNarrow<T>) {
       store_words(out + at, join_columns(low));
       store_words(out + at + kLanes<T>, join_columns(high));
     } else {
       store_vector(out + at, evens(low, high) | odds(low, high));
-    }
-  }
-
-  SEGFAST_LANES void prefetch(int64_t at) const {
-    for (int64_t v = 0; v < kOwnLanes<T>; v += kLanes<T>) {
-      prefetch_pairs(upper + next + 2 * (at + v), lower + next + 2 * (at + v));
     }
   }
 
@@ -262,7 +258,7 @@ struct GatherRow {
       const int at = std::min(start, n - kLanes<T>);  // the last may overlap
       const T* const above = elements.data + upper + 2 * at;
       const T* const below = elements.data + lower + 2 * at;
-      if (is_far) prefetch_pairs(above + next, below + next);
+      if (is_far) prefetch_pairs<kLanes<T>>(above + next, below + next);
       const auto places = from.read_places(indices + at, origin + 2 * at, 2, others);
       const WordPair<T> a = load_word_pairs(above), b = load_word_pairs(below);
       const auto is_lower = places.is_lower != 0;
@@ -280,7 +276,8 @@ struct GatherRow {
     const int64_t next = 4 * s.width;
     for (int start = 0; start < n; start += kLanes<T>) {
       const int at = n < kLanes<T> ? 0 : std::min(start, n - kLanes<T>);  // the last may overlap
-      prefetch_pairs(elements.data + upper + next + 2 * at, elements.data + lower + next + 2 * at);
+      prefetch_pairs<kLanes<T>>(elements.data + upper + next + 2 * at,
+                                elements.data + lower + next + 2 * at);
       const WordPair<T> a = load_columns<kExist>(elements, upper + 2 * at);
       const WordPair<T> b = load_columns<kExist>(elements, lower + 2 * at);
       const bits_t<T> picked = pick(load_taps<T>(taps + at), a.even, a.odd, b.even, b.odd);

@@ -181,6 +181,29 @@ SEGFAST_LANES own_t<T> load_own_at(const Elements<T>& x, int64_t first) {
   return load_vector<own_t<T>>(existing);
 }
 
+// The even and the odd ones of twice as many.
+template <typename T>
+struct OwnPair {
+  own_t<T> even, odd;
+};
+template <typename T>
+SEGFAST_LANES OwnPair<T> load_own_pairs(const T* address) {
+#if defined(SEGFAST_ISA_AVX2) && !defined(SEGFAST_ISA_AVX512)
+  if constexpr (sizeof(T) == 2) {
+    // Joined from halves as they are loaded, so that no lane need cross.
+    const auto* const at = reinterpret_cast<const __m128i*>(address);
+    const __m256i apart = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+    const __m256i low = _mm256_shuffle_epi8(_mm256_loadu2_m128i(at + 2, at), apart);
+    const __m256i high = _mm256_shuffle_epi8(_mm256_loadu2_m128i(at + 3, at + 1), apart);
+    return {(own_t<T>)_mm256_unpacklo_epi64(low, high), (own_t<T>)_mm256_unpackhi_epi64(low, high)};
+  }
+#endif
+  const auto x = load_vector<own_t<T>>(address);
+  const auto y = load_vector<own_t<T>>(address + kOwnLanes<T>);
+  return {evens(x, y), odds(x, y)};
+}
+
 template <typename T>
 SEGFAST_LANES own_t<T> load_own_taps(const uint8_t* taps) {
   return widen_bytes<own_t<T>>(taps);
@@ -259,11 +282,11 @@ SEGFAST_LANES void store_some_own(T* address, own_t<T> lanes, int n) {
 // ---- into the second-level cache, ahead of 2x2 windows. (In the first, rows a multiple of 4 KB
 // apart drive each other out.)
 
-// kLanes pairs of two rows of the map: the machine foresees a row's end, not the jump over the row
-// that is read beside it.
-template <typename T>
+// Pairs of two rows of the map, a vector or two: the machine foresees a row's end, not the jump
+// over the row that is read beside it.
+template <int kPairs, typename T>
 SEGFAST_LANES void prefetch_pairs(const T* upper, const T* lower) {
-  for (int byte = 0; byte < 2 * kLanes<T> * static_cast<int>(sizeof(T)); byte += 64) {
+  for (int byte = 0; byte < 2 * kPairs * static_cast<int>(sizeof(T)); byte += 64) {
     __builtin_prefetch(reinterpret_cast<const char*>(upper) + byte, 0, 2);
     __builtin_prefetch(reinterpret_cast<const char*>(lower) + byte, 0, 2);
   }
