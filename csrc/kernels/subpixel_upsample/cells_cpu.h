@@ -33,11 +33,19 @@ struct Four {
 template <typename T>
 SEGFAST_LANES bits_t<T> word_pairs(lanes_t<T> x, lanes_t<T> y) {
   if constexpr (std::is_same_v<T, BFloat16>) {
-    const bits_t<T> lower = round_upper(x) >> 16, upper = round_upper(y);
 #if SEGFAST_TWO_HALVES
-    return (bits_t<T>)_mm256_blend_epi16((__m256i)lower, (__m256i)upper, 0xaa);
+    // Both at once: half of the last place is added, and where that leaves nothing below it, which
+    // it does of ties alone, the last place made even. A NaN stays one: what is computed from
+    // elements has none that are NaN by its lower half alone.
+    const __m256i half = _mm256_set1_epi32(0x8000);
+    const __m256i lower = _mm256_add_epi32((__m256i)x, half);
+    const __m256i upper = _mm256_add_epi32((__m256i)y, half);
+    const __m256i rounded = _mm256_blend_epi16(_mm256_srli_epi32(lower, 16), upper, 0xaa);
+    const __m256i rest = _mm256_blend_epi16(lower, _mm256_slli_epi32(upper, 16), 0xaa);
+    const __m256i even = _mm256_adds_epu16(rest, _mm256_set1_epi16(-2));  // -1 unless rest is 0
+    return (bits_t<T>)_mm256_and_si256(rounded, even);
 #else
-    return lower | (upper & 0xffff0000u);
+    return round_upper(x) >> 16 | (round_upper(y) & 0xffff0000u);
 #endif
   } else {
     return to_words<T>(x) | to_words<T>(y) << 16;
@@ -67,7 +75,9 @@ template <typename T>
 SEGFAST_LANES void store_two(T* at_x, T* at_y, lanes_t<T> x, lanes_t<T> y) {
 #if SEGFAST_TWO_HALVES
   if constexpr (std::is_same_v<T, BFloat16>) {
-    const __m256i words = _mm256_packus_epi32((__m256i)to_words<T>(x), (__m256i)to_words<T>(y));
+    const __m256i apart = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+    const __m256i words = _mm256_shuffle_epi8((__m256i)word_pairs<T>(x, y), apart);
     const __m256i both = _mm256_permute4x64_epi64(words, _MM_SHUFFLE(3, 1, 2, 0));
     store_vector(at_x, _mm256_castsi256_si128(both));
     store_vector(at_y, _mm256_extracti128_si256(both, 1));
@@ -186,6 +196,17 @@ SEGFAST_LANES void store_fours(T* address, const Four<T>& x) {
   }
 }
 
+// ---- the mean of a vector's four, given their sum
+
+template <typename V>
+SEGFAST_LANES V quarter_lanes(V sum) {
+#if defined(SEGFAST_ISA_AVX2)
+  return madd(sum, V{} + 0.25f, V{});  // rounded once, as the product is; of -0, +0
+#else
+  return quarter(sum);
+#endif
+}
+
 // ---- ReLU of a vector
 
 template <typename V>
@@ -249,6 +270,19 @@ SEGFAST_LANES Four<T> keep_cells(const uint8_t* mask, const Four<T>& x, bool in_
   std::memcpy(&packed, mask, kLanes<T> / 2);
   if (in_byte)
     packed = packed >> 4 | static_cast<uint64_t>(mask[kLanes<T> / 2]) << (kLanes<T> * 4 - 4);
+#if SEGFAST_TWO_HALVES
+  if constexpr (sizeof(accumulate_t<T>) == 4) {  // bits of one cell to the top of its lane
+    const __m256 zero = _mm256_setzero_ps();
+    const __m256i d = _mm256_sllv_epi32(_mm256_set1_epi32(static_cast<int>(packed)),
+                                        _mm256_setr_epi32(28, 24, 20, 16, 12, 8, 4, 0));
+    const __m256i c = _mm256_add_epi32(d, d), b = _mm256_add_epi32(c, c);
+    const __m256i a = _mm256_add_epi32(b, b);
+    return {(lanes_t<T>)_mm256_blendv_ps(zero, (__m256)x.a, (__m256)a),
+            (lanes_t<T>)_mm256_blendv_ps(zero, (__m256)x.b, (__m256)b),
+            (lanes_t<T>)_mm256_blendv_ps(zero, (__m256)x.c, (__m256)c),
+            (lanes_t<T>)_mm256_blendv_ps(zero, (__m256)x.d, (__m256)d)};
+  }
+#endif
   const Bits none{};
   const lanes_t<T> zero{};
   Bits words = none + static_cast<word_t<T>>(packed);
