@@ -27,6 +27,18 @@ struct Four {
   lanes_t<T> a, b, c, d;
 };
 
+// The same rounded, as it is masked and stored.
+struct CellWords {
+  bits_t<BFloat16> ab, cd;  // words whose lower halves are a and c
+};
+#if SEGFAST_TWO_HALVES
+template <typename T>
+using Rounded = std::conditional_t<std::is_same_v<T, BFloat16>, CellWords, Four<T>>;
+#else
+template <typename T>
+using Rounded = Four<T>;
+#endif
+
 // ---- x0 y0 x1 y1 ...
 
 // Words whose lower halves are x and whose upper halves are y.
@@ -71,17 +83,24 @@ SEGFAST_LANES void store_pairs(T* address, lanes_t<T> x, lanes_t<T> y) {
 
 // ---- x0 x1 ... at one address, y0 y1 ... at another
 
+#if SEGFAST_TWO_HALVES
+// x0 y0 x1 y1 ...
+template <typename T>
+SEGFAST_LANES void store_word_pairs_apart(T* at_x, T* at_y, bits_t<T> pairs) {
+  const __m256i apart = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+  const __m256i both = _mm256_permute4x64_epi64(_mm256_shuffle_epi8((__m256i)pairs, apart),
+                                                _MM_SHUFFLE(3, 1, 2, 0));
+  store_vector(at_x, _mm256_castsi256_si128(both));
+  store_vector(at_y, _mm256_extracti128_si256(both, 1));
+}
+#endif
+
 template <typename T>
 SEGFAST_LANES void store_two(T* at_x, T* at_y, lanes_t<T> x, lanes_t<T> y) {
 #if SEGFAST_TWO_HALVES
   if constexpr (std::is_same_v<T, BFloat16>) {
-    const __m256i apart = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
-    const __m256i words = _mm256_shuffle_epi8((__m256i)word_pairs<T>(x, y), apart);
-    const __m256i both = _mm256_permute4x64_epi64(words, _MM_SHUFFLE(3, 1, 2, 0));
-    store_vector(at_x, _mm256_castsi256_si128(both));
-    store_vector(at_y, _mm256_extracti128_si256(both, 1));
-    return;
+    return store_word_pairs_apart(at_x, at_y, word_pairs<T>(x, y));
   }
 #endif
   store_lanes(at_x, x);
@@ -134,9 +153,8 @@ SEGFAST_LANES Four<BFloat16> load_fours(const BFloat16* address) {
   return {(V)(ab << 16), (V)(ab & 0xffff0000u), (V)(cd << 16), (V)(cd & 0xffff0000u)};
 }
 
-SEGFAST_LANES void store_fours(BFloat16* address, const Four<BFloat16>& cells) {
-  const __m256i ab = (__m256i)word_pairs<BFloat16>(cells.a, cells.b);
-  const __m256i cd = (__m256i)word_pairs<BFloat16>(cells.c, cells.d);
+SEGFAST_LANES void store_fours(BFloat16* address, const CellWords& cells) {
+  const __m256i ab = (__m256i)cells.ab, cd = (__m256i)cells.cd;
   store_halves(address, address + 16, _mm256_unpacklo_epi32(ab, cd));
   store_halves(address + 8, address + 24, _mm256_unpackhi_epi32(ab, cd));
 }
@@ -193,6 +211,35 @@ SEGFAST_LANES void store_fours(T* address, const Four<T>& x) {
   } else {
     store_pairs(address, lower_pairs(x.a, x.c), lower_pairs(x.b, x.d));
     store_pairs(address + 2 * kLanes<T>, upper_pairs(x.a, x.c), upper_pairs(x.b, x.d));
+  }
+}
+
+// ---- cells that are stored: in the four planes of their subpixels, `plane` apart, or as above
+
+template <typename T>
+SEGFAST_LANES Rounded<T> round_cells(const Four<T>& x) {
+  if constexpr (std::is_same_v<Rounded<T>, CellWords>) {
+    return {word_pairs<T>(x.a, x.b), word_pairs<T>(x.c, x.d)};
+  } else {
+    return x;
+  }
+}
+
+template <typename T>
+SEGFAST_LANES void store_planes(T* address, int64_t plane, const Rounded<T>& x) {
+  T* const next = address + 2 * plane;
+#if SEGFAST_TWO_HALVES
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    store_word_pairs_apart(address, address + plane, x.ab);
+    store_word_pairs_apart(next, next + plane, x.cd);
+    return;
+  } else
+#endif
+  {
+    store_lanes(address, x.a);
+    store_lanes(address + plane, x.b);
+    store_lanes(next, x.c);
+    store_lanes(next + plane, x.d);
   }
 }
 
@@ -263,35 +310,41 @@ SEGFAST_LANES bits_t<T> first_bits(std::integer_sequence<int, kLane...>) {
   return bits_t<T>{(word_t<T>{1} << (4 * (kLane % kCells)))...};
 }
 
-template <typename T>
-SEGFAST_LANES Four<T> keep_cells(const uint8_t* mask, const Four<T>& x, bool in_byte) {
-  using Bits = bits_t<T>;
+// kLanes * 4 bits.
+template <int kCells>
+SEGFAST_LANES uint64_t load_cell_bits(const uint8_t* mask, bool in_byte) {
   uint64_t packed = 0;
-  std::memcpy(&packed, mask, kLanes<T> / 2);
-  if (in_byte)
-    packed = packed >> 4 | static_cast<uint64_t>(mask[kLanes<T> / 2]) << (kLanes<T> * 4 - 4);
-#if SEGFAST_TWO_HALVES
-  if constexpr (sizeof(accumulate_t<T>) == 4) {  // bits of one cell to the top of its lane
-    const __m256 zero = _mm256_setzero_ps();
-    const __m256i d = _mm256_sllv_epi32(_mm256_set1_epi32(static_cast<int>(packed)),
-                                        _mm256_setr_epi32(28, 24, 20, 16, 12, 8, 4, 0));
-    const __m256i c = _mm256_add_epi32(d, d), b = _mm256_add_epi32(c, c);
-    const __m256i a = _mm256_add_epi32(b, b);
-    return {(lanes_t<T>)_mm256_blendv_ps(zero, (__m256)x.a, (__m256)a),
-            (lanes_t<T>)_mm256_blendv_ps(zero, (__m256)x.b, (__m256)b),
-            (lanes_t<T>)_mm256_blendv_ps(zero, (__m256)x.c, (__m256)c),
-            (lanes_t<T>)_mm256_blendv_ps(zero, (__m256)x.d, (__m256)d)};
-  }
-#endif
+  std::memcpy(&packed, mask, kCells / 2);
+  if (in_byte) packed = packed >> 4 | static_cast<uint64_t>(mask[kCells / 2]) << (kCells * 4 - 4);
+  return packed;
+}
+
+template <typename T>
+SEGFAST_LANES Rounded<T> keep_cells(const uint8_t* mask, const Rounded<T>& x, bool in_byte) {
+  using Bits = bits_t<T>;
+  const uint64_t packed = load_cell_bits<kLanes<T>>(mask, in_byte);
   const Bits none{};
-  const lanes_t<T> zero{};
-  Bits words = none + static_cast<word_t<T>>(packed);
-  if constexpr (kLanes<T> > sizeof(word_t<T>) * 2) {  // eight cells more
-    words = halves(words, none + static_cast<word_t<T>>(packed >> 32));
+#if SEGFAST_TWO_HALVES
+  if constexpr (std::is_same_v<T, BFloat16>) {  // a cell's byte in both halves of its lane
+    const __m256i bytes = _mm256_setr_epi32(0x80008000, 0x80008000, 0x80018001, 0x80018001,  //
+                                            0x80028002, 0x80028002, 0x80038003, 0x80038003);
+    const __m256i bits =
+        _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(packed)), bytes);
+    const __m256i ab = _mm256_set1_epi64x(0x0020001000020001), cd = _mm256_slli_epi16(ab, 2);
+    return {x.ab & (Bits)_mm256_cmpeq_epi16(_mm256_and_si256(bits, ab), ab),
+            x.cd & (Bits)_mm256_cmpeq_epi16(_mm256_and_si256(bits, cd), cd)};
+  } else
+#endif
+  {
+    const lanes_t<T> zero{};
+    Bits words = none + static_cast<word_t<T>>(packed);
+    if constexpr (kLanes<T> > sizeof(word_t<T>) * 2) {  // eight cells more
+      words = halves(words, none + static_cast<word_t<T>>(packed >> 32));
+    }
+    const Bits bit = first_bits<T>(lane_numbers<Bits>{});
+    return {(words & bit) != none ? x.a : zero, (words & bit << 1) != none ? x.b : zero,
+            (words & bit << 2) != none ? x.c : zero, (words & bit << 3) != none ? x.d : zero};
   }
-  const Bits bit = first_bits<T>(lane_numbers<Bits>{});
-  return {(words & bit) != none ? x.a : zero, (words & bit << 1) != none ? x.b : zero,
-          (words & bit << 2) != none ? x.c : zero, (words & bit << 3) != none ? x.d : zero};
 }
 
 }  // namespace

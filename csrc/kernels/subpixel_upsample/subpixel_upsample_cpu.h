@@ -415,9 +415,9 @@ void gradient_row_contiguous(const T* grad, bool top, bool last, int64_t plane, 
       const Pair<T> upper = load_pairs(row), lower = load_pairs(row + 2 * width);
       cells = {upper.even, upper.odd, lower.even, lower.odd};
     }
-    if (mask != nullptr) cells = keep_cells(mask + w / 2, cells, w % 2 != 0);
-    store_two(coarse + w, coarse + plane + w, cells.a, cells.b);
-    store_two(coarse + 2 * plane + w, coarse + 3 * plane + w, cells.c, cells.d);
+    Rounded<T> rounded = round_cells(cells);
+    if (mask != nullptr) rounded = keep_cells<T>(mask + w / 2, rounded, w % 2 != 0);
+    store_planes(coarse + w, plane, rounded);
   }
 }
 
@@ -456,8 +456,11 @@ void gradient_row_channels_last(const T* grad, bool top, bool last, int64_t widt
           cells = {s.a, s.b, s.c, s.d};
         }
         const int64_t cell = w * channels + c;
-        if (mask != nullptr && whole_bytes) cells = keep_cells(mask + cell / 2, cells, false);
-        store_fours(coarse + cell * 4, cells);
+        Rounded<T> rounded = round_cells(cells);
+        if (mask != nullptr && whole_bytes) {
+          rounded = keep_cells<T>(mask + cell / 2, rounded, false);
+        }
+        store_fours(coarse + cell * 4, rounded);
       }
     }
   }
