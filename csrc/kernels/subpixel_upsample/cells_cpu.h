@@ -27,16 +27,16 @@ struct Four {
   lanes_t<T> a, b, c, d;
 };
 
-// The same rounded, as it is masked and stored.
-struct CellWords {
-  bits_t<BFloat16> ab, cd;  // words whose lower halves are a and c
-};
+// The same as it is masked and stored.
 #if SEGFAST_TWO_HALVES
+struct CellWords {
+  bits_t<BFloat16> ab, cd;  // rounded; words whose lower halves are a and c
+};
 template <typename T>
-using Rounded = std::conditional_t<std::is_same_v<T, BFloat16>, CellWords, Four<T>>;
+using Stored = std::conditional_t<std::is_same_v<T, BFloat16>, CellWords, Four<T>>;
 #else
 template <typename T>
-using Rounded = Four<T>;
+using Stored = Four<T>;
 #endif
 
 // ---- x0 y0 x1 y1 ...
@@ -89,10 +89,10 @@ template <typename T>
 SEGFAST_LANES void store_word_pairs_apart(T* at_x, T* at_y, bits_t<T> pairs) {
   const __m256i apart = _mm256_broadcastsi128_si256(
       _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
-  const __m256i both = _mm256_permute4x64_epi64(_mm256_shuffle_epi8((__m256i)pairs, apart),
-                                                _MM_SHUFFLE(3, 1, 2, 0));
-  store_vector(at_x, _mm256_castsi256_si128(both));
-  store_vector(at_y, _mm256_extracti128_si256(both, 1));
+  const __m256i words = _mm256_shuffle_epi8((__m256i)pairs, apart);
+  const __m128i low = _mm256_castsi256_si128(words), high = _mm256_extracti128_si256(words, 1);
+  store_vector(at_x, _mm_unpacklo_epi64(low, high));
+  store_vector(at_y, _mm_unpackhi_epi64(low, high));
 }
 #endif
 
@@ -214,19 +214,75 @@ SEGFAST_LANES void store_fours(T* address, const Four<T>& x) {
   }
 }
 
-// ---- cells that are stored: in the four planes of their subpixels, `plane` apart, or as above
-
 template <typename T>
-SEGFAST_LANES Rounded<T> round_cells(const Four<T>& x) {
-  if constexpr (std::is_same_v<Rounded<T>, CellWords>) {
-    return {word_pairs<T>(x.a, x.b), word_pairs<T>(x.c, x.d)};
-  } else {
+SEGFAST_LANES Stored<T> stored_cells(const Four<T>& x) {
+  if constexpr (std::is_same_v<Stored<T>, Four<T>>) {
     return x;
+  } else {
+    return {word_pairs<T>(x.a, x.b), word_pairs<T>(x.c, x.d)};
   }
 }
 
+// ---- gradients: pairs of a row and the element after each pair, 0 beyond the row. Quarters of
+// them, but of 16-bit elements the elements: see sum_quarters().
+
+template <typename T, typename A>
+SEGFAST_LANES A quartered_unless_narrow(A grad) {
+  return kNarrow<T> ? grad : grad * 0.25f;
+}
+
+// The pair in each lane.
 template <typename T>
-SEGFAST_LANES void store_planes(T* address, int64_t plane, const Rounded<T>& x) {
+constexpr int pair_in_lane(int lane) {
+#if SEGFAST_TWO_HALVES
+  if (std::is_same_v<T, Half>) return (lane & 1) | (lane & 2) << 1 | (lane & 4) >> 1;
+#endif
+  return lane;
+}
+
+template <typename T>
+SEGFAST_LANES void load_gradients(const T* row, bool has_right, lanes_t<T> (&g)[3]) {
+  const Pair<T> pair = load_pairs(row);
+  g[0] = quartered_unless_narrow<T>(pair.even);
+  g[1] = quartered_unless_narrow<T>(pair.odd);
+  if (kNarrow<T> && has_right) {
+    g[2] = load_pairs(row + 2).even;
+  } else {
+    lanes_t<T> right{};
+    if (has_right) right[0] = quartered_unless_narrow<T>(to_float(row[2 * kLanes<T>]));
+    g[2] = before_last(g[0], right);
+  }
+}
+
+template <bool kPairs, typename T>
+SEGFAST_LANES void store_lanes_of(T* address, lanes_t<T> x) {
+#if SEGFAST_TWO_HALVES
+  if constexpr (kPairs && std::is_same_v<T, Half>) {
+    const __m128i halves = (__m128i)narrow_to_halves(x);
+    return store_vector(address, _mm_shuffle_epi32(halves, _MM_SHUFFLE(3, 1, 2, 0)));
+  }
+#endif
+  store_lanes(address, x);
+}
+
+#if SEGFAST_TWO_HALVES
+// Widened before they are taken apart, within halves.
+template <>
+SEGFAST_LANES void load_gradients(const Half* row, bool has_right, lanes_t<Half> (&g)[3]) {
+  const __m128i upper = load_vector<__m128i>(row + 8);
+  const __m128i next = has_right ? load_vector<__m128i>(row + 10) : _mm_srli_si128(upper, 4);
+  const __m256 x = _mm256_cvtph_ps(load_vector<__m128i>(row)), y = _mm256_cvtph_ps(upper);
+  const __m256 next_x = _mm256_cvtph_ps(load_vector<__m128i>(row + 2));
+  const __m256 next_y = _mm256_cvtph_ps(next);
+  g[0] = (lanes_t<Half>)_mm256_shuffle_ps(x, y, _MM_SHUFFLE(2, 0, 2, 0));
+  g[1] = (lanes_t<Half>)_mm256_shuffle_ps(x, y, _MM_SHUFFLE(3, 1, 3, 1));
+  g[2] = (lanes_t<Half>)_mm256_shuffle_ps(next_x, next_y, _MM_SHUFFLE(2, 0, 2, 0));
+}
+#endif
+
+// In four planes, `plane` apart.
+template <bool kPairs, typename T>
+SEGFAST_LANES void store_planes(T* address, int64_t plane, const Stored<T>& x) {
   T* const next = address + 2 * plane;
 #if SEGFAST_TWO_HALVES
   if constexpr (std::is_same_v<T, BFloat16>) {
@@ -236,10 +292,10 @@ SEGFAST_LANES void store_planes(T* address, int64_t plane, const Rounded<T>& x) 
   } else
 #endif
   {
-    store_lanes(address, x.a);
-    store_lanes(address + plane, x.b);
-    store_lanes(next, x.c);
-    store_lanes(next + plane, x.d);
+    store_lanes_of<kPairs>(address, x.a);
+    store_lanes_of<kPairs>(address + plane, x.b);
+    store_lanes_of<kPairs>(next, x.c);
+    store_lanes_of<kPairs>(next + plane, x.d);
   }
 }
 
@@ -303,11 +359,13 @@ SEGFAST_LANES void store_cell_bits(uint8_t* mask, const Four<T>& x, bool in_byte
   std::memcpy(mask, &packed, kLanes<T> / 2);
 }
 
-// The first bit of each of kLanes cells, where a lane holds as many of them as fit.
-template <typename T, int... kLane>
+// The first bit of each of kLanes cells, where a lane holds as many of them as fit. kPairs: the
+// lanes are in the order of pair_in_lane().
+template <typename T, bool kPairs, int... kLane>
 SEGFAST_LANES bits_t<T> first_bits(std::integer_sequence<int, kLane...>) {
   constexpr int kCells = sizeof(accumulate_t<T>) * 2;
-  return bits_t<T>{(word_t<T>{1} << (4 * (kLane % kCells)))...};
+  return bits_t<T>{
+      (word_t<T>{1} << (4 * ((kPairs ? pair_in_lane<T>(kLane) : kLane) % kCells)))...};
 }
 
 // kLanes * 4 bits.
@@ -319,8 +377,8 @@ SEGFAST_LANES uint64_t load_cell_bits(const uint8_t* mask, bool in_byte) {
   return packed;
 }
 
-template <typename T>
-SEGFAST_LANES Rounded<T> keep_cells(const uint8_t* mask, const Rounded<T>& x, bool in_byte) {
+template <typename T, bool kPairs>
+SEGFAST_LANES Stored<T> keep_cells(const uint8_t* mask, const Stored<T>& x, bool in_byte) {
   using Bits = bits_t<T>;
   const uint64_t packed = load_cell_bits<kLanes<T>>(mask, in_byte);
   const Bits none{};
@@ -341,7 +399,7 @@ SEGFAST_LANES Rounded<T> keep_cells(const uint8_t* mask, const Rounded<T>& x, bo
     if constexpr (kLanes<T> > sizeof(word_t<T>) * 2) {  // eight cells more
       words = halves(words, none + static_cast<word_t<T>>(packed >> 32));
     }
-    const Bits bit = first_bits<T>(lane_numbers<Bits>{});
+    const Bits bit = first_bits<T, kPairs>(lane_numbers<Bits>{});
     return {(words & bit) != none ? x.a : zero, (words & bit << 1) != none ? x.b : zero,
             (words & bit << 2) != none ? x.c : zero, (words & bit << 3) != none ? x.d : zero};
   }

@@ -95,7 +95,7 @@ SEGFAST_LANES void upsample_row_contiguous(const T* coarse, int64_t plane, int64
   for (int64_t first = 0; first < width; first += kLanes<T>, ++above) {
     const int64_t w = std::min<int64_t>(first, width - kLanes<T>);
     const Four<T> own{load_lanes(a + w), load_lanes(b + w), load_lanes(c + w), load_lanes(d + w)};
-    if (mask != nullptr) store_cell_bits(mask + w / 2, own, w % 2 != 0);
+    if (mask != nullptr) store_cell_bits(mask + (w >> 1), own, w % 2 != 0);
     Cell<V> cell = activated(own, kRelu);
     if (kBlur) {
       const V left_b = left_of<kRelu>(b, w, cell.b, cell.a);
@@ -328,10 +328,6 @@ void upsample_rows(const SubpixelUpsampleParams& p, int64_t begin, int64_t end) 
 // The sums of quarters that a gradient's cells are made of. Gradients of 16 bits are still whole:
 // their quarters are exact, so that a fused multiply-add rounds as the sum of a quarter does.
 template <typename T>
-SEGFAST_LANES lanes_t<T> quartered_unless_narrow(lanes_t<T> grad) {
-  return kNarrow<T> ? grad : grad * 0.25f;
-}
-template <typename T>
 SEGFAST_LANES lanes_t<T> sum_quarters(lanes_t<T> a, lanes_t<T> b, lanes_t<T> c, lanes_t<T> d) {
   if constexpr (kNarrow<T>) {
     const lanes_t<T> zero{}, quarter = zero + 0.25f;
@@ -372,23 +368,6 @@ SEGFAST_LANES lanes_t<T> with_first(lanes_t<T> x, lanes_t<T> y) {
   return x;
 }
 
-// kLanes pairs of a row, and the right neighbours of each pair; zeros if not `within`.
-template <typename T>
-SEGFAST_LANES void load_gradients(const T* row, bool within, bool has_right, lanes_t<T> (&g)[3]) {
-  g[0] = g[1] = g[2] = lanes_t<T>{};
-  if (!within) return;
-  const Pair<T> pair = load_pairs(row);
-  g[0] = quartered_unless_narrow<T>(pair.even);
-  g[1] = quartered_unless_narrow<T>(pair.odd);
-  if (kNarrow<T> && has_right) {
-    g[2] = load_pairs(row + 2).even;
-  } else {
-    lanes_t<T> right{};
-    if (has_right) right[0] = to_float(row[2 * kLanes<T>]) * 0.25f;
-    g[2] = before_last(g[0], right);
-  }
-}
-
 // grad: row 2h of the fine tensor; last: there is no row 2h + 2. coarse: as in the forward pass.
 // width >= kLanes.
 template <bool kBlur, typename T>
@@ -397,13 +376,13 @@ void gradient_row_contiguous(const T* grad, bool top, bool last, int64_t plane, 
   for (int64_t first = 0; first < width; first += kLanes<T>) {
     const int64_t w = std::min<int64_t>(first, width - kLanes<T>);
     const T* row = grad + 2 * w;
+    lanes_t<T> g[3][3] = {};
     Four<T> cells;
     if (kBlur) {
       const bool has_right = w + kLanes<T> < width;
-      lanes_t<T> g[3][3];
-      load_gradients(row, true, has_right, g[0]);
-      load_gradients(row + 2 * width, true, has_right, g[1]);
-      load_gradients(row + 4 * width, !last, has_right, g[2]);
+      load_gradients(row, has_right, g[0]);
+      load_gradients(row + 2 * width, has_right, g[1]);
+      if (!last) load_gradients(row + 4 * width, has_right, g[2]);
       Cell<lanes_t<T>> s = blur_gradient_vector<T>(g, top, false);
       if (w == 0) {
         const Cell<lanes_t<T>> edge = blur_gradient_vector<T>(g, top, true);
@@ -415,9 +394,9 @@ void gradient_row_contiguous(const T* grad, bool top, bool last, int64_t plane, 
       const Pair<T> upper = load_pairs(row), lower = load_pairs(row + 2 * width);
       cells = {upper.even, upper.odd, lower.even, lower.odd};
     }
-    Rounded<T> rounded = round_cells(cells);
-    if (mask != nullptr) rounded = keep_cells<T>(mask + w / 2, rounded, w % 2 != 0);
-    store_planes(coarse + w, plane, rounded);
+    Stored<T> stored = stored_cells(cells);
+    if (mask != nullptr) stored = keep_cells<T, kBlur>(mask + (w >> 1), stored, w % 2 != 0);
+    store_planes<kBlur>(coarse + w, plane, stored);
   }
 }
 
@@ -456,11 +435,11 @@ void gradient_row_channels_last(const T* grad, bool top, bool last, int64_t widt
           cells = {s.a, s.b, s.c, s.d};
         }
         const int64_t cell = w * channels + c;
-        Rounded<T> rounded = round_cells(cells);
+        Stored<T> stored = stored_cells(cells);
         if (mask != nullptr && whole_bytes) {
-          rounded = keep_cells<T>(mask + cell / 2, rounded, false);
+          stored = keep_cells<T, false>(mask + cell / 2, stored, false);
         }
-        store_fours(coarse + cell * 4, rounded);
+        store_fours(coarse + cell * 4, stored);
       }
     }
   }
