@@ -364,8 +364,7 @@ SEGFAST_LANES void store_cell_bits(uint8_t* mask, const Four<T>& x, bool in_byte
 template <typename T, bool kPairs, int... kLane>
 SEGFAST_LANES bits_t<T> first_bits(std::integer_sequence<int, kLane...>) {
   constexpr int kCells = sizeof(accumulate_t<T>) * 2;
-  return bits_t<T>{
-      (word_t<T>{1} << (4 * ((kPairs ? pair_in_lane<T>(kLane) : kLane) % kCells)))...};
+  return bits_t<T>{(word_t<T>{1} << (4 * ((kPairs ? pair_in_lane<T>(kLane) : kLane) % kCells)))...};
 }
 
 // kLanes * 4 bits.
@@ -386,8 +385,7 @@ SEGFAST_LANES Stored<T> keep_cells(const uint8_t* mask, const Stored<T>& x, bool
   if constexpr (std::is_same_v<T, BFloat16>) {  // a cell's byte in both halves of its lane
     const __m256i bytes = _mm256_setr_epi32(0x80008000, 0x80008000, 0x80018001, 0x80018001,  //
                                             0x80028002, 0x80028002, 0x80038003, 0x80038003);
-    const __m256i bits =
-        _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(packed)), bytes);
+    const __m256i bits = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(packed)), bytes);
     const __m256i ab = _mm256_set1_epi64x(0x0020001000020001), cd = _mm256_slli_epi16(ab, 2);
     return {x.ab & (Bits)_mm256_cmpeq_epi16(_mm256_and_si256(bits, ab), ab),
             x.cd & (Bits)_mm256_cmpeq_epi16(_mm256_and_si256(bits, cd), cd)};

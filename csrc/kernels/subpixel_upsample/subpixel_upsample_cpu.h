@@ -424,8 +424,8 @@ void gradient_row_channels_last(const T* grad, bool top, bool last, int64_t widt
           } else {
             q[y][0] = w == 0 ? quartered_unless_narrow<T>(load_lanes(row)) : (*slot)[y];
             q[y][1] = quartered_unless_narrow<T>(load_lanes(row + channels));
-            q[y][2] = w == width - 1 ? V{}
-                                     : quartered_unless_narrow<T>(load_lanes(row + 2 * channels));
+            q[y][2] =
+                w == width - 1 ? V{} : quartered_unless_narrow<T>(load_lanes(row + 2 * channels));
             (*slot)[y] = q[y][2];
           }
         }
@@ -488,21 +488,27 @@ struct Backward {
     }
   }
 
+  // Rows of vectors, factor 2.
   template <bool kBlur>
-  void row2(int64_t b, int64_t h) const {
-    const int64_t row = b * p.height + h;
-    const T* grad = static_cast<const T*>(p.grad_output) + shape.fine(row * 2, 0, 0);
-    T* coarse = static_cast<T*>(p.grad_input) + shape.coarse(b, h, 0, 0, 0, 0);
-    const uint8_t* mask =
-        p.mask == nullptr ? nullptr : p.mask + row * mask_row_bytes(p.width, p.channels, 2);
-    if ((p.channels_last ? p.channels : p.width) < kLanes<T>) {
-      this->row(b, h);
-    } else if (p.channels_last) {
-      gradient_row_channels_last<kBlur>(grad, h == 0, h == p.height - 1, p.width, p.channels, mask,
-                                        coarse);
-    } else {
-      gradient_row_contiguous<kBlur>(grad, h == 0, h == p.height - 1, p.height * p.width, p.width,
-                                     mask, coarse);
+  void rows2(int64_t begin, int64_t end) const {
+    const int64_t width = p.width, plane = p.height * width, length = width * p.channels * 4;
+    const int64_t row_bytes = mask_row_bytes(width, p.channels, 2);
+    const T* grad = static_cast<const T*>(p.grad_output) + begin * length;
+    const uint8_t* mask = p.mask == nullptr ? nullptr : p.mask + begin * row_bytes;
+    T* const maps = static_cast<T*>(p.grad_input);
+    int64_t b = begin / p.height, h = begin % p.height;
+    for (int64_t row = begin; row < end; ++row) {
+      const bool top = h == 0, last = h == p.height - 1;
+      if (p.channels_last) {
+        gradient_row_channels_last<kBlur>(grad, top, last, width, p.channels, mask,
+                                          maps + row * length);
+      } else {
+        gradient_row_contiguous<kBlur>(grad, top, last, plane, width, mask,
+                                       maps + b * 4 * plane + h * width);
+      }
+      grad += length;
+      if (mask != nullptr) mask += row_bytes;
+      if (++h == p.height) h = 0, ++b;
     }
   }
 };
@@ -510,15 +516,12 @@ struct Backward {
 template <typename T>
 void gradient_rows(const SubpixelUpsampleBackwardParams& p, int64_t begin, int64_t end) {
   const Backward<T> backward{p, {p.channels, p.height, p.width, p.factor, p.channels_last}};
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t b = row / p.height, h = row % p.height;
-    if (p.factor != 2) {
-      backward.row(b, h);
-    } else if (p.blur) {
-      backward.template row2<true>(b, h);
-    } else {
-      backward.template row2<false>(b, h);
-    }
+  if (p.factor != 2 || (p.channels_last ? p.channels : p.width) < kLanes<T>) {
+    for (int64_t row = begin; row < end; ++row) backward.row(row / p.height, row % p.height);
+  } else if (p.blur) {
+    backward.template rows2<true>(begin, end);
+  } else {
+    backward.template rows2<false>(begin, end);
   }
 }
 
