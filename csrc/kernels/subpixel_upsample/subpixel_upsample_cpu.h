@@ -74,8 +74,8 @@ SEGFAST_LANES lanes_t<T> left_of(const T* row, int64_t w, lanes_t<T> own, lanes_
   return w == 0 ? after_first(edge, own) : load_activated<kRelu>(row + w - 1);
 }
 
-// What row h of a map contributes to the next, and, kUpper, what stands above it at the map's edge:
-// its own a and b. above: a vector of cells each. width >= kLanes.
+// What a row of c and d contributes to the next; at the map's edge, a and b of a row to itself.
+// above: one for each vector of cells. width >= kLanes.
 template <bool kRelu, typename T>
 void start_row_contiguous(const T* c, const T* d, int64_t width, Above<lanes_t<T>>* above) {
   for (int64_t first = 0; first < width; first += kLanes<T>, ++above) {
@@ -112,8 +112,8 @@ SEGFAST_LANES void upsample_row_contiguous(const T* coarse, int64_t plane, int64
 // Channels go in blocks of kSlots vectors, whose left neighbours are kept.
 constexpr int64_t kSlots = 16;
 
-// coarse: row h, [width, channels, 2, 2]; kUpper: of which a and b take the place of c and d. The
-// rest as above; channels >= kLanes.
+// coarse: row h, [width, channels, 2, 2]; upper: a and b take the place of c and d. The rest as
+// above; channels >= kLanes.
 template <bool kRelu, typename T>
 void start_row_channels_last(const T* coarse, bool upper, int64_t width, int64_t channels,
                              Above<lanes_t<T>>* above) {
@@ -152,7 +152,7 @@ void upsample_row_channels_last(const T* coarse, int64_t width, int64_t channels
         const T* address = coarse + w * pixel + c * 4;
         const Four<T> own = load_fours(address);
         if (mask != nullptr && whole_bytes)
-          store_cell_bits(mask + (w * channels + c) / 2, own, false);
+          store_bits_of_fours(mask + (w * channels + c) / 2, address);
         Cell<V> cell = activated(own, kRelu);
         if (kBlur) {
           const V left_b = w == 0 ? cell.a : slot->b, left_d = w == 0 ? cell.c : slot->d;
