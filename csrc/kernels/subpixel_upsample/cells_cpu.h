@@ -1,5 +1,6 @@
 // cells_cpu.h: vectors of 2x2 cells, element by element, loaded and stored as memory holds them,
-// and their bits of the mask. Compiled once for each instruction set, after common/lanes.h.
+// and their bits of the mask. Compiled once for each instruction set, after common/lanes.h
+// and lanes_math.h.
 //
 // AVX2 moves lanes across its halves slowly, and GCC 12 does so where it need not: there, vectors
 // are joined from halves as they are loaded, and stored by halves; bits are packed, not looked up.
@@ -13,10 +14,10 @@
 // Microseconds of a coarse [1, 256, 32, 32] there, since a row keeps what it contributes to the
 // next and GCC 12 copies no struct of vectors, quarters are fused, and two bfloat16 vectors are
 // rounded at once (forward writes the mask):
-//   forward   contiguous fp32 71 -> 49, bf16 93 -> 60, fp16 75 -> 53
-//             channels_last fp32 61 -> 49, bf16 88 -> 63, fp16 90 -> 72
-//   backward  contiguous fp32 71 -> FP32, bf16 97 -> 75, fp16 91 -> FP16
-//             channels_last fp32 56 -> CL32, bf16 78 -> 60, fp16 57 -> 55
+//   forward   contiguous fp32 72 -> 52, bf16 95 -> 60, fp16 80 -> 55
+//             channels_last fp32 62 -> 51, bf16 90 -> 61, fp16 94 -> 73
+//   backward  contiguous fp32 71 -> 70, bf16 97 -> 74, fp16 90 -> 75
+//             channels_last fp32 54 -> 53, bf16 78 -> 61, fp16 57 -> 54
 
 #if defined(SEGFAST_ISA_AVX2) && !defined(SEGFAST_ISA_AVX512)
 #define SEGFAST_TWO_HALVES 1
