@@ -589,6 +589,10 @@ SEGFAST_LANES Pair<T> load_pairs(const T* address) {
             widen_halves((Lanes16)_mm_unpackhi_epi64(x, y))};
   }
 #endif
+  if constexpr (std::is_same_v<T, BFloat16>) {  // GCC 12 would clear the bits that a shift drops
+    const auto words = load_vector<bits_t<T>>(address);
+    return {(lanes_t<T>)(words << 16), (lanes_t<T>)(words & 0xffff0000u)};
+  }
   const WordPair<T> words = load_word_pairs(address);
   return {values_of<T>(words.even), values_of<T>(words.odd)};
 }

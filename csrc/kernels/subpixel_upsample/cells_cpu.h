@@ -1,5 +1,6 @@
 // cells_cpu.h: vectors of 2x2 cells, element by element, loaded and stored as memory holds them,
-// and their bits of the mask. Compiled once for each instruction set, after common/lanes.h.
+// and their bits of the mask. Compiled once for each instruction set, after common/lanes.h
+// and lanes_math.h.
 //
 // AVX2 moves lanes across its halves slowly, and GCC 12 does so where it need not: there, vectors
 // are joined from halves as they are loaded, and stored by halves; bits are packed, not looked up.
@@ -10,6 +11,13 @@
 //             channels_last fp32 2.9, bf16 1.8, fp16 1.7
 //   backward  contiguous fp32 1.0, bf16 1.1, fp16 1.3; of odd width 1.3, 1.5, 1.8
 //             channels_last fp32 1.1, bf16 1.3, fp16 1.5
+// Microseconds of a coarse [1, 256, 32, 32] there, since a row keeps what it contributes to the
+// next and GCC 12 copies no struct of vectors, quarters are fused, and two bfloat16 vectors are
+// rounded at once (forward writes the mask):
+//   forward   contiguous fp32 72 -> 52, bf16 95 -> 60, fp16 80 -> 55
+//             channels_last fp32 62 -> 51, bf16 90 -> 61, fp16 94 -> 73
+//   backward  contiguous fp32 71 -> 70, bf16 97 -> 74, fp16 90 -> 75
+//             channels_last fp32 54 -> 53, bf16 78 -> 61, fp16 57 -> 54
 
 #if defined(SEGFAST_ISA_AVX2) && !defined(SEGFAST_ISA_AVX512)
 #define SEGFAST_TWO_HALVES 1
@@ -27,17 +35,37 @@ struct Four {
   lanes_t<T> a, b, c, d;
 };
 
+// The same as it is masked and stored.
+#if SEGFAST_TWO_HALVES
+struct CellWords {
+  bits_t<BFloat16> ab, cd;  // rounded; words whose lower halves are a and c
+};
+template <typename T>
+using Stored = std::conditional_t<std::is_same_v<T, BFloat16>, CellWords, Four<T>>;
+#else
+template <typename T>
+using Stored = Four<T>;
+#endif
+
 // ---- x0 y0 x1 y1 ...
 
 // Words whose lower halves are x and whose upper halves are y.
 template <typename T>
 SEGFAST_LANES bits_t<T> word_pairs(lanes_t<T> x, lanes_t<T> y) {
   if constexpr (std::is_same_v<T, BFloat16>) {
-    const bits_t<T> lower = round_upper(x) >> 16, upper = round_upper(y);
 #if SEGFAST_TWO_HALVES
-    return (bits_t<T>)_mm256_blend_epi16((__m256i)lower, (__m256i)upper, 0xaa);
+    // Both at once: half of the last place is added, and where that leaves nothing below it, which
+    // it does of ties alone, the last place made even. A NaN stays one: what is computed from
+    // elements has none that are NaN by its lower half alone.
+    const __m256i half = _mm256_set1_epi32(0x8000);
+    const __m256i lower = _mm256_add_epi32((__m256i)x, half);
+    const __m256i upper = _mm256_add_epi32((__m256i)y, half);
+    const __m256i rounded = _mm256_blend_epi16(_mm256_srli_epi32(lower, 16), upper, 0xaa);
+    const __m256i rest = _mm256_blend_epi16(lower, _mm256_slli_epi32(upper, 16), 0xaa);
+    const __m256i even = _mm256_adds_epu16(rest, _mm256_set1_epi16(-2));  // -1 unless rest is 0
+    return (bits_t<T>)_mm256_and_si256(rounded, even);
 #else
-    return lower | (upper & 0xffff0000u);
+    return round_upper(x) >> 16 | (round_upper(y) & 0xffff0000u);
 #endif
   } else {
     return to_words<T>(x) | to_words<T>(y) << 16;
@@ -63,15 +91,24 @@ SEGFAST_LANES void store_pairs(T* address, lanes_t<T> x, lanes_t<T> y) {
 
 // ---- x0 x1 ... at one address, y0 y1 ... at another
 
+#if SEGFAST_TWO_HALVES
+// x0 y0 x1 y1 ...
+template <typename T>
+SEGFAST_LANES void store_word_pairs_apart(T* at_x, T* at_y, bits_t<T> pairs) {
+  const __m256i apart = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+  const __m256i words = _mm256_shuffle_epi8((__m256i)pairs, apart);
+  const __m128i low = _mm256_castsi256_si128(words), high = _mm256_extracti128_si256(words, 1);
+  store_vector(at_x, _mm_unpacklo_epi64(low, high));
+  store_vector(at_y, _mm_unpackhi_epi64(low, high));
+}
+#endif
+
 template <typename T>
 SEGFAST_LANES void store_two(T* at_x, T* at_y, lanes_t<T> x, lanes_t<T> y) {
 #if SEGFAST_TWO_HALVES
   if constexpr (std::is_same_v<T, BFloat16>) {
-    const __m256i words = _mm256_packus_epi32((__m256i)to_words<T>(x), (__m256i)to_words<T>(y));
-    const __m256i both = _mm256_permute4x64_epi64(words, _MM_SHUFFLE(3, 1, 2, 0));
-    store_vector(at_x, _mm256_castsi256_si128(both));
-    store_vector(at_y, _mm256_extracti128_si256(both, 1));
-    return;
+    return store_word_pairs_apart(at_x, at_y, word_pairs<T>(x, y));
   }
 #endif
   store_lanes(at_x, x);
@@ -124,9 +161,8 @@ SEGFAST_LANES Four<BFloat16> load_fours(const BFloat16* address) {
   return {(V)(ab << 16), (V)(ab & 0xffff0000u), (V)(cd << 16), (V)(cd & 0xffff0000u)};
 }
 
-SEGFAST_LANES void store_fours(BFloat16* address, const Four<BFloat16>& cells) {
-  const __m256i ab = (__m256i)word_pairs<BFloat16>(cells.a, cells.b);
-  const __m256i cd = (__m256i)word_pairs<BFloat16>(cells.c, cells.d);
+SEGFAST_LANES void store_fours(BFloat16* address, const CellWords& cells) {
+  const __m256i ab = (__m256i)cells.ab, cd = (__m256i)cells.cd;
   store_halves(address, address + 16, _mm256_unpacklo_epi32(ab, cd));
   store_halves(address + 8, address + 24, _mm256_unpackhi_epi32(ab, cd));
 }
@@ -186,6 +222,102 @@ SEGFAST_LANES void store_fours(T* address, const Four<T>& x) {
   }
 }
 
+template <typename T>
+SEGFAST_LANES Stored<T> stored_cells(const Four<T>& x) {
+  if constexpr (std::is_same_v<Stored<T>, Four<T>>) {
+    return x;
+  } else {
+    return {word_pairs<T>(x.a, x.b), word_pairs<T>(x.c, x.d)};
+  }
+}
+
+// ---- gradients: pairs of a row and the element after each pair, 0 beyond the row. Quarters of
+// them, but of 16-bit elements the elements: see sum_quarters().
+
+template <typename T, typename A>
+SEGFAST_LANES A quartered_unless_narrow(A grad) {
+  return kNarrow<T> ? grad : grad * 0.25f;
+}
+
+// The pair in each lane.
+template <typename T>
+constexpr int pair_in_lane(int lane) {
+#if SEGFAST_TWO_HALVES
+  if (std::is_same_v<T, Half>) return (lane & 1) | (lane & 2) << 1 | (lane & 4) >> 1;
+#endif
+  return lane;
+}
+
+template <typename T>
+SEGFAST_LANES void load_gradients(const T* row, bool has_right, lanes_t<T> (&g)[3]) {
+  const Pair<T> pair = load_pairs(row);
+  g[0] = quartered_unless_narrow<T>(pair.even);
+  g[1] = quartered_unless_narrow<T>(pair.odd);
+  if (kNarrow<T> && has_right) {
+    g[2] = load_pairs(row + 2).even;
+  } else {
+    lanes_t<T> right{};
+    if (has_right) right[0] = quartered_unless_narrow<T>(to_float(row[2 * kLanes<T>]));
+    g[2] = before_last(g[0], right);
+  }
+}
+
+template <bool kPairs, typename T>
+SEGFAST_LANES void store_lanes_of(T* address, lanes_t<T> x) {
+#if SEGFAST_TWO_HALVES
+  if constexpr (kPairs && std::is_same_v<T, Half>) {
+    const __m128i halves = (__m128i)narrow_to_halves(x);
+    return store_vector(address, _mm_shuffle_epi32(halves, _MM_SHUFFLE(3, 1, 2, 0)));
+  }
+#endif
+  store_lanes(address, x);
+}
+
+#if SEGFAST_TWO_HALVES
+// Widened before they are taken apart, within halves.
+template <>
+SEGFAST_LANES void load_gradients(const Half* row, bool has_right, lanes_t<Half> (&g)[3]) {
+  const __m128i upper = load_vector<__m128i>(row + 8);
+  const __m128i next = has_right ? load_vector<__m128i>(row + 10) : _mm_srli_si128(upper, 4);
+  const __m256 x = _mm256_cvtph_ps(load_vector<__m128i>(row)), y = _mm256_cvtph_ps(upper);
+  const __m256 next_x = _mm256_cvtph_ps(load_vector<__m128i>(row + 2));
+  const __m256 next_y = _mm256_cvtph_ps(next);
+  g[0] = (lanes_t<Half>)_mm256_shuffle_ps(x, y, _MM_SHUFFLE(2, 0, 2, 0));
+  g[1] = (lanes_t<Half>)_mm256_shuffle_ps(x, y, _MM_SHUFFLE(3, 1, 3, 1));
+  g[2] = (lanes_t<Half>)_mm256_shuffle_ps(next_x, next_y, _MM_SHUFFLE(2, 0, 2, 0));
+}
+#endif
+
+// In four planes, `plane` apart.
+template <bool kPairs, typename T>
+SEGFAST_LANES void store_planes(T* address, int64_t plane, const Stored<T>& x) {
+  T* const next = address + 2 * plane;
+#if SEGFAST_TWO_HALVES
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    store_word_pairs_apart(address, address + plane, x.ab);
+    store_word_pairs_apart(next, next + plane, x.cd);
+    return;
+  } else
+#endif
+  {
+    store_lanes_of<kPairs>(address, x.a);
+    store_lanes_of<kPairs>(address + plane, x.b);
+    store_lanes_of<kPairs>(next, x.c);
+    store_lanes_of<kPairs>(next + plane, x.d);
+  }
+}
+
+// ---- the mean of a vector's four, given their sum
+
+template <typename V>
+SEGFAST_LANES V quarter_lanes(V sum) {
+#if defined(SEGFAST_ISA_AVX2)
+  return madd(sum, V{} + 0.25f, V{});  // rounded once, as the product is; of -0, +0
+#else
+  return quarter(sum);
+#endif
+}
+
 // ---- ReLU of a vector
 
 template <typename V>
@@ -235,29 +367,64 @@ SEGFAST_LANES void store_cell_bits(uint8_t* mask, const Four<T>& x, bool in_byte
   std::memcpy(mask, &packed, kLanes<T> / 2);
 }
 
-// The first bit of each of kLanes cells, where a lane holds as many of them as fit.
-template <typename T, int... kLane>
-SEGFAST_LANES bits_t<T> first_bits(std::integer_sequence<int, kLane...>) {
-  constexpr int kCells = sizeof(accumulate_t<T>) * 2;
-  return bits_t<T>{(word_t<T>{1} << (4 * (kLane % kCells)))...};
+#if SEGFAST_TWO_HALVES
+// Of cells as memory holds them. Saturated to bytes, what ReLU stops is 0 or -128: negative numbers
+// end with -inf, which is -128, and what lies between that and 0 are NaN.
+SEGFAST_LANES void store_bits_of_fours(uint8_t* mask, const BFloat16* address) {
+  const __m256i bytes = _mm256_packs_epi16(load_halves(address, address + 16),
+                                           load_halves(address + 8, address + 24));
+  const __m256i stopped = _mm256_cmpeq_epi8(_mm256_add_epi8(bytes, bytes), _mm256_setzero_si256());
+  const uint32_t packed = ~static_cast<uint32_t>(_mm256_movemask_epi8(stopped));
+  std::memcpy(mask, &packed, sizeof packed);
+}
+#endif
+template <typename T>
+SEGFAST_LANES void store_bits_of_fours(uint8_t* mask, const T* address) {
+  store_cell_bits(mask, load_fours(address), false);
 }
 
-template <typename T>
-SEGFAST_LANES Four<T> keep_cells(const uint8_t* mask, const Four<T>& x, bool in_byte) {
-  using Bits = bits_t<T>;
+// The first bit of each of kLanes cells, where a lane holds as many of them as fit. kPairs: the
+// lanes are in the order of pair_in_lane().
+template <typename T, bool kPairs, int... kLane>
+SEGFAST_LANES bits_t<T> first_bits(std::integer_sequence<int, kLane...>) {
+  constexpr int kCells = sizeof(accumulate_t<T>) * 2;
+  return bits_t<T>{(word_t<T>{1} << (4 * ((kPairs ? pair_in_lane<T>(kLane) : kLane) % kCells)))...};
+}
+
+// kLanes * 4 bits.
+template <int kCells>
+SEGFAST_LANES uint64_t load_cell_bits(const uint8_t* mask, bool in_byte) {
   uint64_t packed = 0;
-  std::memcpy(&packed, mask, kLanes<T> / 2);
-  if (in_byte)
-    packed = packed >> 4 | static_cast<uint64_t>(mask[kLanes<T> / 2]) << (kLanes<T> * 4 - 4);
+  std::memcpy(&packed, mask, kCells / 2);
+  if (in_byte) packed = packed >> 4 | static_cast<uint64_t>(mask[kCells / 2]) << (kCells * 4 - 4);
+  return packed;
+}
+
+template <typename T, bool kPairs>
+SEGFAST_LANES Stored<T> keep_cells(const uint8_t* mask, const Stored<T>& x, bool in_byte) {
+  using Bits = bits_t<T>;
+  const uint64_t packed = load_cell_bits<kLanes<T>>(mask, in_byte);
   const Bits none{};
-  const lanes_t<T> zero{};
-  Bits words = none + static_cast<word_t<T>>(packed);
-  if constexpr (kLanes<T> > sizeof(word_t<T>) * 2) {  // eight cells more
-    words = halves(words, none + static_cast<word_t<T>>(packed >> 32));
+#if SEGFAST_TWO_HALVES
+  if constexpr (std::is_same_v<T, BFloat16>) {  // a cell's byte in both halves of its lane
+    const __m256i bytes = _mm256_setr_epi32(0x80008000, 0x80008000, 0x80018001, 0x80018001,  //
+                                            0x80028002, 0x80028002, 0x80038003, 0x80038003);
+    const __m256i bits = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(packed)), bytes);
+    const __m256i ab = _mm256_set1_epi64x(0x0020001000020001), cd = _mm256_slli_epi16(ab, 2);
+    return {x.ab & (Bits)_mm256_cmpeq_epi16(_mm256_and_si256(bits, ab), ab),
+            x.cd & (Bits)_mm256_cmpeq_epi16(_mm256_and_si256(bits, cd), cd)};
+  } else
+#endif
+  {
+    const lanes_t<T> zero{};
+    Bits words = none + static_cast<word_t<T>>(packed);
+    if constexpr (kLanes<T> > sizeof(word_t<T>) * 2) {  // eight cells more
+      words = halves(words, none + static_cast<word_t<T>>(packed >> 32));
+    }
+    const Bits bit = first_bits<T, kPairs>(lane_numbers<Bits>{});
+    return {(words & bit) != none ? x.a : zero, (words & bit << 1) != none ? x.b : zero,
+            (words & bit << 2) != none ? x.c : zero, (words & bit << 3) != none ? x.d : zero};
   }
-  const Bits bit = first_bits<T>(lane_numbers<Bits>{});
-  return {(words & bit) != none ? x.a : zero, (words & bit << 1) != none ? x.b : zero,
-          (words & bit << 2) != none ? x.c : zero, (words & bit << 3) != none ? x.d : zero};
 }
 
 }  // namespace

@@ -5,7 +5,9 @@
 #endif
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <memory>
 #include <type_traits>
 #include <utility>
 

@@ -4,6 +4,7 @@
 // along the channels in torch.channels_last. Runs shorter than a vector, other factors, and masks
 // that are given to the forward pass, go element by element.
 #include "common/lanes.h"
+#include "common/lanes_math.h"
 #include "kernels/subpixel_upsample/cells_cpu.h"
 
 namespace segfast {
@@ -53,55 +54,92 @@ SEGFAST_LANES lanes_t<T> load_activated(const T* address) {
   return kRelu ? relu_lanes(x) : x;
 }
 
-// coarse: row h of subpixel a, the others `plane` apart. has_upper: row h - 1 lies before it. fine:
-// row 2h, followed by row 2h + 1. width >= kLanes.
+// Member by member: GCC 12 copies a struct of vectors to memory by quarters, through the stack.
+template <typename V>
+SEGFAST_LANES void store_above(Above<V>* address, Above<V> x) {
+  address->a = x.a;
+  address->b = x.b;
+}
+
+template <typename V>
+SEGFAST_LANES Cell<V> blur_lanes(Cell<V> s, Above<V> above, V left_b, V left_d) {
+  s = blur_sums(s, above, left_b, left_d);
+  return {quarter_lanes(s.a), quarter_lanes(s.b), quarter_lanes(s.c), quarter_lanes(s.d)};
+}
+
+// The left neighbours of the kLanes elements `own` from the w-th of a row on. At the row's start
+// stands the edge's own value, the first of `edge`.
+template <bool kRelu, typename T>
+SEGFAST_LANES lanes_t<T> left_of(const T* row, int64_t w, lanes_t<T> own, lanes_t<T> edge) {
+  return w == 0 ? after_first(edge, own) : load_activated<kRelu>(row + w - 1);
+}
+
+// What a row of c and d contributes to the next; at the map's edge, a and b of a row to itself.
+// above: one for each vector of cells. width >= kLanes.
+template <bool kRelu, typename T>
+void start_row_contiguous(const T* c, const T* d, int64_t width, Above<lanes_t<T>>* above) {
+  for (int64_t first = 0; first < width; first += kLanes<T>, ++above) {
+    const int64_t w = std::min<int64_t>(first, width - kLanes<T>);  // the last vector may overlap
+    const lanes_t<T> own_c = load_activated<kRelu>(c + w), own_d = load_activated<kRelu>(d + w);
+    store_above(above, above_cell(own_c, own_d, left_of<kRelu>(d, w, own_d, own_c)));
+  }
+}
+
+// coarse: row h of subpixel a, the others `plane` apart. above: what row h - 1 contributes; becomes
+// what row h does. fine: row 2h, followed by row 2h + 1. width >= kLanes.
 template <bool kRelu, bool kBlur, typename T>
-void upsample_row_contiguous(const T* coarse, bool has_upper, int64_t plane, int64_t width,
-                             uint8_t* mask, T* fine) {
+SEGFAST_LANES void upsample_row_contiguous(const T* coarse, int64_t plane, int64_t width,
+                                           Above<lanes_t<T>>* above, uint8_t* mask, T* fine) {
   using V = lanes_t<T>;
   const T *a = coarse, *b = a + plane, *c = b + plane, *d = c + plane;
-  const T *upper_c = has_upper ? c - width : a, *upper_d = has_upper ? d - width : b;
-  V left_b{}, left_d{}, left_upper_d{};  // the vectors before this one
-  for (int64_t first = 0; first < width; first += kLanes<T>) {
-    const int64_t w = std::min<int64_t>(first, width - kLanes<T>);  // the last vector may overlap
+  for (int64_t first = 0; first < width; first += kLanes<T>, ++above) {
+    const int64_t w = std::min<int64_t>(first, width - kLanes<T>);
     const Four<T> own{load_lanes(a + w), load_lanes(b + w), load_lanes(c + w), load_lanes(d + w)};
-    if (mask != nullptr) store_cell_bits(mask + w / 2, own, w % 2 != 0);
+    if (mask != nullptr) store_cell_bits(mask + (w >> 1), own, w % 2 != 0);
     Cell<V> cell = activated(own, kRelu);
     if (kBlur) {
-      const V above_c = load_activated<kRelu>(upper_c + w);
-      const V above_d = load_activated<kRelu>(upper_d + w);
-      V beside_b, beside_d, corner_d;
-      if (w == 0) {
-        beside_b = after_first(cell.a, cell.b);
-        beside_d = after_first(cell.c, cell.d);
-        corner_d = after_first(above_c, above_d);
-      } else if (w == first) {
-        beside_b = after_last(left_b, cell.b);
-        beside_d = after_last(left_d, cell.d);
-        corner_d = after_last(left_upper_d, above_d);
-      } else {
-        beside_b = load_activated<kRelu>(b + w - 1);
-        beside_d = load_activated<kRelu>(d + w - 1);
-        corner_d = load_activated<kRelu>(upper_d + w - 1);
-      }
-      left_b = cell.b;
-      left_d = cell.d;
-      left_upper_d = above_d;
-      cell = blur_cell(cell, above_c, above_d, beside_b, beside_d, corner_d);
+      const V left_b = left_of<kRelu>(b, w, cell.b, cell.a);
+      const V left_d = left_of<kRelu>(d, w, cell.d, cell.c);
+      const Above<V> below = above_cell(cell.c, cell.d, left_d);
+      cell = blur_lanes(cell, {above->a, above->b}, left_b, left_d);
+      store_above(above, below);
     }
     store_pairs(fine + 2 * w, cell.a, cell.b);
     store_pairs(fine + 2 * (width + w), cell.c, cell.d);
   }
 }
 
-// coarse: row h, [width, channels, 2, 2]. The rest as above; channels >= kLanes.
-template <bool kRelu, bool kBlur, typename T>
-void upsample_row_channels_last(const T* coarse, bool has_upper, int64_t width, int64_t channels,
-                                uint8_t* mask, T* fine) {
+// Channels go in blocks of kSlots vectors, whose left neighbours are kept.
+constexpr int64_t kSlots = 16;
+
+// coarse: row h, [width, channels, 2, 2]; upper: a and b take the place of c and d. The rest as
+// above; channels >= kLanes.
+template <bool kRelu, typename T>
+void start_row_channels_last(const T* coarse, bool upper, int64_t width, int64_t channels,
+                             Above<lanes_t<T>>* above) {
   using V = lanes_t<T>;
-  constexpr int64_t kSlots = 16;  // vectors whose left neighbours are kept
+  V left[kSlots];
+  for (int64_t block = 0; block < channels; block += kSlots * kLanes<T>) {
+    for (int64_t w = 0; w < width; ++w) {
+      V* slot = left;
+      for (int64_t first = block; first < std::min(channels, block + kSlots * kLanes<T>);
+           first += kLanes<T>, ++slot, ++above) {
+        const int64_t c = std::min<int64_t>(first, channels - kLanes<T>);
+        const Cell<V> cell = activated(load_fours(coarse + (w * channels + c) * 4), kRelu);
+        const V own_c = upper ? cell.a : cell.c, own_d = upper ? cell.b : cell.d;
+        store_above(above, above_cell(own_c, own_d, w == 0 ? own_c : *slot));
+        *slot = own_d;
+      }
+    }
+  }
+}
+
+template <bool kRelu, bool kBlur, typename T>
+void upsample_row_channels_last(const T* coarse, int64_t width, int64_t channels,
+                                Above<lanes_t<T>>* above, uint8_t* mask, T* fine) {
+  using V = lanes_t<T>;
   struct {
-    V b, d, upper_d;
+    V b, d;
   } left[kSlots];
   const int64_t pixel = channels * 4;
   const bool whole_bytes = channels % 2 == 0;
@@ -109,21 +147,20 @@ void upsample_row_channels_last(const T* coarse, bool has_upper, int64_t width, 
     for (int64_t w = 0; w < width; ++w) {
       auto* slot = left;
       for (int64_t first = block; first < std::min(channels, block + kSlots * kLanes<T>);
-           first += kLanes<T>, ++slot) {
+           first += kLanes<T>, ++slot, ++above) {
         const int64_t c = std::min<int64_t>(first, channels - kLanes<T>);
         const T* address = coarse + w * pixel + c * 4;
         const Four<T> own = load_fours(address);
         if (mask != nullptr && whole_bytes)
-          store_cell_bits(mask + (w * channels + c) / 2, own, false);
+          store_bits_of_fours(mask + (w * channels + c) / 2, address);
         Cell<V> cell = activated(own, kRelu);
         if (kBlur) {
-          Cell<V> upper{cell.a, cell.b, cell.a, cell.b};
-          if (has_upper) upper = activated(load_fours(address - width * pixel), kRelu);
-          if (w == 0) *slot = {cell.a, cell.c, upper.c};
-          const Cell<V> blurred =
-              blur_cell(cell, upper.c, upper.d, slot->b, slot->d, slot->upper_d);
-          *slot = {cell.b, cell.d, upper.d};
-          cell = blurred;
+          const V left_b = w == 0 ? cell.a : slot->b, left_d = w == 0 ? cell.c : slot->d;
+          slot->b = cell.b;
+          slot->d = cell.d;
+          const Above<V> below = above_cell(cell.c, cell.d, left_d);
+          cell = blur_lanes(cell, {above->a, above->b}, left_b, left_d);
+          store_above(above, below);
         }
         T* out = fine + 2 * w * channels + c;
         T* next = out + 2 * width * channels;
@@ -233,18 +270,38 @@ struct Forward {
     }
   }
 
+  // Rows of vectors, factor 2.
   template <bool kRelu, bool kBlur>
-  void row2(int64_t b, int64_t h) const {
-    const int64_t row_number = b * p.height + h;
-    uint8_t* mask = p.activation == Activation::relu_with_mask ? mask_row(row_number) : nullptr;
-    T* fine = static_cast<T*>(p.output) + shape.fine(row_number * 2, 0, 0);
-    const T* coarse = input(b, h, 0, 0, 0);
-    if ((p.channels_last ? p.channels : p.width) < kLanes<T>) {
-      row(b, h);
-    } else if (p.channels_last) {
-      upsample_row_channels_last<kRelu, kBlur>(coarse, h > 0, p.width, p.channels, mask, fine);
-    } else {
-      upsample_row_contiguous<kRelu, kBlur>(coarse, h > 0, p.height * p.width, p.width, mask, fine);
+  void rows2(int64_t begin, int64_t end) const {
+    using V = lanes_t<T>;
+    const int64_t width = p.width, channels = p.channels, plane = p.height * width;
+    const int64_t vectors = p.channels_last ? width * ceil_div<int64_t>(channels, kLanes<T>)
+                                            : ceil_div<int64_t>(width, kLanes<T>);
+    const std::unique_ptr<Above<V>[]> above(kBlur ? new Above<V>[vectors] : nullptr);
+    const T* const maps = static_cast<const T*>(p.input);
+    T* fine = static_cast<T*>(p.output) + begin * width * channels * 4;
+    uint8_t* mask =
+        p.activation == Activation::relu_with_mask ? p.mask + begin * row_bytes : nullptr;
+    int64_t b = begin / p.height, h = begin % p.height;
+    for (int64_t row = begin; row < end; ++row) {
+      if (p.channels_last) {
+        const T* const coarse = maps + row * width * channels * 4;
+        if (kBlur && (row == begin || h == 0)) {
+          start_row_channels_last<kRelu>(h == 0 ? coarse : coarse - width * channels * 4, h == 0,
+                                         width, channels, above.get());
+        }
+        upsample_row_channels_last<kRelu, kBlur>(coarse, width, channels, above.get(), mask, fine);
+      } else {
+        const T* const coarse = maps + b * 4 * plane + h * width;
+        if (kBlur && (row == begin || h == 0)) {
+          const T* const upper = h == 0 ? coarse : coarse + 2 * plane - width;
+          start_row_contiguous<kRelu>(upper, upper + plane, width, above.get());
+        }
+        upsample_row_contiguous<kRelu, kBlur>(coarse, plane, width, above.get(), mask, fine);
+      }
+      fine += width * channels * 4;
+      if (mask != nullptr) mask += row_bytes;
+      if (++h == p.height) h = 0, ++b;
     }
   }
 };
@@ -252,29 +309,56 @@ struct Forward {
 template <typename T>
 void upsample_rows(const SubpixelUpsampleParams& p, int64_t begin, int64_t end) {
   const Forward<T> forward(p);
-  const bool vectors = p.factor == 2 && p.activation != Activation::masked;
+  const bool vectors = p.factor == 2 && p.activation != Activation::masked &&
+                       (p.channels_last ? p.channels : p.width) >= kLanes<T>;
   const bool with_relu = p.activation != Activation::none;
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t b = row / p.height, h = row % p.height;
-    if (!vectors) {
-      forward.row(b, h);
-    } else if (p.blur) {
-      with_relu ? forward.template row2<true, true>(b, h)
-                : forward.template row2<false, true>(b, h);
-    } else {
-      with_relu ? forward.template row2<true, false>(b, h)
-                : forward.template row2<false, false>(b, h);
-    }
+  if (!vectors) {
+    for (int64_t row = begin; row < end; ++row) forward.row(row / p.height, row % p.height);
+  } else if (p.blur) {
+    with_relu ? forward.template rows2<true, true>(begin, end)
+              : forward.template rows2<false, true>(begin, end);
+  } else {
+    with_relu ? forward.template rows2<true, false>(begin, end)
+              : forward.template rows2<false, false>(begin, end);
   }
 }
 
 // ---- backward, factor 2
 
+// The sums of quarters that a gradient's cells are made of. Gradients of 16 bits are still whole:
+// their quarters are exact, so that a fused multiply-add rounds as the sum of a quarter does.
+template <typename T>
+SEGFAST_LANES lanes_t<T> sum_quarters(lanes_t<T> a, lanes_t<T> b, lanes_t<T> c, lanes_t<T> d) {
+  if constexpr (kNarrow<T>) {
+    const lanes_t<T> zero{}, quarter = zero + 0.25f;
+    return madd(d, quarter, madd(c, quarter, madd(b, quarter, madd(a, quarter, zero))));
+  } else {
+    return sum4(a, b, c, d);
+  }
+}
+
 // Cells that lie in the map's first row or whose first lane lies in its first column.
-template <typename V>
-SEGFAST_LANES Cell<V> blur_gradient_vector(const V (&q)[3][3], bool top, bool left) {
-  if (top) return left ? blur_gradient_cell<true, true>(q) : blur_gradient_cell<true, false>(q);
-  return left ? blur_gradient_cell<false, true>(q) : blur_gradient_cell<false, false>(q);
+template <typename T>
+SEGFAST_LANES Cell<lanes_t<T>> blur_gradient_vector(const lanes_t<T> (&g)[3][3], bool top,
+                                                    bool left) {
+  Cell<lanes_t<T>> s{sum_quarters<T>(g[0][0], g[0][1], g[1][0], g[1][1]),
+                     sum_quarters<T>(g[0][1], g[0][2], g[1][1], g[1][2]),
+                     sum_quarters<T>(g[1][0], g[1][1], g[2][0], g[2][1]),
+                     sum_quarters<T>(g[1][1], g[1][2], g[2][1], g[2][2])};
+  if (top || left) {
+    lanes_t<T> q[3][3];
+    for (int y = 0; y < 3; ++y) {
+      for (int x = 0; x < 3; ++x) q[y][x] = kNarrow<T> ? g[y][x] * 0.25f : g[y][x];
+    }
+    if (!left) {
+      add_edges<true, false>(q, s);
+    } else if (top) {
+      add_edges<true, true>(q, s);
+    } else {
+      add_edges<false, true>(q, s);
+    }
+  }
+  return s;
 }
 
 // x with the first lane of y.
@@ -282,23 +366,6 @@ template <typename T>
 SEGFAST_LANES lanes_t<T> with_first(lanes_t<T> x, lanes_t<T> y) {
   x[0] = y[0];
   return x;
-}
-
-// Quarters of kLanes pairs of a row, and the right neighbours of each pair; zeros if not `within`.
-template <typename T>
-SEGFAST_LANES void load_quarters(const T* row, bool within, bool has_right, lanes_t<T> (&q)[3]) {
-  q[0] = q[1] = q[2] = lanes_t<T>{};
-  if (!within) return;
-  const Pair<T> pair = load_pairs(row);
-  q[0] = pair.even * 0.25f;
-  q[1] = pair.odd * 0.25f;
-  if (kNarrow<T> && has_right) {
-    q[2] = load_pairs(row + 2).even * 0.25f;
-  } else {
-    lanes_t<T> right{};
-    if (has_right) right[0] = to_float(row[2 * kLanes<T>]) * 0.25f;
-    q[2] = before_last(q[0], right);
-  }
 }
 
 // grad: row 2h of the fine tensor; last: there is no row 2h + 2. coarse: as in the forward pass.
@@ -309,16 +376,16 @@ void gradient_row_contiguous(const T* grad, bool top, bool last, int64_t plane, 
   for (int64_t first = 0; first < width; first += kLanes<T>) {
     const int64_t w = std::min<int64_t>(first, width - kLanes<T>);
     const T* row = grad + 2 * w;
+    lanes_t<T> g[3][3] = {};
     Four<T> cells;
     if (kBlur) {
       const bool has_right = w + kLanes<T> < width;
-      lanes_t<T> q[3][3];
-      load_quarters(row, true, has_right, q[0]);
-      load_quarters(row + 2 * width, true, has_right, q[1]);
-      load_quarters(row + 4 * width, !last, has_right, q[2]);
-      Cell<lanes_t<T>> s = blur_gradient_vector(q, top, false);
+      load_gradients(row, has_right, g[0]);
+      load_gradients(row + 2 * width, has_right, g[1]);
+      if (!last) load_gradients(row + 4 * width, has_right, g[2]);
+      Cell<lanes_t<T>> s = blur_gradient_vector<T>(g, top, false);
       if (w == 0) {
-        const Cell<lanes_t<T>> edge = blur_gradient_vector(q, top, true);
+        const Cell<lanes_t<T>> edge = blur_gradient_vector<T>(g, top, true);
         s.a = with_first<T>(s.a, edge.a);
         s.c = with_first<T>(s.c, edge.c);
       }
@@ -327,9 +394,9 @@ void gradient_row_contiguous(const T* grad, bool top, bool last, int64_t plane, 
       const Pair<T> upper = load_pairs(row), lower = load_pairs(row + 2 * width);
       cells = {upper.even, upper.odd, lower.even, lower.odd};
     }
-    if (mask != nullptr) cells = keep_cells(mask + w / 2, cells, w % 2 != 0);
-    store_two(coarse + w, coarse + plane + w, cells.a, cells.b);
-    store_two(coarse + 2 * plane + w, coarse + 3 * plane + w, cells.c, cells.d);
+    Stored<T> stored = stored_cells(cells);
+    if (mask != nullptr) stored = keep_cells<T, kBlur>(mask + (w >> 1), stored, w % 2 != 0);
+    store_planes<kBlur>(coarse + w, plane, stored);
   }
 }
 
@@ -338,7 +405,6 @@ template <bool kBlur, typename T>
 void gradient_row_channels_last(const T* grad, bool top, bool last, int64_t width, int64_t channels,
                                 const uint8_t* mask, T* coarse) {
   using V = lanes_t<T>;
-  constexpr int64_t kSlots = 16;  // vectors whose right neighbours are kept
   V right[kSlots][3];
   const bool whole_bytes = channels % 2 == 0;
   for (int64_t block = 0; block < channels; block += kSlots * kLanes<T>) {
@@ -356,20 +422,24 @@ void gradient_row_channels_last(const T* grad, bool top, bool last, int64_t widt
           } else if (y == 2 && last) {
             q[y][0] = q[y][1] = q[y][2] = V{};
           } else {
-            q[y][0] = w == 0 ? load_lanes(row) * 0.25f : (*slot)[y];
-            q[y][1] = load_lanes(row + channels) * 0.25f;
-            q[y][2] = w == width - 1 ? V{} : load_lanes(row + 2 * channels) * 0.25f;
+            q[y][0] = w == 0 ? quartered_unless_narrow<T>(load_lanes(row)) : (*slot)[y];
+            q[y][1] = quartered_unless_narrow<T>(load_lanes(row + channels));
+            q[y][2] =
+                w == width - 1 ? V{} : quartered_unless_narrow<T>(load_lanes(row + 2 * channels));
             (*slot)[y] = q[y][2];
           }
         }
         Four<T> cells{q[0][0], q[0][1], q[1][0], q[1][1]};
         if (kBlur) {
-          const Cell<V> s = blur_gradient_vector(q, top, w == 0);
+          const Cell<V> s = blur_gradient_vector<T>(q, top, w == 0);
           cells = {s.a, s.b, s.c, s.d};
         }
         const int64_t cell = w * channels + c;
-        if (mask != nullptr && whole_bytes) cells = keep_cells(mask + cell / 2, cells, false);
-        store_fours(coarse + cell * 4, cells);
+        Stored<T> stored = stored_cells(cells);
+        if (mask != nullptr && whole_bytes) {
+          stored = keep_cells<T, false>(mask + cell / 2, stored, false);
+        }
+        store_fours(coarse + cell * 4, stored);
       }
     }
   }
@@ -418,21 +488,27 @@ struct Backward {
     }
   }
 
+  // Rows of vectors, factor 2.
   template <bool kBlur>
-  void row2(int64_t b, int64_t h) const {
-    const int64_t row = b * p.height + h;
-    const T* grad = static_cast<const T*>(p.grad_output) + shape.fine(row * 2, 0, 0);
-    T* coarse = static_cast<T*>(p.grad_input) + shape.coarse(b, h, 0, 0, 0, 0);
-    const uint8_t* mask =
-        p.mask == nullptr ? nullptr : p.mask + row * mask_row_bytes(p.width, p.channels, 2);
-    if ((p.channels_last ? p.channels : p.width) < kLanes<T>) {
-      this->row(b, h);
-    } else if (p.channels_last) {
-      gradient_row_channels_last<kBlur>(grad, h == 0, h == p.height - 1, p.width, p.channels, mask,
-                                        coarse);
-    } else {
-      gradient_row_contiguous<kBlur>(grad, h == 0, h == p.height - 1, p.height * p.width, p.width,
-                                     mask, coarse);
+  void rows2(int64_t begin, int64_t end) const {
+    const int64_t width = p.width, plane = p.height * width, length = width * p.channels * 4;
+    const int64_t row_bytes = mask_row_bytes(width, p.channels, 2);
+    const T* grad = static_cast<const T*>(p.grad_output) + begin * length;
+    const uint8_t* mask = p.mask == nullptr ? nullptr : p.mask + begin * row_bytes;
+    T* const maps = static_cast<T*>(p.grad_input);
+    int64_t b = begin / p.height, h = begin % p.height;
+    for (int64_t row = begin; row < end; ++row) {
+      const bool top = h == 0, last = h == p.height - 1;
+      if (p.channels_last) {
+        gradient_row_channels_last<kBlur>(grad, top, last, width, p.channels, mask,
+                                          maps + row * length);
+      } else {
+        gradient_row_contiguous<kBlur>(grad, top, last, plane, width, mask,
+                                       maps + b * 4 * plane + h * width);
+      }
+      grad += length;
+      if (mask != nullptr) mask += row_bytes;
+      if (++h == p.height) h = 0, ++b;
     }
   }
 };
@@ -440,15 +516,12 @@ struct Backward {
 template <typename T>
 void gradient_rows(const SubpixelUpsampleBackwardParams& p, int64_t begin, int64_t end) {
   const Backward<T> backward{p, {p.channels, p.height, p.width, p.factor, p.channels_last}};
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t b = row / p.height, h = row % p.height;
-    if (p.factor != 2) {
-      backward.row(b, h);
-    } else if (p.blur) {
-      backward.template row2<true>(b, h);
-    } else {
-      backward.template row2<false>(b, h);
-    }
+  if (p.factor != 2 || (p.channels_last ? p.channels : p.width) < kLanes<T>) {
+    for (int64_t row = begin; row < end; ++row) backward.row(row / p.height, row % p.height);
+  } else if (p.blur) {
+    backward.template rows2<true>(begin, end);
+  } else {
+    backward.template rows2<false>(begin, end);
   }
 }
 

@@ -28,11 +28,17 @@ SEGFAST_HOST_DEVICE A sum4(A a, A b, A c, A d) {
   return (((a + b) + c) + d) + A{};
 }
 
+// The mean of four, given their sum without that +0.
+template <typename A>
+SEGFAST_HOST_DEVICE A quarter(A sum) {
+  return (sum + A{}) * 0.25f;
+}
+
 // The blur: the mean of an element, its left and its upper neighbours. Beyond the left and the
 // upper edge stand the edge's own values.
 template <typename A>
 SEGFAST_HOST_DEVICE A mean4(A upper_left, A upper, A left, A center) {
-  return sum4(upper_left, upper, left, center) * 0.25f;
+  return quarter(((upper_left + upper) + left) + center);
 }
 
 // A 2x2 cell of the fine tensor, or the four subpixels it is made of: [[a, b], [c, d]].
@@ -41,13 +47,31 @@ struct Cell {
   A a, b, c, d;
 };
 
-// The blur of a whole cell. upper_c, upper_d: of the cell above; left_b, left_d: of the cell to the
-// left; corner_d: of the cell above that.
+// What the cell above contributes to a cell's a and b: where their sums start.
+template <typename A>
+struct Above {
+  A a, b;
+};
+
+// c, d: of the cell above; corner_d: of the cell to its left.
+template <typename A>
+SEGFAST_HOST_DEVICE Above<A> above_cell(A c, A d, A corner_d) {
+  return {corner_d + c, c + d};
+}
+
+// The blur of a whole cell, as sums of four. left_b, left_d: of the cell to the left.
+template <typename A>
+SEGFAST_HOST_DEVICE Cell<A> blur_sums(Cell<A> s, Above<A> above, A left_b, A left_d) {
+  return {(above.a + left_b) + s.a, (above.b + s.a) + s.b, ((left_b + s.a) + left_d) + s.c,
+          ((s.a + s.b) + s.c) + s.d};
+}
+
+// upper_c, upper_d: of the cell above; corner_d: of the cell above that to the left.
 template <typename A>
 SEGFAST_HOST_DEVICE Cell<A> blur_cell(Cell<A> s, A upper_c, A upper_d, A left_b, A left_d,
                                       A corner_d) {
-  return {mean4(corner_d, upper_c, left_b, s.a), mean4(upper_c, upper_d, s.a, s.b),
-          mean4(left_b, s.a, left_d, s.c), mean4(s.a, s.b, s.c, s.d)};
+  s = blur_sums(s, above_cell(upper_c, upper_d, corner_d), left_b, left_d);
+  return {quarter(s.a), quarter(s.b), quarter(s.c), quarter(s.d)};
 }
 
 // The blur's derivative at (y, x) of a map of height x width, given grad(y, x), a quarter of the
@@ -69,12 +93,9 @@ SEGFAST_HOST_DEVICE A blur_gradient(I y, I x, I height, I width, const Grad& gra
   return sum;
 }
 
-// The same for a whole cell. q: quarters of the output's gradient at its four elements, at the
-// column to the right and at the row below; 0 beyond the map. kTop, kLeft: the cell is the first.
+// What the padded edge adds to a cell's sums. kTop, kLeft: the cell is the first. q as below.
 template <bool kTop, bool kLeft, typename A>
-SEGFAST_HOST_DEVICE Cell<A> blur_gradient_cell(const A (&q)[3][3]) {
-  Cell<A> s{sum4(q[0][0], q[0][1], q[1][0], q[1][1]), sum4(q[0][1], q[0][2], q[1][1], q[1][2]),
-            sum4(q[1][0], q[1][1], q[2][0], q[2][1]), sum4(q[1][1], q[1][2], q[2][1], q[2][2])};
+SEGFAST_HOST_DEVICE void add_edges(const A (&q)[3][3], Cell<A>& s) {
   const A above_a = q[0][0] + q[0][1];
   const A beside_a = q[0][0] + q[1][0];
   if (kTop && kLeft) {
@@ -86,6 +107,15 @@ SEGFAST_HOST_DEVICE Cell<A> blur_gradient_cell(const A (&q)[3][3]) {
   }
   if (kTop) s.b = (q[0][1] + q[0][2]) + s.b;
   if (kLeft) s.c = (q[1][0] + q[2][0]) + s.c;
+}
+
+// The same for a whole cell. q: quarters of the output's gradient at its four elements, at the
+// column to the right and at the row below; 0 beyond the map.
+template <bool kTop, bool kLeft, typename A>
+SEGFAST_HOST_DEVICE Cell<A> blur_gradient_cell(const A (&q)[3][3]) {
+  Cell<A> s{sum4(q[0][0], q[0][1], q[1][0], q[1][1]), sum4(q[0][1], q[0][2], q[1][1], q[1][2]),
+            sum4(q[1][0], q[1][1], q[2][0], q[2][1]), sum4(q[1][1], q[1][2], q[2][1], q[2][2])};
+  add_edges<kTop, kLeft>(q, s);
   return s;
 }
 
