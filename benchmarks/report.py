@@ -20,9 +20,11 @@ from segfast.bench.report import (
     draw_memory,
     draw_speedup,
     markdown,
+    markdown_misses,
 )
 from segfast.bench.results import Results
 from segfast.bench.run import Row, in_suite_order
+from segfast.bench.targets import misses
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -82,6 +84,7 @@ def page(results: Results) -> str:
         "them](../../README.md).",
         "",
         markdown(results.rows),
+        *_targets(results),
     ]
     return "\n".join(
         [
@@ -95,6 +98,22 @@ def page(results: Results) -> str:
             *(f"- FAILED {line}" for line in results.failed),
         ]
     )
+
+
+def _targets(results: Results) -> list[str]:
+    """What a page says of the targets that rows miss."""
+    missed = list(misses(results.rows, results.machine))
+    if not missed:
+        return []
+    rows, ours = {miss.row.cell for miss in missed}, {m.row.cell for m in missed if m.is_ours}
+    return [
+        "## Targets missed",
+        "",
+        f"{len(rows)} rows miss what [targets.py](../../../segfast/bench/targets.py) asks of them; "
+        f"{len(ours)} of these could, with a faster kernel (in bold).",
+        "",
+        markdown_misses(missed),
+    ]
 
 
 def mend_readme(text: str, results: Results, folder: Path) -> str:

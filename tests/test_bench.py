@@ -26,6 +26,7 @@ from segfast.bench.ops import op_cases
 from segfast.bench.report import compact_markdown, draw_floor, draw_memory, draw_speedup
 from segfast.bench.results import Results
 from segfast.bench.run import Plan, Row, measure, try_measure
+from segfast.bench.targets import misses
 
 CPU = torch.device("cpu")
 
@@ -189,6 +190,43 @@ def test_a_report_of_models_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert report.main() == 0
     page = (tmp_path / "some-cpu" / "README.md").read_text()
     assert "segnet" in page and "rows, of which" not in page and ".png" not in page
+
+
+def _timed(eager: float, floor: float, ours: float, **of: object) -> Row:
+    ms = {"eager": eager, "floor": floor, "segfast": ours}
+    row = replace(_row("small", eager / ours), percent_of_floor=100 * floor / ours, ms=ms)
+    return replace(row, op="max_pool2d 2x2", **of)
+
+
+@pytest.mark.parametrize(
+    ("row", "missed"),
+    [
+        # 2x of eager, 62.5 % of the floor: with autograd's 0.1 ms.
+        (_timed(2.0, 0.50, 0.60, direction="backward"), []),
+        (_timed(2.0, 0.05, 0.17, direction="backward"), [("% floor", False)]),
+        (_timed(2.0, 0.05, 0.19, direction="backward"), [("% floor", True)]),
+        (_timed(1.0, 0.50, 0.60, direction="backward"), [("eager, times", False)]),
+        (
+            _timed(1.0, 0.30, 0.60, direction="backward"),
+            [("eager, times", True), ("% floor", True)],
+        ),
+        # 6x of eager, 71.4 % of the floor.
+        (_timed(9.0, 1.00, 1.35), []),
+        (_timed(9.0, 1.00, 1.45), [("% floor", True)]),
+        (_timed(9.0, 1.60, 1.60), [("eager, times", False)]),
+        # On a GPU, where small tensors are to be no slower.
+        (_timed(0.9, 0.20, 1.00, threads=None), [("eager, times", True)]),
+        (_timed(1.1, 0.20, 1.00, threads=None), []),
+        (_timed(9.0, 0.89, 1.00, threads=None, size="huge"), [("% floor", True)]),
+        (replace(_timed(0.9, 0.20, 1.00), op="of no target"), []),
+    ],
+)
+def test_what_misses_its_target(row: Row, missed: list[tuple[str, bool]]) -> None:
+    found = list(misses([row], {"autograd_ms": 0.1}))
+    assert [(miss.what, miss.is_ours) for miss in found] == missed
+    page = report.page(Results({"device": "Some CPU", "autograd_ms": 0.1}, "new", [row]))
+    assert page.count("| **%") + page.count("| **eager, times") == sum(ours for _, ours in missed)
+    assert ("## Targets missed" in page) == bool(missed)
 
 
 def test_merged_rows_stand_in_the_order_of_the_suite(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ namespace {
 constexpr int kLaneBytes = 64;
 #elif defined(SEGFAST_ISA_AVX2)
 constexpr int kLaneBytes = 32;
+#elif defined(SEGFAST_LANE_BYTES)
+constexpr int kLaneBytes = SEGFAST_LANE_BYTES;
 #else
 constexpr int kLaneBytes = 16;
 #endif
@@ -72,59 +74,59 @@ SEGFAST_LANES void store_vector(Element* address, V vector) {
 
 template <typename V, int... kIndex>
 SEGFAST_LANES V evens(V x, V y, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  using Index = decltype(x == x);
   return SEGFAST_SHUFFLE(x, y, Index, (2 * kIndex)...);
 }
 template <typename V, int... kIndex>
 SEGFAST_LANES V odds(V x, V y, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  using Index = decltype(x == x);
   return SEGFAST_SHUFFLE(x, y, Index, (2 * kIndex + 1)...);
 }
 template <typename V, int... kIndex>
 SEGFAST_LANES V lower_pairs(V x, V y, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  using Index = decltype(x == x);
   constexpr int kCount = sizeof...(kIndex);
   return SEGFAST_SHUFFLE(x, y, Index, (kIndex / 2 + kIndex % 2 * kCount)...);
 }
 template <typename V, int... kIndex>
 SEGFAST_LANES V upper_pairs(V x, V y, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  using Index = decltype(x == x);
   constexpr int kCount = sizeof...(kIndex);
   return SEGFAST_SHUFFLE(x, y, Index, (kCount / 2 + kIndex / 2 + kIndex % 2 * kCount)...);
 }
 template <typename V, int... kIndex>
 SEGFAST_LANES V after_first(V first, V x, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  using Index = decltype(x == x);
   constexpr int kCount = sizeof...(kIndex);
   return SEGFAST_SHUFFLE(first, x, Index, (kIndex == 0 ? 0 : kCount + kIndex - 1)...);
 }
 template <typename V, int... kIndex>
 SEGFAST_LANES V after_last(V previous, V x, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  using Index = decltype(x == x);
   constexpr int kCount = sizeof...(kIndex);
   return SEGFAST_SHUFFLE(previous, x, Index, (kCount - 1 + kIndex)...);
 }
 template <typename V, int... kIndex>
 SEGFAST_LANES V before_last(V x, V last, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  using Index = decltype(x == x);
   return SEGFAST_SHUFFLE(x, last, Index, (kIndex + 1)...);
 }
 template <typename V, int... kIndex>
 SEGFAST_LANES V halves(V lower, V upper, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(lower[0]) == 4, float, double>>::Bits;
+  using Index = decltype(lower == lower);
   constexpr int kCount = sizeof...(kIndex);
   return SEGFAST_SHUFFLE(lower, upper, Index, (kIndex < kCount / 2 ? kIndex : kCount + kIndex)...);
 }
 template <int kDistance, typename V, int... kIndex>
 SEGFAST_LANES V lower_blocks(V x, V y, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  using Index = decltype(x == x);
   constexpr int kCount = sizeof...(kIndex);
   return SEGFAST_SHUFFLE(x, y, Index,
                          ((kIndex & kDistance) != 0 ? kCount + kIndex - kDistance : kIndex)...);
 }
 template <int kDistance, typename V, int... kIndex>
 SEGFAST_LANES V upper_blocks(V x, V y, std::integer_sequence<int, kIndex...>) {
-  using Index = typename LaneTypes<std::conditional_t<sizeof(x[0]) == 4, float, double>>::Bits;
+  using Index = decltype(x == x);
   constexpr int kCount = sizeof...(kIndex);
   return SEGFAST_SHUFFLE(x, y, Index,
                          ((kIndex & kDistance) != 0 ? kCount + kIndex : kIndex + kDistance)...);
@@ -429,7 +431,7 @@ SEGFAST_LANES void store_exact(T* address, lanes_t<T> values) {
 
 // ---- bytes, one for each lane of V (GCC 12 converts vectors of them one by one)
 
-#if defined(__x86_64__)
+#if SEGFAST_X86_VARIANTS
 template <typename V>
 SEGFAST_LANES V widen_bytes(const uint8_t* address) {
   constexpr int kBytes = sizeof(V) / sizeof(std::declval<V>()[0]), kSize = sizeof(V) / kBytes;
@@ -458,10 +460,30 @@ SEGFAST_LANES V widen_bytes(const uint8_t* address) {
 #endif
 }
 
-// The low byte of each 32- or 64-bit lane.
+// The low byte of each lane; of 16-bit ones, where the other is 0.
 template <typename V>
 SEGFAST_LANES void narrow_to_bytes(uint8_t* address, V lanes) {
   constexpr int kBytes = sizeof(V) / sizeof(lanes[0]), kSize = sizeof(V) / kBytes;
+#if defined(SEGFAST_ISA_AVX512)
+  if constexpr (kSize == 2) {
+    const __m256i all = _mm512_maskz_cvtepi16_epi8(~__mmask32{}, (__m512i)lanes);
+    std::memcpy(address, &all, kBytes);
+    return;
+  }
+#elif defined(SEGFAST_ISA_AVX2)
+  if constexpr (kSize == 2) {
+    const __m128i all = _mm_packus_epi16(_mm256_castsi256_si128((__m256i)lanes),
+                                         _mm256_extracti128_si256((__m256i)lanes, 1));
+    std::memcpy(address, &all, kBytes);
+    return;
+  }
+#else
+  if constexpr (kSize == 2) {
+    const __m128i all = _mm_packus_epi16((__m128i)lanes, (__m128i)lanes);
+    std::memcpy(address, &all, kBytes);
+    return;
+  }
+#endif
   __m128i x;
 #if defined(SEGFAST_ISA_AVX512)
   if constexpr (kSize == 8) {
@@ -518,7 +540,7 @@ SEGFAST_LANES V join_bytes(V a, V b, V c, V d) {
   const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32((__m256i)a, (__m256i)b),
                                            _mm256_packs_epi32((__m256i)c, (__m256i)d));
   return (V)_mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-#elif defined(__x86_64__)
+#elif SEGFAST_X86_VARIANTS
   return (V)_mm_packs_epi16(_mm_packs_epi32((__m128i)a, (__m128i)b),
                             _mm_packs_epi32((__m128i)c, (__m128i)d));
 #else
@@ -527,6 +549,26 @@ SEGFAST_LANES V join_bytes(V a, V b, V c, V d) {
   narrow_to_bytes(bytes + sizeof(V) / 4, b);
   narrow_to_bytes(bytes + sizeof(V) / 2, c);
   narrow_to_bytes(bytes + sizeof(V) / 4 * 3, d);
+  return load_vector<V>(bytes);
+#endif
+}
+
+// The same of two vectors of 16-bit lanes.
+template <typename V>
+SEGFAST_LANES V join_bytes(V a, V b) {
+#if defined(SEGFAST_ISA_AVX512)
+  const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+  const __m512i bytes = _mm512_maskz_packus_epi16(~__mmask64{}, (__m512i)a, (__m512i)b);
+  return (V)_mm512_maskz_permutexvar_epi64(0xff, order, bytes);
+#elif defined(SEGFAST_ISA_AVX2)
+  return (V)_mm256_permute4x64_epi64(_mm256_packus_epi16((__m256i)a, (__m256i)b),
+                                     _MM_SHUFFLE(3, 1, 2, 0));
+#elif SEGFAST_X86_VARIANTS
+  return (V)_mm_packus_epi16((__m128i)a, (__m128i)b);
+#else
+  uint8_t bytes[sizeof(V)];
+  narrow_to_bytes(bytes, a);
+  narrow_to_bytes(bytes + sizeof(V) / 2, b);
   return load_vector<V>(bytes);
 #endif
 }

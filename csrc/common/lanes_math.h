@@ -31,13 +31,18 @@ SEGFAST_LANES Doubles larger(Doubles x, Doubles y) { return _mm512_maskz_max_pd(
 #elif defined(SEGFAST_ISA_AVX2)
 SEGFAST_LANES Floats larger(Floats x, Floats y) { return _mm256_max_ps(x, y); }
 SEGFAST_LANES Doubles larger(Doubles x, Doubles y) { return _mm256_max_pd(x, y); }
-#elif defined(__x86_64__)
+#elif SEGFAST_X86_VARIANTS
 SEGFAST_LANES Floats larger(Floats x, Floats y) { return _mm_max_ps(x, y); }
 SEGFAST_LANES Doubles larger(Doubles x, Doubles y) { return _mm_max_pd(x, y); }
 #else
 SEGFAST_LANES Floats larger(Floats x, Floats y) { return x > y ? x : y; }
 SEGFAST_LANES Doubles larger(Doubles x, Doubles y) { return x > y ? x : y; }
 #endif
+// The same of integers.
+template <typename V>
+SEGFAST_LANES V larger(V x, V y) {
+  return x > y ? x : y;
+}
 
 // Whether x or y is NaN.
 #if defined(SEGFAST_ISA_AVX2) && !defined(SEGFAST_ISA_AVX512)
@@ -47,7 +52,7 @@ SEGFAST_LANES signed_t<float> either_nan(Floats x, Floats y) {
 SEGFAST_LANES signed_t<double> either_nan(Doubles x, Doubles y) {
   return (signed_t<double>)_mm256_cmp_pd(x, y, _CMP_UNORD_Q);
 }
-#elif defined(__x86_64__) && !defined(SEGFAST_ISA_AVX512)
+#elif SEGFAST_X86_VARIANTS && !defined(SEGFAST_ISA_AVX512)
 SEGFAST_LANES signed_t<float> either_nan(Floats x, Floats y) {
   return (signed_t<float>)_mm_cmpunord_ps(x, y);
 }
@@ -68,7 +73,7 @@ SEGFAST_LANES bool any_lane(Mask mask) {
   return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
 #elif defined(SEGFAST_ISA_AVX2)
   return _mm256_testz_si256((__m256i)mask, (__m256i)mask) == 0;
-#elif defined(__x86_64__)
+#elif SEGFAST_X86_VARIANTS
   return _mm_movemask_epi8(_mm_cmpeq_epi32((__m128i)mask, _mm_setzero_si128())) != 0xffff;
 #else
   int64_t any = 0;

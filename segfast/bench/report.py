@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from segfast._files import atomic_file
 from segfast.bench.run import LAYOUTS, Row
+from segfast.bench.targets import Miss
 from segfast.bench.timing import SETTLED
 
 if TYPE_CHECKING:
@@ -88,6 +89,18 @@ def markdown(rows: Sequence[Row]) -> str:
     lines.append("|---|---" + "|--:" * (len(columns) - 2) + "|")
     for row, *cells in zip(rows, *(cells for _, cells in columns), strict=True):
         lines.append("| " + " | ".join(f"**{x}**" if row.loses and x else x for x in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def markdown_misses(misses: Sequence[Miss]) -> str:
+    """What was to be reached and was not; in bold where a faster kernel could."""
+    lines = ["| op | on | what | reached | target | the floor |", "|---|---|---|--:|--:|--:|"]
+    for miss in misses:
+        op = f"{miss.row.op} {_SHORT[miss.row.direction]}"
+        on = " ".join([*_words(miss.row), miss.row.layout])
+        numbers = [f"{x:.3g}" for x in (miss.reached, miss.target, miss.by_floor)]
+        cells = [op, on, miss.what, *numbers]
+        lines.append("| " + " | ".join(f"**{x}**" if miss.is_ours else x for x in cells) + " |")
     return "\n".join(lines) + "\n"
 
 

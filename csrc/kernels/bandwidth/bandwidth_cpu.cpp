@@ -1,6 +1,14 @@
+// Vectors are always inlined into code whose instruction set has them: none is passed or returned.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
+
+#include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <utility>
 
+#include "common/types.h"
 #include "kernels/bandwidth/bandwidth.h"
 
 namespace segfast {
@@ -21,6 +29,10 @@ Part part_of(size_t bytes, int64_t item, int64_t items) {
 
 }  // namespace
 }  // namespace segfast
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #define SEGFAST_ISA_FILE "kernels/bandwidth/bandwidth_cpu.h"
 #include "common/foreach_isa.h"

@@ -1,20 +1,24 @@
 // bandwidth_cpu.h: compiled once for each instruction set by foreach_isa.h.
+#include "common/lanes.h"
 
 namespace segfast::SEGFAST_ISA {
 
-// The sum of the whole words, so that the reads cannot be left out; independent lanes, so that it
-// waits for memory only.
+// The sum of the whole words, so that the reads cannot be left out; in vectors that do not wait for
+// each other, so that it waits for memory only.
 inline uint64_t read_all(const unsigned char* memory, size_t bytes) {
-  constexpr size_t kLanes = 32;
-  uint64_t lanes[kLanes] = {};
+  using Words = LaneTypes<double>::Bits;
+  constexpr size_t kVectors = 8, kBytes = kVectors * sizeof(Words);
+  Words sums[kVectors] = {};
   size_t at = 0;
-  for (; at + kLanes * 8 <= bytes; at += kLanes * 8) {
-    uint64_t words[kLanes];
-    std::memcpy(words, memory + at, sizeof(words));
-    for (size_t i = 0; i < kLanes; ++i) lanes[i] += words[i];
+  for (; at + kBytes <= bytes; at += kBytes) {
+    for (size_t v = 0; v < kVectors; ++v) {
+      sums[v] += load_vector<Words>(memory + at + v * sizeof(Words));
+    }
   }
   uint64_t sum = 0;
-  for (size_t i = 0; i < kLanes; ++i) sum += lanes[i];
+  for (const Words& words : sums) {
+    for (size_t i = 0; i < sizeof(Words) / 8; ++i) sum += words[i];
+  }
   for (; at < bytes; ++at) sum += memory[at];
   return sum;
 }

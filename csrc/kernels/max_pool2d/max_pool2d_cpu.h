@@ -36,22 +36,83 @@ struct Best {
 template <typename T>
 constexpr accumulate_t<T> kLowest = -std::numeric_limits<accumulate_t<T>>::infinity();
 
-// The maxima of kLanes 2x2 windows a b / c d without a NaN, and the taps that won them. By pairs,
-// each of which keeps its first maximum as the whole does: that takes fewer steps, one after the
-// other, than to let every tap compete.
-template <typename T>
+// The maxima of kOwnLanes 2x2 windows a b / c d without a NaN, and the taps that won them. By
+// pairs, each of which keeps its first maximum as the whole does: that takes fewer steps, one after
+// the other, than to let every tap compete.
+template <typename T, bool = kNarrow<T>>
 struct BestOfFour {
-  lanes_t<T> value;
+  using Elements = lanes_t<T>;
+  static constexpr int kBlock = 4;  // at a time: as many as AVX2 has registers for
+
+  Elements value;
   bits_t<T> tap;
   signed_t<T> nan;  // of which windows all that is wrong
 
-  SEGFAST_LANES BestOfFour(lanes_t<T> a, lanes_t<T> b, lanes_t<T> c, lanes_t<T> d) {
+  SEGFAST_LANES BestOfFour(Elements a, Elements b, Elements c, Elements d) {
     nan = either_nan(a, b) | either_nan(c, d);
-    const lanes_t<T> upper = larger(b, a), lower = larger(d, c);
+    const Elements upper = larger(b, a), lower = larger(d, c);
     const signed_t<T> is_lower = lower > upper;
     const signed_t<T> is_right = is_lower ? d > c : b > a;
     value = larger(lower, upper);
     tap = (bits_t<T>)((is_lower & 2) | (is_right & 1));
+  }
+
+  SEGFAST_LANES static Elements load(const T* address) { return load_lanes(address); }
+  SEGFAST_LANES static Pair<T> load_pairs(const T* address) {
+    return SEGFAST_ISA::load_pairs(address);
+  }
+  SEGFAST_LANES static void store(T* address, Elements values) { store_exact(address, values); }
+  SEGFAST_LANES static void store_block(uint8_t* taps, const bits_t<T> (&of)[kBlock]) {
+    if constexpr (sizeof(T) == 4) {
+      store_vector(taps, join_bytes(of[0], of[1], of[2], of[3]));
+    } else {
+      for (int v = 0; v < kBlock; ++v) store_taps<T>(taps + v * kLanes<T>, of[v]);
+    }
+  }
+};
+
+// 16-bit elements as they are, in integers that stand in the same order.
+template <typename T>
+struct BestOfFour<T, true> {
+  using Elements = own_t<T>;
+  using Signed = decltype(Elements{} > Elements{});
+  static constexpr int kBlock = 2;
+
+  Elements value, tap;
+  Signed nan;
+
+  // Of equal value, -0 and 0 as well.
+  struct Key {
+    Signed magnitude, order;
+
+    SEGFAST_LANES explicit Key(Elements x) : magnitude((Signed)(x & 0x7fffu)) {
+#if defined(SEGFAST_ISA_AVX2) && !defined(SEGFAST_ISA_AVX512)
+      order = (Signed)_mm256_sign_epi16((__m256i)magnitude, (__m256i)x);
+#else
+      const Signed sign = (Signed)x >> 15;
+      order = (magnitude ^ sign) - sign;
+#endif
+    }
+  };
+
+  SEGFAST_LANES BestOfFour(Elements a, Elements b, Elements c, Elements d) {
+    constexpr short kInfinity = std::is_same_v<T, Half> ? 0x7c00 : 0x7f80;
+    const Key of_a(a), of_b(b), of_c(c), of_d(d);
+    nan = larger(larger(of_a.magnitude, of_b.magnitude), larger(of_c.magnitude, of_d.magnitude)) >
+          kInfinity;
+    const Signed right_above = of_b.order > of_a.order, right_below = of_d.order > of_c.order;
+    const Signed is_lower = larger(of_c.order, of_d.order) > larger(of_a.order, of_b.order);
+    const Signed is_right = is_lower ? right_below : right_above;
+    const Elements upper = right_above ? b : a, lower = right_below ? d : c;
+    value = is_lower ? lower : upper;
+    tap = (Elements)((is_lower & 2) | (is_right & 1));
+  }
+
+  SEGFAST_LANES static Elements load(const T* address) { return load_vector<Elements>(address); }
+  SEGFAST_LANES static OwnPair<T> load_pairs(const T* address) { return load_own_pairs(address); }
+  SEGFAST_LANES static void store(T* address, Elements values) { store_vector(address, values); }
+  SEGFAST_LANES static void store_block(uint8_t* taps, const Elements (&of)[kBlock]) {
+    store_vector(taps, join_bytes(of[0], of[1]));
   }
 };
 
@@ -59,11 +120,12 @@ struct BestOfFour {
 template <typename T>
 struct WindowsOfRow {
   const T *upper, *lower;
-  int64_t next;  // the next rows but one of windows, from there
+  int64_t next;  // the next rows but one of windows, from there; 0: they are foreseen
 
   SEGFAST_LANES BestOfFour<T> pool(int at) const {
-    prefetch_pairs(upper + next + 2 * at, lower + next + 2 * at);
-    const Pair<T> a = load_pairs(upper + 2 * at), b = load_pairs(lower + 2 * at);
+    const T *const above = upper + 2 * at, *const below = lower + 2 * at;
+    if (next != 0) prefetch_pairs<kOwnLanes<T>>(above + next, below + next);
+    const auto a = BestOfFour<T>::load_pairs(above), b = BestOfFour<T>::load_pairs(below);
     return {a.even, a.odd, b.even, b.odd};
   }
 };
@@ -75,7 +137,8 @@ struct ChannelsOfWindow {
   SEGFAST_LANES BestOfFour<T> pool(int at) const {
     const T *const a = upper + at, *const c = lower + at;
     prefetch_quad(a + 2 * right, c + 2 * right, right);
-    return {load_lanes(a), load_lanes(a + right), load_lanes(c), load_lanes(c + right)};
+    return {BestOfFour<T>::load(a), BestOfFour<T>::load(a + right), BestOfFour<T>::load(c),
+            BestOfFour<T>::load(c + right)};
   }
 };
 
@@ -200,39 +263,33 @@ struct PoolRow {
     return best;
   }
 
-  // kVectors vectors of 2x2 windows inside the map, from the at-th on. Returns those that hold a
-  // NaN, of which the rest is wrong.
-  template <int kVectors, typename Windows>
-  SEGFAST_LANES static signed_t<T> pool_vectors(const Windows& windows, int at, T* output,
-                                                uint8_t* numbers) {
-    bits_t<T> tap[kVectors];
-    signed_t<T> nan{};
-    for (int v = 0; v < kVectors; ++v) {
-      const BestOfFour<T> best = windows.pool(at + v * kLanes<T>);
-      store_exact(output + at + v * kLanes<T>, best.value);
-      tap[v] = best.tap;
-      nan |= best.nan;
-    }
-    if constexpr (kVectors == 4 && sizeof(word_t<T>) == 4) {
-      store_vector(numbers + at, join_bytes(tap[0], tap[1], tap[2], tap[3]));
-    } else {
-      for (int v = 0; v < kVectors; ++v) store_taps<T>(numbers + at + v * kLanes<T>, tap[v]);
-    }
-    return nan;
+  // A vector of 2x2 windows inside the map, from the at-th on, and its taps. Adds to those that
+  // hold a NaN, of which the rest is wrong.
+  template <typename Windows>
+  SEGFAST_LANES static auto pool_vector(const Windows& windows, int at, T* output, auto& nan) {
+    const BestOfFour<T> best = windows.pool(at);
+    BestOfFour<T>::store(output + at, best.value);
+    nan |= best.nan;
+    return best.tap;
   }
 
   // n of them, a vector at least. Whether none holds a NaN: else they are still to be pooled.
   template <typename Windows>
   SEGFAST_LANES bool pool_inside(const Windows& windows, int n, T* output) {
+    constexpr int kCount = kOwnLanes<T>, kVectors = BestOfFour<T>::kBlock;
     uint8_t* const numbers = taps;
-    signed_t<T> nan{};
+    decltype(BestOfFour<T>::nan) nan{};
     int at = 0;
-    for (; at + kBlock * kLanes<T> <= n; at += kBlock * kLanes<T>) {
-      nan |= pool_vectors<kBlock>(windows, at, output, numbers);
+    for (; at + kVectors * kCount <= n; at += kVectors * kCount) {
+      decltype(BestOfFour<T>::tap) tap[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        tap[v] = pool_vector(windows, at + v * kCount, output, nan);
+      }
+      BestOfFour<T>::store_block(numbers + at, tap);
     }
-    for (; at < n; at += kLanes<T>) {
-      at = std::min(at, n - kLanes<T>);  // the last may overlap
-      nan |= pool_vectors<1>(windows, at, output, numbers);
+    for (; at < n; at += kCount) {
+      at = std::min(at, n - kCount);  // the last may overlap
+      narrow_to_bytes(numbers + at, pool_vector(windows, at, output, nan));
     }
     return !any_lane(nan);
   }
@@ -241,10 +298,11 @@ struct PoolRow {
   // a vector or one holds a NaN.
   int pool_inside_row(int64_t o, int64_t oh, int64_t first, int n, T* output) {
     n = static_cast<int>(std::min<int64_t>(n, plan.columns.last - first));
-    if (n < kLanes<T> || !plan.rows.holds(oh)) return 0;
+    if (n < kOwnLanes<T> || !plan.rows.holds(oh)) return 0;
     const int64_t width = p.shape.width;
     const T* const upper = plan.map.data + (o * p.shape.height + 2 * oh) * width + 2 * first;
-    return pool_inside(WindowsOfRow<T>{upper, upper + width, 4 * width}, n, output) ? n : 0;
+    const int64_t next = width * static_cast<int64_t>(sizeof(T)) >= 512 ? 4 * width : 0;
+    return pool_inside(WindowsOfRow<T>{upper, upper + width, next}, n, output) ? n : 0;
   }
 
   template <bool kInside>
@@ -435,7 +493,7 @@ struct PoolRow {
       bool done = false;
       if constexpr (k2x2) {
         const T* const upper = plan.map.data + origin + first;
-        done = inside && n >= kLanes<T> &&
+        done = inside && n >= kOwnLanes<T> &&
                pool_inside(ChannelsOfWindow<T>{upper, upper + s.width * s.inner, s.inner}, n,
                            output + first);
       }

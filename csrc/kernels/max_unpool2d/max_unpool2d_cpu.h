@@ -13,9 +13,10 @@
 //   from indices: contiguous fp32 258 -> 80, bf16 255 -> 72; channels_last fp32 165 -> 46, bf16 149
 //   -> 38; backward: contiguous fp32 200 -> 72, bf16 187 -> 70; channels_last fp32 198 -> 49, bf16
 //   176 -> 40
-//   backward, contiguous, indices told apart without a tile of taps: fp32 69 -> 53, bf16 67 -> 50
-//   from codes, contiguous, those of whole windows not checked row by row: fp32 57 -> 47, bf16
-//   51 -> 41. Tried without gain: codes compared where they are packed, without a tile of taps.
+//   contiguous, without a tile of taps: backward, indices fp32 69 -> 53, bf16 67 -> 50, codes fp32
+//   87 -> 65, bf16 82 -> 55; forward, indices 85 -> 53, 78 -> 39, codes fp32 49 -> 28, bf16 41 ->
+//   19 from codes, contiguous, those of whole windows not checked row by row: fp32 57 -> 47, bf16
+//   51 -> 41
 #include "common/lanes.h"
 #include "common/lanes_math.h"
 #include "kernels/pool_codes/pool_lanes.h"
@@ -143,6 +144,41 @@ void scatter_planes(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   }
 }
 
+// The elements of two rows of the map that a row of windows names by its packed codes.
+template <typename T>
+struct GatherCoded {
+  const T *upper, *lower;
+  int64_t next;  // the next such rows, from there; 0: they are foreseen
+  T* out;
+
+  SEGFAST_LANES void operator()(int64_t at, const uint8_t* codes) const {
+    if (next != 0) {
+      prefetch_pairs<kOwnLanes<T>>(upper + next + 2 * at, lower + next + 2 * at);
+    }
+    const own_t<T> low = pick<0>(at, codes), high = pick<1>(at, codes);
+    if constexpr (kNarrow<T>) {
+      store_words(out + at, join_columns(low));
+      store_words(out + at + kLanes<T>, join_columns(high));
+    } else {
+      store_vector(out + at, evens(low, high) | odds(low, high));
+    }
+  }
+
+  // Half of the windows: the named element in its lane, 0 in the other.
+  template <int kHalf>
+  SEGFAST_LANES own_t<T> pick(int64_t at, const uint8_t* codes) const {
+    const auto coded = CodedColumns<T>::template load<kHalf>(codes);
+    const int64_t column = 2 * at + kHalf * kOwnLanes<T>;
+    return (load_vector<own_t<T>>(upper + column) & coded.is_upper) |
+           (load_vector<own_t<T>>(lower + column) & coded.is_lower);
+  }
+
+  SEGFAST_LANES static bits_t<T> join_columns(own_t<T> picked) {
+    const auto pairs = (bits_t<T>)picked;
+    return (pairs | pairs >> 16) & 0xffffu;
+  }
+};
+
 // A row of windows at a time: the elements of the map that their records name. T stands for all
 // types of its size.
 template <typename T>
@@ -151,6 +187,9 @@ struct GatherRow {
   const PoolShape& s = p.shape;
   Elements<T> map{static_cast<const T*>(p.grad_output), s.map_numel()};
   TapTile tile{p.shape, p.record, p.record_kind};
+  const bool is_coded = tile.is_coded<T>();
+  // Whether a row is too long for the machine to foresee the one after it.
+  const bool is_far = s.width * static_cast<int64_t>(sizeof(T)) >= 512;
 
   template <bool kExist>
   SEGFAST_LANES static WordPair<T> load_columns(const Elements<T>& map, int64_t first) {
@@ -172,6 +211,19 @@ struct GatherRow {
   // can be read will do.
   int64_t lower_row(int64_t oh, int64_t upper) const {
     return 2 * oh + 1 < s.height ? upper + s.width * s.inner : upper;
+  }
+
+  // Whether it is a row of windows in the map that codes name.
+  SEGFAST_LANES bool gather_coded_row(int64_t o, int64_t oh) const {
+    if (!is_coded || 2 * oh + 1 >= s.height) return false;
+    const int64_t run = o * s.pooled_height + oh, width = s.width;
+    const uint8_t* const codes = tile.packed(run);
+    if (codes == nullptr) return false;
+    const T* const upper = map.data + (o * s.height + 2 * oh) * width;
+    T* const out = static_cast<T*>(p.grad_input) + run * s.pooled_width;
+    for_each_coded<T>(GatherCoded<T>{upper, upper + width, is_far ? 4 * width : 0, out}, codes,
+                      s.pooled_width);
+    return true;
   }
 
   void gather_row(int64_t o, int64_t oh) {
@@ -201,13 +253,12 @@ struct GatherRow {
     const int64_t* const indices = from.indices.data + run.number * run.length;
     const int64_t next = 4 * s.width, origin = 2 * run.oh * s.width;
     const int n = static_cast<int>(run.length);
-    const bool is_far = s.width * static_cast<int64_t>(sizeof(T)) >= 512;  // else foreseen
     typename TapTile::Words others = from.foreign | from.unknown(origin + 2 * run.length);
     for (int start = 0; start < n; start += kLanes<T>) {
       const int at = std::min(start, n - kLanes<T>);  // the last may overlap
       const T* const above = elements.data + upper + 2 * at;
       const T* const below = elements.data + lower + 2 * at;
-      if (is_far) prefetch_pairs(above + next, below + next);
+      if (is_far) prefetch_pairs<kLanes<T>>(above + next, below + next);
       const auto places = from.read_places(indices + at, origin + 2 * at, 2, others);
       const WordPair<T> a = load_word_pairs(above), b = load_word_pairs(below);
       const auto is_lower = places.is_lower != 0;
@@ -225,7 +276,8 @@ struct GatherRow {
     const int64_t next = 4 * s.width;
     for (int start = 0; start < n; start += kLanes<T>) {
       const int at = n < kLanes<T> ? 0 : std::min(start, n - kLanes<T>);  // the last may overlap
-      prefetch_pairs(elements.data + upper + next + 2 * at, elements.data + lower + next + 2 * at);
+      prefetch_pairs<kLanes<T>>(elements.data + upper + next + 2 * at,
+                                elements.data + lower + next + 2 * at);
       const WordPair<T> a = load_columns<kExist>(elements, upper + 2 * at);
       const WordPair<T> b = load_columns<kExist>(elements, lower + 2 * at);
       const bits_t<T> picked = pick(load_taps<T>(taps + at), a.even, a.odd, b.even, b.odd);
@@ -300,7 +352,11 @@ struct GatherRow {
     }
   }
 
-  void gather(int64_t o, int64_t oh) {
+  SEGFAST_LANES void gather(int64_t o, int64_t oh) {
+    if (!gather_coded_row(o, oh)) gather_else(o, oh);
+  }
+
+  __attribute__((noinline)) void gather_else(int64_t o, int64_t oh) {
     if (!p.window.is_2x2()) return gather_any(o, oh);
     const bool own = p.record_kind == Record::codes2 || !has_clipped(s, oh) ||
                      own_clipped_indices(static_cast<const int64_t*>(p.record), s, p.window, o, oh);

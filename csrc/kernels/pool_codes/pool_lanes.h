@@ -181,9 +181,92 @@ SEGFAST_LANES own_t<T> load_own_at(const Elements<T>& x, int64_t first) {
   return load_vector<own_t<T>>(existing);
 }
 
+// The even and the odd ones of twice as many.
+template <typename T>
+struct OwnPair {
+  own_t<T> even, odd;
+};
+template <typename T>
+SEGFAST_LANES OwnPair<T> load_own_pairs(const T* address) {
+#if defined(SEGFAST_ISA_AVX2) && !defined(SEGFAST_ISA_AVX512)
+  if constexpr (sizeof(T) == 2) {
+    // Joined from halves as they are loaded, so that no lane need cross.
+    const auto* const at = reinterpret_cast<const __m128i*>(address);
+    const __m256i apart = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+    const __m256i low = _mm256_shuffle_epi8(_mm256_loadu2_m128i(at + 2, at), apart);
+    const __m256i high = _mm256_shuffle_epi8(_mm256_loadu2_m128i(at + 3, at + 1), apart);
+    return {(own_t<T>)_mm256_unpacklo_epi64(low, high), (own_t<T>)_mm256_unpackhi_epi64(low, high)};
+  }
+#endif
+  const auto x = load_vector<own_t<T>>(address);
+  const auto y = load_vector<own_t<T>>(address + kOwnLanes<T>);
+  return {evens(x, y), odds(x, y)};
+}
+
 template <typename T>
 SEGFAST_LANES own_t<T> load_own_taps(const uint8_t* taps) {
   return widen_bytes<own_t<T>>(taps);
+}
+
+// ---- two lanes to a window, one for each of its columns
+
+// Lanes, as wide as elements, of the first or the second half of kOwnLanes windows.
+template <typename T>
+struct CodedColumns {
+  using Lanes = own_t<T>;
+  using Lane = std::remove_reference_t<decltype(std::declval<Lanes&>()[0])>;
+  static constexpr int kWindows = kOwnLanes<T> / 2, kLaneBits = 8 * sizeof(T);
+
+  Lanes is_upper, is_lower;  // all bits or none: whether it is the element of its row that won
+
+  // 2-bit codes from an address on, of which 8 bytes more can be read than these windows have.
+  template <int kHalf>
+  SEGFAST_LANES static CodedColumns load(const uint8_t* codes) {
+    return {spread<2 * kWindows * kHalf>(codes), lane_numbers<Lanes>{}};
+  }
+
+ private:
+  // Where a lane finds its window's code.
+  static constexpr Lane code(int lane, int tap) {
+    return static_cast<Lane>(Lane(tap) << (lane / 2 * 2 % kLaneBits));
+  }
+
+  // The codes from a bit on, in every lane. 64 bytes of 16-bit lanes do not hold all: the upper
+  // half of lanes has its own.
+  template <int kBit>
+  SEGFAST_LANES static Lanes spread(const uint8_t* codes) {
+    const auto first = static_cast<Lane>(load_vector<Lane>(codes + kBit / 8) >> kBit % 8);
+    if constexpr (2 * kWindows <= kLaneBits) {
+      return Lanes{} + first;
+    } else {
+      return halves(Lanes{} + first, Lanes{} + load_vector<Lane>(codes + (kBit + kLaneBits) / 8));
+    }
+  }
+
+  template <int... kLane>
+  SEGFAST_LANES CodedColumns(Lanes codes, std::integer_sequence<int, kLane...>) {
+    const Lanes own = codes & Lanes{code(kLane, 3)...};
+    is_upper = (Lanes)(own == Lanes{code(kLane, kLane % 2)...});
+    is_lower = (Lanes)(own == Lanes{code(kLane, 2 + kLane % 2)...});
+  }
+};
+
+// What is read of codes at once may reach so far behind them.
+constexpr int kCodesRead = 16;
+
+// move(at, codes) for each kOwnLanes of n windows, which are at least as many, with their codes.
+template <typename T, typename Move>
+SEGFAST_LANES void for_each_coded(const Move& move, const uint8_t* codes, int64_t n) {
+  int64_t at = 0;
+  for (; at + kOwnLanes<T> <= n; at += kOwnLanes<T>) move(at, codes + at / kCodesPerByte);
+  if (at == n) return;
+  at = n - kOwnLanes<T>;  // overlaps; its first code may lie within a byte
+  const uint8_t* const first = codes + at / kCodesPerByte;
+  const int shift = static_cast<int>(2 * (at % kCodesPerByte));
+  const uint64_t last[2] = {
+      load_vector<uint64_t>(first) >> shift | uint64_t{first[8]} << (63 - shift) << 1, 0};
+  move(at, reinterpret_cast<const uint8_t*>(last));
 }
 
 // The first n lanes.
@@ -199,11 +282,11 @@ SEGFAST_LANES void store_some_own(T* address, own_t<T> lanes, int n) {
 // ---- into the second-level cache, ahead of 2x2 windows. (In the first, rows a multiple of 4 KB
 // apart drive each other out.)
 
-// kLanes pairs of two rows of the map: the machine foresees a row's end, not the jump over the row
-// that is read beside it.
-template <typename T>
+// Pairs of two rows of the map, a vector or two: the machine foresees a row's end, not the jump
+// over the row that is read beside it.
+template <int kPairs, typename T>
 SEGFAST_LANES void prefetch_pairs(const T* upper, const T* lower) {
-  for (int byte = 0; byte < 2 * kLanes<T> * static_cast<int>(sizeof(T)); byte += 64) {
+  for (int byte = 0; byte < 2 * kPairs * static_cast<int>(sizeof(T)); byte += 64) {
     __builtin_prefetch(reinterpret_cast<const char*>(upper) + byte, 0, 2);
     __builtin_prefetch(reinterpret_cast<const char*>(lower) + byte, 0, 2);
   }
