@@ -2,17 +2,128 @@
 // instruction set, after pool_lanes.h.
 //
 // Microseconds of [2, 64, 65, 127] (one thread of a Zen 3, AVX2), before and after, against a pass
-// over each row for every tap (ScatterRowsAlong, ScatterPixels) or each window (place_windows):
-//   contiguous fp32 3x3, stride 2 334 -> 260, stride 1 1058 -> 772; fp16 434 -> 288, 1152 -> 724,
-//   5x5, stride 2 543 -> 488; channels_last fp16 315 -> 203, 893 -> 684, 5x5 526 -> 400
-// What bounds it is four vector instructions a clock: a tap takes three (compare, mask, add), a
-// window that is loaded two. Tried without gain: taller tiles, what taps compare with as operands
-// in memory, 5x5 of fp32 (327 -> 466; there windows are visited) and channels_last 3x3 of fp32.
+// over each row for every tap (ScatterRowsAlong, ScatterPixels):
+//   contiguous fp32 3x3, stride 2 334 -> 260, stride 1 1058 -> 772; fp16 434 -> 288, 1152 -> 724;
+//   channels_last fp16 315 -> 203, 893 -> 684
+// and where values are read as they are given and taps as bytes, rather than both from rows that
+// hold them as words (channels_last fp32: rather than ScatterPixels):
+//   contiguous fp32 3x3, stride 1 792 -> 710; channels_last fp32 stride 2 251 -> 171, stride 1
+//   740 -> 605, fp16 204 -> 177, 703 -> 622; of [1, 64, 64, 64] fp32 with dilation 2, four rows of
+//   the map at once, 200 -> 178
+// What bounds it is how many of its instructions the machine holds at once: a tap takes three
+// (compare, mask, add), and adds to one element wait for each other. Tried without gain: taller
+// tiles without dilation, one tile at a time, what taps compare with as operands in memory, 5x5
+// (fp32 327 -> 466; there windows are visited) and float64.
 #include "kernels/pool_codes/pool_held.h"
 
 namespace segfast {
 namespace SEGFAST_ISA {
 namespace {
+
+// Rows of windows, to be read beyond their ends: the values where they are given, the taps in a
+// ring of rows with room on both sides, whose bytes are no window's tap.
+template <typename T, bool kCodes, typename Window>
+struct RowsWithRoom {
+  struct Row {
+    const T* values;
+    const uint8_t* taps;
+  };
+
+  const PoolShape& s;
+  const Window2d& w;
+  Elements<T> given;
+  const uint8_t* codes;
+  const int64_t* indices;
+  int64_t before, length;  // room before a row's windows, and all of a row
+  // A power of two. Row oh stands in place oh % count, one row before it is seen: loads that
+  // overlap stores would wait for them. In place `count` stands a row of no windows.
+  int64_t count;
+  int64_t map = -1, next_row = 0;  // whose rows are held, up to which
+  std::vector<uint8_t> taps;
+  std::vector<std::vector<T>> copies;  // of the values of rows whose room is not all in the tensor
+
+  RowsWithRoom(const ScatterArguments& a, int64_t room, int64_t row_length, int64_t rows_held)
+      : s(a.shape),
+        w(a.window),
+        given{static_cast<const T*>(a.values), s.pooled_numel()},
+        codes(static_cast<const uint8_t*>(a.record)),
+        indices(static_cast<const int64_t*>(a.record)),
+        before(room),
+        length(row_length),
+        count(power_of_two(rows_held)),
+        taps(static_cast<size_t>((count + 1) * length), kNoTap<uint8_t>),
+        copies(static_cast<size_t>(count + 1)) {
+    copies.back().resize(static_cast<size_t>(length));
+  }
+
+  // Row oh of the map whose rows are held, from window or channel `at` on; one without windows if
+  // there is no such row.
+  Row row(int64_t oh, int64_t at) const {
+    const bool is_row = oh >= 0 && oh < s.pooled_height;
+    const int64_t place = is_row ? oh & (count - 1) : count;
+    const int64_t first = (map * s.pooled_height + oh) * s.pooled_width * s.inner - before;
+    const bool is_given = is_row && given.holds(first, length);
+    const T* const values =
+        is_given ? given.data + first : copies[static_cast<size_t>(place)].data();
+    return {values + before + at, taps.data() + place * length + before + at};
+  }
+
+  SEGFAST_LANES lanes_t<T> value(Row row, int64_t i) const { return load_lanes(row.values + i); }
+  SEGFAST_LANES bits_t<T> tap(Row row, int64_t i) const { return load_taps<T>(row.taps + i); }
+
+  // The taps that n windows' indices name. Of the first, and every `step` from there, the origin.
+  void hold_taps(const int64_t* from, int64_t n, uint8_t* to, int64_t origin, int64_t step) {
+    for (int64_t i = 0; n < kLanes<T> && i < n; ++i) {
+      const int64_t distance = from[i] - origin - i * step,
+                    kh = distance / (w.dilation_h * s.width);
+      to[i] = from[i] < 0
+                  ? kEmptyCode
+                  : static_cast<uint8_t>(kh * w.kernel_w +
+                                         distance % (w.dilation_h * s.width) / w.dilation_w);
+    }
+    for (int64_t start = 0; n >= kLanes<T> && start < n; start += kLanes<T>) {
+      const int64_t i = std::min(start, n - kLanes<T>);  // the last may overlap
+      const bits_t<T> distance =
+          load_indices<T>(from + i) - lane_positions<T>(origin + i * step, step);
+      bits_t<T> tap = bits_t<T>{} + kEmptyCode;
+      for (int kh = 0; kh < Window::kKernel; ++kh) {
+        const word_t<T> row = static_cast<word_t<T>>(kh * Window::kDilation * s.width);
+        const bits_t<T> along = distance - row;
+        tap = along <= static_cast<word_t<T>>(Window::kReach)
+                  ? along / Window::kDilation + static_cast<word_t<T>>(kh * Window::kKernel)
+                  : tap;
+      }
+      store_taps<T>(to + i, tap);
+    }
+  }
+
+  // Holds rows [first, last) of map o, and a row more.
+  void hold(int64_t o, int64_t first, int64_t last) {
+    if (o != map) map = o, next_row = 0;
+    const int64_t end = std::min(last + 1, s.pooled_height);
+    const int64_t windows = s.pooled_width * s.inner;
+    for (next_row = std::max(next_row, first); next_row < end; ++next_row) {
+      const int64_t place = next_row & (count - 1);
+      const int64_t row = (o * s.pooled_height + next_row) * windows;
+      uint8_t* const to = taps.data() + place * length + before;
+      if (kCodes) {
+        std::memcpy(to, codes + row, static_cast<size_t>(windows));
+      } else {
+        const int64_t origin = (next_row * w.stride_h - w.pad_h) * s.width - w.pad_w;
+        const int64_t run = s.inner == 1 ? windows : s.inner, step = s.inner == 1 ? w.stride_w : 0;
+        for (int64_t i = 0; i < windows; i += run) {
+          hold_taps(indices + row + i, run, to + i, origin + i / s.inner * w.stride_w, step);
+        }
+      }
+      if (!given.holds(row - before, length)) {
+        std::vector<T>& copy = copies[static_cast<size_t>(place)];
+        copy.resize(static_cast<size_t>(length));
+        std::memcpy(copy.data() + before, given.data + row,
+                    static_cast<size_t>(windows) * sizeof(T));
+      }
+    }
+  }
+};
 
 // The sums of a tile of the map stay in registers while all windows that see it pass by: each is
 // loaded once for all elements that it may have won. Added in the order of windows, in the width of
@@ -20,10 +131,15 @@ namespace {
 template <typename T, bool kCodes, typename Window>
 struct SumCells {
   using Word = word_t<T>;
+  // Values that take two instructions to widen are widened once a window, not once an element.
+  static constexpr bool kHeld = std::is_same_v<T, BFloat16> && kCodes;
+  using Rows = std::conditional_t<kHeld, HeldRows<T, kCodes>, RowsWithRoom<T, kCodes, Window>>;
 
   static constexpr int kStride = Window::kStride, kKernel = Window::kKernel;
-  // Of the map: the first and the last see the same windows.
-  static constexpr int kTileRows = kStride > 1 ? kStride : 1 + Window::kDilation;
+  // Of the map: windows see two of them, or all but the middle one.
+  static constexpr int kTileRows = kStride > 1 ? kStride
+                                   : kHeld     ? 1 + Window::kDilation
+                                               : 2 * Window::kDilation;
   // Rows of windows that see a tile: before and after the one that starts in its first row.
   static constexpr int kBefore = Window::kBefore;
   static constexpr int kAfter = (kTileRows - 1) / kStride + Window::kAfter;
@@ -33,9 +149,10 @@ struct SumCells {
   static constexpr int kSpan = kStride * kLanes<T>;     // columns of the map in a vector of cells
 
   // That of all taps reaches no farther than Window's, and by whole windows less.
-  static bool knows(const Window2d& w) {
-    return w.kernel_h == kKernel && w.kernel_w == kKernel && w.stride_h == kStride &&
-           w.stride_w == kStride && w.dilation_h == Window::kDilation &&
+  static bool knows(const PoolShape& s, const Window2d& w) {
+    return (kCodes || s.width > Window::kReach) && w.pad_h <= Window::kPad &&
+           w.pad_w <= Window::kPad && w.kernel_h == kKernel && w.kernel_w == kKernel &&
+           w.stride_h == kStride && w.stride_w == kStride && w.dilation_h == Window::kDilation &&
            w.dilation_w == Window::kDilation && (Window::kPad - w.pad_h) % kStride == 0 &&
            (Window::kPad - w.pad_w) % kStride == 0;
   }
@@ -48,10 +165,10 @@ struct SumCells {
   const int64_t right = (Window::kPad - a.window.pad_w) / kStride;
   const int64_t cells = ceil_div<int64_t>(s.width, kStride);  // in a row
   const int64_t vectors = ceil_div<int64_t>(cells, kLanes<T>);
-  HeldRows<T, kCodes> rows;
-  Word won[kKernel * kKernel];  // what a record holds, of each tap
-  int64_t seen[kSeen] = {};     // where the rows of windows that see a tile are held
-  std::vector<T> nowhere;       // in place of a row that is another thread's or no one's
+  Rows rows;
+  typename Rows::Row seen[kSeen] = {};  // those that see a tile
+  Word won[kKernel * kKernel];          // what a window's record is, of each tap
+  std::vector<T> nowhere;               // in place of a row that is another thread's or no one's
   T* out[kTileRows] = {};
 
   SumCells(const ScatterArguments& arguments, int64_t end_item)
@@ -64,12 +181,7 @@ struct SumCells {
                  s.inner,
              kSeen + 1),
         nowhere(static_cast<size_t>(vectors * kSpan * s.inner)) {
-    for (int kh = 0; kh < kKernel; ++kh) {
-      for (int kw = 0; kw < kKernel; ++kw) {
-        won[kh * kKernel + kw] =
-            static_cast<Word>(rows.won_along_height(kh) + rows.won_along_width(kw));
-      }
-    }
+    for (int tap = 0; tap < kKernel * kKernel; ++tap) won[tap] = static_cast<Word>(tap);
   }
 
   // Element kTarget of tiles meets the windows kDy below and kDx beyond those of the tiles' first.
@@ -79,7 +191,10 @@ struct SumCells {
     constexpr int kh = Window::tap(kTarget / kStride, kDy);
     constexpr int kw = Window::tap(kTarget % kStride, kDx);
     if constexpr (kh >= 0 && kw >= 0) {
-      const bits_t<T> all_won = bits_t<T>{} + won[kh * kKernel + kw];
+      // GCC 12 makes constants anew for each use; where it can keep most of them they are faster.
+      constexpr int kTap = kh * kKernel + kw;
+      const Word won_by = kStride == 1 && !kHeld ? static_cast<Word>(kTap) : won[kTap];
+      const bits_t<T> all_won = bits_t<T>{} + won_by;
       for (int v = 0; v < kVectors; ++v) {
         lanes_t<T>& sum = sums[kTarget][v];
         sum = combine<T, Combine::sum>(sum, value[v], record[v], all_won);
@@ -93,10 +208,10 @@ struct SumCells {
     if constexpr (Window::sees(kTileRows, kDy) && Window::sees(kStride, kDx)) {
       lanes_t<T> value[kVectors];
       bits_t<T> record[kVectors];
-      const int64_t first = seen[kDy + kBefore] + at + kDx * s.inner;
+      const int64_t first = at + kDx * s.inner;
       for (int v = 0; v < kVectors; ++v) {
-        value[v] = load_vector<lanes_t<T>>(rows.values + first + v * kLanes<T>);
-        record[v] = load_vector<bits_t<T>>(rows.records + first + v * kLanes<T>);
+        value[v] = rows.value(seen[kDy + kBefore], first + v * kLanes<T>);
+        record[v] = rows.tap(seen[kDy + kBefore], first + v * kLanes<T>);
       }
       (meet<kDy, kDx, kTarget>(value, record, sums), ...);
     }
@@ -170,7 +285,7 @@ struct SumCells {
 
   // Up to `count` rows of map o from y on; returns how many.
   int64_t sum_rows(int64_t o, int64_t y, int64_t count) {
-    const int64_t top = y / kStride * kStride;
+    const int64_t top = y / kTileRows * kTileRows;
     const int64_t last = std::min({top + kTileRows, s.height, y + count});
     for (int row = 0; row < kTileRows; ++row) {
       const bool is_own = top + row >= y && top + row < last;
@@ -179,7 +294,7 @@ struct SumCells {
     }
     const int64_t first = top / kStride - below - kBefore;
     rows.hold(o, first, first + kSeen);
-    for (int k = 0; k < kSeen; ++k) seen[k] = rows.place(first + k) - right * s.inner;
+    for (int k = 0; k < kSeen; ++k) seen[k] = rows.row(first + k, -right * s.inner);
     if (s.inner > 1) {
       for (int64_t i = 0; i < cells; ++i) sum_cell(i);
     } else {
@@ -203,19 +318,18 @@ struct SumCells {
 
 template <typename T, bool kCodes, typename Window>
 bool sum_cells_of(const ScatterArguments& a, int64_t begin, int64_t end) {
-  if (!SumCells<T, kCodes, Window>::knows(a.window)) return false;
+  if (!SumCells<T, kCodes, Window>::knows(a.shape, a.window)) return false;
   SumCells<T, kCodes, Window>(a, end).sum(begin, end);
   return true;
 }
 
-// Whether that was a window known, of a type for which vectors of windows held pay.
+// Whether that was a window known, of a type for which vectors of windows pay.
 template <typename T, bool kCodes>
 bool sum_cells(const ScatterArguments& a, int64_t begin, int64_t end) {
   if constexpr (sizeof(T) == 8) {
     return false;
   } else {
-    if (a.shape.inner > 1 && (!kNarrow<T> || a.shape.inner < kLanes<T>)) return false;
-    if (kNarrow<T> && sum_cells_of<T, kCodes, KnownWindow<5, 2, 1, 2>>(a, begin, end)) return true;
+    if (a.shape.inner > 1 && a.shape.inner < kLanes<T>) return false;
     return sum_cells_of<T, kCodes, KnownWindow<3, 2, 1, 1>>(a, begin, end) ||
            sum_cells_of<T, kCodes, KnownWindow<3, 1, 1, 1>>(a, begin, end) ||
            sum_cells_of<T, kCodes, KnownWindow<3, 1, 2, 2>>(a, begin, end);

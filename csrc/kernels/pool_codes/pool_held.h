@@ -89,6 +89,12 @@ struct GivenRows : SeeingRows {
 // The same rows held: values in the width of sums, and as records what tells one tap of a window
 // from another in a word, the code or an index's distance from the window's origin. So windows are
 // converted once, however many elements see them.
+inline int64_t power_of_two(int64_t least) {
+  int64_t count = 1;
+  while (count < least) count *= 2;
+  return count;
+}
+
 template <typename T, bool kCodes>
 struct HeldRows : SeeingRows {
   using Value = accumulate_t<T>;
@@ -130,11 +136,6 @@ struct HeldRows : SeeingRows {
   }
 
   static int64_t whole_lines(int64_t words) { return ceil_div<int64_t>(words, kInLine) * kInLine; }
-  static int64_t power_of_two(int64_t least) {
-    int64_t count = 1;
-    while (count < least) count *= 2;
-    return count;
-  }
   static int64_t rows_held(const Window2d& w) {
     return power_of_two(int64_t{w.kernel_h - 1} * w.dilation_h / w.stride_h + 2);
   }
@@ -142,6 +143,15 @@ struct HeldRows : SeeingRows {
   // Where row oh's windows are held, if there are any.
   int64_t place(int64_t oh) const {
     return (oh < 0 || oh >= s.pooled_height ? count : oh & (count - 1)) * width + margin;
+  }
+  // The same, from window or channel `at` on, and what is there.
+  using Row = int64_t;
+  Row row(int64_t oh, int64_t at) const { return place(oh) + at; }
+  SEGFAST_LANES lanes_t<T> value(Row row, int64_t i) const {
+    return load_vector<lanes_t<T>>(values + row + i);
+  }
+  SEGFAST_LANES bits_t<T> tap(Row row, int64_t i) const {
+    return load_vector<bits_t<T>>(records + row + i);
   }
   // What a record holds where its window won row y, in addition to what tells the column.
   int64_t won_along_height(int64_t kh) const {

@@ -17,11 +17,15 @@
 //   channels_last 5x5, stride 2 4.1 -> 3.2
 // Microseconds of [2, 64, 65, 127] (one thread of a Zen 3, AVX2):
 //   channels_last 5x5, stride 2, several windows loaded before one is stored: fp32 610 -> 320, bf16
-//   600 -> 506; float32 codes read as they are given: 3x3, stride 2 291 -> 250, stride 1 920 -> 770
+//   600 -> 506
+//   codes of windows that are visited read eight at a time, sums rounded by vectors: contiguous
+//   5x5, stride 2 fp32 333 -> 307, fp16 489 (pool_cells.h) -> 396; channels_last float64 3x3,
+//   stride 1 1369 (ScatterPixels) -> 1110
 //   contiguous 2x2 of [1, 64, 64, 64], packed codes compared in two lanes a window, without a tile
 //   of taps (autograd's 33 in both): fp32 84 -> 65, bf16 73 -> 54
 // Tried without gain for contiguous maps whose windows are visited: four maps side by side (fp32
-// 375 -> 490 us), and no check of positions where windows lie in the map.
+// 375 -> 490 us), rows of the map in a ring that is copied out, what eight windows hold added up by
+// vectors (gathered, and compared with their neighbours' places), places ahead of the windows.
 
 #include "kernels/pool_codes/pool_cells.h"
 
@@ -470,6 +474,71 @@ struct ScatterPixels {
   }
 };
 
+// The codes of eight windows, a word that is read at once: of loads that follow one another, each
+// from where the one before it says, a machine has fewer under way.
+struct CodeBlock {
+  static constexpr int kCount = sizeof(uint64_t);
+  static constexpr int kMostTaps = 128;
+  static constexpr uint64_t kOfAll = 0x0101010101010101;
+
+  uint64_t codes;
+
+  explicit CodeBlock(const uint8_t* from) : codes(load_vector<uint64_t>(from)) {}
+
+  // Whether each is the number of one of `taps` taps, at most kMostTaps.
+  bool has_taps(int taps) const {
+    const uint64_t beyond = codes + static_cast<uint64_t>(kMostTaps - taps) * kOfAll;
+    return ((codes | beyond) & kMostTaps * kOfAll) == 0;
+  }
+
+  // Windows of a row, `step` apart: each one's value to where its tap lies from the window.
+  template <bool kAdd, typename Held>
+  SEGFAST_LANES void place_along(const Held* __restrict values, const int64_t* offsets, Held* to,
+                                 int64_t step) const {
+    uint64_t rest = codes;
+#pragma GCC unroll 8
+    for (int k = 0; k < kCount; ++k, rest >>= 8, to += step) {
+      Held& place = to[offsets[rest & 0xff]];
+      if constexpr (kAdd) {
+        place += values[k];
+      } else {
+        place = values[k];
+      }
+    }
+  }
+
+  // Channels of a window, whose places differ: all are loaded before any is stored.
+  template <bool kAdd, typename Held>
+  SEGFAST_LANES void place_apart(const Held* __restrict values, const int64_t* offsets,
+                                 Held* to) const {
+    Held held[kCount];
+    int64_t places[kCount];
+    uint64_t rest = codes;
+#pragma GCC unroll 8
+    for (int k = 0; k < kCount; ++k, rest >>= 8) {
+      places[k] = offsets[rest & 0xff];
+      held[k] = values[k];
+      if constexpr (kAdd) held[k] += to[places[k] + k];
+    }
+#pragma GCC unroll 8
+    for (int k = 0; k < kCount; ++k) to[places[k] + k] = held[k];
+  }
+};
+
+// n elements in the width of sums, and sums rounded to n elements.
+template <typename T>
+void widen(const T* from, int64_t n, accumulate_t<T>* to) {
+  int64_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) store_vector(to + i, load_lanes(from + i));
+  for (; i < n; ++i) to[i] = to_float(from[i]);
+}
+template <typename T>
+void round_sums(const accumulate_t<T>* from, int64_t n, T* to) {
+  int64_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) store_lanes(to + i, load_vector<lanes_t<T>>(from + i));
+  for (; i < n; ++i) to[i] = from_float<T>(from[i]);
+}
+
 // inner = 1: each window's value placed over zeros, or, with kAdd, added where windows overlap, in
 // Held, rounded once.
 template <typename T, typename Held, bool kAdd, bool kCodes>
@@ -508,16 +577,23 @@ __attribute__((noinline)) void place_rows(  // inlined, its loop runs out of reg
       if constexpr (kInPlace) {
         values = given.data + row;
       } else {
-        for (int64_t i = 0; i < windows; i += kLanes<T>) {
-          const lanes_t<T> some = load_lanes_if<false>(given, row + i);
-          std::memcpy(&converted[static_cast<size_t>(i)], &some, sizeof some);
-        }
+        widen(given.data + row, windows, converted.data());
         values = converted.data();
       }
       const uint8_t* const codes = static_cast<const uint8_t*>(a.record) + row;
       const int64_t* const indices = static_cast<const int64_t*>(a.record) + row;
       const int64_t origin = top * width - w.pad_w;
-      for (int64_t i = 0; i < windows; ++i) {
+      // Whatever tap a window of the row names lies in `out`.
+      const bool is_inside =
+          kCodes && w.taps() <= CodeBlock::kMostTaps && origin >= 0 &&
+          origin + (windows - 1) * w.stride_w + offsets.at[w.taps() - 1] < rows * width;
+      int64_t i = 0;
+      for (; is_inside && i + CodeBlock::kCount <= windows; i += CodeBlock::kCount) {
+        const CodeBlock block(codes + i);
+        if (!block.has_taps(w.taps())) break;
+        block.place_along<kAdd>(values + i, offsets.at, out + origin + i * w.stride_w, w.stride_w);
+      }
+      for (; i < windows; ++i) {
         int64_t position;
         if constexpr (kCodes) {
           position = origin + i * w.stride_w + offsets.at[codes[i]];
@@ -535,13 +611,7 @@ __attribute__((noinline)) void place_rows(  // inlined, its loop runs out of reg
     }
     std::fill(out + cleared * width, out + rows * width, Held{});
     if constexpr (!kInPlace) {
-      const int64_t n = rows * width;
-      for (int64_t i = 0; i < n; i += kLanes<T>) {
-        lanes_t<T> some;
-        std::memcpy(&some, out + i, sizeof some);
-        const int here = static_cast<int>(std::min<int64_t>(n - i, kLanes<T>));
-        store_some_words<T>(map + i, words_of<T>(some), here);
-      }
+      round_sums(out, rows * width, map);
     }
     item += rows;
   }
@@ -563,6 +633,7 @@ struct PlaceChannels {
     int64_t seen;
     Held* to;  // the first of those elements is to[start], until the ring turns
     int64_t start, turn;
+    Held* whole;  // of a window that is whole, what taps_at counts from
   };
 
   const ScatterArguments& a;
@@ -574,20 +645,19 @@ struct PlaceChannels {
   const int64_t ring_rows = std::max(span, kRing / width);
   const Inside columns = columns_inside(s, w);
   std::vector<Held> ring = {}, converted = {};  // unless in place; a row of windows
+  int64_t taps_at[CodeBlock::kMostTaps];
   Held nowhere = {};  // takes the values of rows that are another thread's, and of empty windows
 
   // kCount channels from the i-th on. Their places differ, but the machine lets a load wait for the
   // stores before it as long as it does not know theirs: so all are loaded before any is stored.
-  // kSeen: their places are known to be among those elements.
-  template <int kCount, bool kSeen>
+  template <int kCount>
   SEGFAST_LANES void place(const Windows& run, int64_t i) {
     Held* places[kCount];
     Held held[kCount];
     for (int k = 0; k < kCount; ++k) {
       int64_t position = run.origin + i + k;
       position += kCodes ? offsets.at[run.codes[i + k]] : run.indices[i + k] * s.inner;
-      const bool is_seen =
-          kSeen || static_cast<uint64_t>(position) < static_cast<uint64_t>(run.seen);
+      const bool is_seen = static_cast<uint64_t>(position) < static_cast<uint64_t>(run.seen);
       if constexpr (!kInPlace) {
         position += run.start;
         if (position >= run.turn) position -= run.turn;
@@ -601,20 +671,33 @@ struct PlaceChannels {
     for (int k = 0; k < kCount; ++k) *places[k] = held[k];
   }
 
-  // Whether the codes of a window's channels are numbers of its taps.
-  bool has_taps(const uint8_t* codes) const {
-    uint8_t most = 0;
-    for (int64_t i = 0; i < s.inner; ++i) most = std::max(most, codes[i]);
-    return most < w.taps();
+  // kWhole: the rows and columns of the window are all there.
+  template <bool kWhole>
+  SEGFAST_LANES void place_channels(const Windows& window) {
+    constexpr int kBlock = CodeBlock::kCount;
+    const Windows run = window;
+    const int taps = w.taps();
+    int64_t i = 0;
+    for (; i + kBlock <= s.inner; i += kBlock) {
+      if constexpr (kWhole) {
+        const CodeBlock block(run.codes + i);
+        if (block.has_taps(taps)) {
+          block.place_apart<kAdd>(run.values + i, taps_at, run.whole + i);
+          continue;
+        }
+      }
+      place<kBlock>(run, i);
+    }
+    for (; i < s.inner; ++i) place<1>(run, i);
   }
 
-  template <bool kSeen>
-  SEGFAST_LANES void place_channels(const Windows& window) {
-    constexpr int kBlock = 8;
-    const Windows run = window;
-    int64_t i = 0;
-    for (; i + kBlock <= s.inner; i += kBlock) place<kBlock, kSeen>(run, i);
-    for (; i < s.inner; ++i) place<1, kSeen>(run, i);
+  // Where the taps of windows from row `low` on lie in those elements, whose rows may turn.
+  void find_taps(int64_t low) {
+    for (int tap = 0; tap < w.taps(); ++tap) {
+      const int64_t y = int64_t{tap / w.kernel_w} * w.dilation_h;
+      const int64_t row = kInPlace ? y : (low + y) % ring_rows;
+      taps_at[tap] = row * width + int64_t{tap % w.kernel_w} * w.dilation_w * s.inner;
+    }
   }
 
   Held* ring_at(int64_t row) { return ring.data() + row % ring_rows * width; }
@@ -628,13 +711,7 @@ struct PlaceChannels {
   void write_rows(T* map, int64_t from, int64_t to, int64_t cleared) {
     for (int64_t end; from < std::min(to, cleared); from = end) {
       end = before_turn(from, std::min(to, cleared));
-      const Held* const held = ring_at(from);
-      T* const out = map + from * width;
-      const int64_t count = (end - from) * width;
-      for (int64_t i = 0; i < count; i += kLanes<T>) {
-        const int n = static_cast<int>(std::min<int64_t>(count - i, kLanes<T>));
-        store_some_words<T>(out + i, words_of<T>(load_vector<lanes_t<T>>(held + i)), n);
-      }
+      round_sums(ring_at(from), (end - from) * width, map + from * width);
     }
     if (from < to) std::fill(map + from * width, map + to * width, T{});
   }
@@ -654,22 +731,23 @@ struct PlaceChannels {
     if constexpr (kInPlace) {
       run.values = given.data + first;
     } else {
-      for (int64_t i = 0; i < windows; i += kLanes<T>) {
-        store_vector(converted.data() + i, load_lanes_if<false>(given, first + i));
-      }
+      widen(given.data + first, windows, converted.data());
       run.values = converted.data();
     }
     const int64_t left = kCodes ? top * width - w.pad_w * s.inner : -first_index * s.inner;
     run.origin = left - low * width;
-    const bool is_whole = kCodes && run.seen == span * width;  // its rows are all this thread's
+    // Its rows are all this thread's.
+    const bool is_whole = kCodes && w.taps() <= CodeBlock::kMostTaps && run.seen == span * width;
+    if (is_whole) find_taps(low);
+    run.whole = run.to - w.pad_w * s.inner;
     for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
-      if (is_whole && columns.holds(ow) && has_taps(run.codes)) {
+      if (is_whole && columns.holds(ow)) {
         place_channels<true>(run);
       } else {
         place_channels<false>(run);
       }
       run.values += s.inner, run.codes += s.inner, run.indices += s.inner;
-      if (kCodes) run.origin += w.stride_w * s.inner;
+      if (kCodes) run.origin += w.stride_w * s.inner, run.whole += w.stride_w * s.inner;
     }
   }
 
@@ -743,7 +821,8 @@ template <typename T>
 bool visits_windows(const PoolShape& s, const Window2d& w) {
   if (s.inner == 1 && (w.stride_w > 2 || !overlaps(w))) return true;
   if (s.inner > 1 && kNarrow<T>) return w.taps() >= 3 * kLanes<T>;
-  return w.taps() * w.stride_w >= (s.inner == 1 && !kNarrow<T> ? 2 : 3) * kLanes<T>;
+  const bool is_early = sizeof(T) == 8 || (s.inner == 1 && !kNarrow<T>);
+  return w.taps() * w.stride_w >= (is_early ? 2 : 3) * kLanes<T>;
 }
 
 // Whether to hold rows of channels, with codes: where they must be widened, if they stay in a
