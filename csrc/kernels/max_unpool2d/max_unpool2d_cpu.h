@@ -187,7 +187,9 @@ struct GatherRow {
   const PoolShape& s = p.shape;
   Elements<T> map{static_cast<const T*>(p.grad_output), s.map_numel()};
   TapTile tile{p.shape, p.record, p.record_kind};
-  const bool is_coded = tile.is_coded<T>();
+  const bool is_coded = p.window.is_2x2() && tile.is_coded<T>();
+  const bool is_indexed =
+      p.window.is_2x2() && p.record_kind == Record::indices && tile.is_indexed<T>();
   // Whether a row is too long for the machine to foresee the one after it.
   const bool is_far = s.width * static_cast<int64_t>(sizeof(T)) >= 512;
 
@@ -213,16 +215,24 @@ struct GatherRow {
     return 2 * oh + 1 < s.height ? upper + s.width * s.inner : upper;
   }
 
-  // Whether it is a row of windows in the map that codes name.
-  SEGFAST_LANES bool gather_coded_row(int64_t o, int64_t oh) const {
-    if (!is_coded || 2 * oh + 1 >= s.height) return false;
-    const int64_t run = o * s.pooled_height + oh, width = s.width;
-    const uint8_t* const codes = tile.packed(run);
-    if (codes == nullptr) return false;
+  // Whether it is a row of windows that can do without a tile.
+  SEGFAST_LANES bool gather_whole_row(int64_t o, int64_t oh) {
+    if (!(is_coded || is_indexed) || 2 * oh + 1 >= s.height) return false;
+    const Run run = row_run(s, o, oh);
+    const int64_t width = s.width, next = is_far ? 4 * width : 0;
     const T* const upper = map.data + (o * s.height + 2 * oh) * width;
-    T* const out = static_cast<T*>(p.grad_input) + run * s.pooled_width;
-    for_each_coded<T>(GatherCoded<T>{upper, upper + width, is_far ? 4 * width : 0, out}, codes,
-                      s.pooled_width);
+    T* const out = static_cast<T*>(p.grad_input) + run.number * run.length;
+    if (is_coded) {
+      const uint8_t* const codes = tile.packed(run.number);
+      if (codes == nullptr) return false;
+      for_each_coded<T>(GatherCoded<T>{upper, upper + width, next, out}, codes, run.length);
+      return true;
+    }
+    gather_indices(run, upper, next, out);
+    if (tile.has_foreign()) {
+      tile.foreign = TapTile::Words{};
+      gather_any(o, oh);
+    }
     return true;
   }
 
@@ -231,11 +241,6 @@ struct GatherRow {
     T* const out = static_cast<T*>(p.grad_input) + run.number * run.length;
     const int64_t upper = (o * s.height + 2 * oh) * s.width, lower = lower_row(oh, upper);
     const bool exist = lower + 2 * run.length <= map.count;
-    if constexpr (sizeof(word_t<T>) == 4) {
-      if (tile.indices.data != nullptr && exist && run.length >= kLanes<T>) {
-        return gather_indices(run, upper, lower, out);
-      }
-    }
     for (int64_t first = 0; first < run.length; first += kTile) {
       const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
       tile.open(run, first, n);
@@ -245,21 +250,19 @@ struct GatherRow {
     }
   }
 
-  // A run of windows, a vector at least, that lie in the map, by their indices: as the tile tells
+  // A row of windows that lie in the map, a vector at least, by their indices: as the tile tells
   // them apart, but without it.
-  void gather_indices(const Run& run, int64_t upper, int64_t lower, T* out) {
-    const Elements<T> elements = map;  // copies, which no store can change
+  SEGFAST_LANES void gather_indices(const Run& run, const T* upper, int64_t next, T* out) {
     const TapTile& from = tile;
     const int64_t* const indices = from.indices.data + run.number * run.length;
-    const int64_t next = 4 * s.width, origin = 2 * run.oh * s.width;
-    const int n = static_cast<int>(run.length);
-    typename TapTile::Words others = from.foreign | from.unknown(origin + 2 * run.length);
-    for (int start = 0; start < n; start += kLanes<T>) {
-      const int at = std::min(start, n - kLanes<T>);  // the last may overlap
-      const T* const above = elements.data + upper + 2 * at;
-      const T* const below = elements.data + lower + 2 * at;
-      if (is_far) prefetch_pairs<kLanes<T>>(above + next, below + next);
-      const auto places = from.read_places(indices + at, origin + 2 * at, 2, others);
+    const T* const lower = upper + s.width;
+    const int64_t origin = 2 * run.oh * s.width, n = run.length;
+    typename TapTile::Words others = from.foreign | from.unknown(origin + 2 * n);
+    for (int64_t start = 0; start < n; start += kLanes<T>) {
+      const int64_t at = std::min(start, n - kLanes<T>);  // the last may overlap
+      const T *const above = upper + 2 * at, *const below = lower + 2 * at;
+      if (next != 0) prefetch_pairs<kLanes<T>>(above + next, below + next);
+      const auto places = from.template read_places<T>(indices + at, origin + 2 * at, 2, others);
       const WordPair<T> a = load_word_pairs(above), b = load_word_pairs(below);
       const auto is_lower = places.is_lower != 0;
       const bits_t<T> left = is_lower ? b.even : a.even, right = is_lower ? b.odd : a.odd;
@@ -353,7 +356,7 @@ struct GatherRow {
   }
 
   SEGFAST_LANES void gather(int64_t o, int64_t oh) {
-    if (!gather_coded_row(o, oh)) gather_else(o, oh);
+    if (!gather_whole_row(o, oh)) gather_else(o, oh);
   }
 
   __attribute__((noinline)) void gather_else(int64_t o, int64_t oh) {

@@ -86,15 +86,15 @@ struct GivenRows : SeeingRows {
   }
 };
 
-// The same rows held: values in the width of sums, and as records what tells one tap of a window
-// from another in a word, the code or an index's distance from the window's origin. So windows are
-// converted once, however many elements see them.
 inline int64_t power_of_two(int64_t least) {
   int64_t count = 1;
   while (count < least) count *= 2;
   return count;
 }
 
+// The same rows held: values in the width of sums, and as records what tells one tap of a window
+// from another in a word, the code or an index's distance from the window's origin. So windows are
+// converted once, however many elements see them.
 template <typename T, bool kCodes>
 struct HeldRows : SeeingRows {
   using Value = accumulate_t<T>;

@@ -63,8 +63,7 @@ struct TapTile {
   }
   template <typename T>
   bool is_indexed() const {
-    return is_whole() && indices.data != nullptr && s.pooled_width >= kLanes<T> &&
-           sizeof(word_t<T>) == 4;
+    return is_whole() && indices.data != nullptr && s.pooled_width >= kLanes<T>;
   }
 
   // The codes of a run, null if it is one of the last, with too little behind them.
@@ -85,12 +84,13 @@ struct TapTile {
     for (int at = 0; at < n; at += kLanes<float>) {
       const int i = n < kLanes<float> ? 0 : std::min(at, n - kLanes<float>);  // may overlap
       if (n >= kLanes<float>) {
-        store_places(read_places(all.data + start + i, origin + i * step, step, others), taps + i);
+        store_places(read_places<float>(all.data + start + i, origin + i * step, step, others),
+                     taps + i);
       } else {
         int64_t some[kLanes<float>];
         for (int k = 0; k < kLanes<float>; ++k) some[k] = all.data[start + std::min(k, n - 1)];
         Words here{};
-        store_places(read_places(some, origin, step, here), taps);
+        store_places(read_places<float>(some, origin, step, here), taps);
         others |= here & (lane_positions<float>(0, 1) < n ? ~Words{} : Words{});
       }
     }
@@ -104,24 +104,32 @@ struct TapTile {
   }
 
   // Where indices lie in their own windows.
+  template <typename T>
   struct Places {
-    Words is_lower;  // all bits or none
-    Words column;    // 0 or 1
+    bits_t<T> is_lower;  // all bits or none
+    bits_t<T> column;    // 0 or 1
   };
 
   // Lanes of `others` are no longer 0 where the index lies elsewhere.
-  SEGFAST_LANES Places read_places(const int64_t* index, int64_t origin, int64_t step,
-                                   Words& others) const {
-    const WordPair<float> halves = load_word_pairs(reinterpret_cast<const float*>(index));
-    const Words upper_row = halves.even - lane_positions<float>(origin, step);
-    const Words lower_row = upper_row - static_cast<uint32_t>(s.width);
+  template <typename T>
+  SEGFAST_LANES Places<T> read_places(const int64_t* index, int64_t origin, int64_t step,
+                                      Words& others) const {
+    bits_t<T> all, upper_half{};
+    if constexpr (sizeof(word_t<T>) == 8) {
+      all = load_vector<bits_t<T>>(index);
+    } else {
+      const WordPair<float> halves = load_word_pairs(reinterpret_cast<const float*>(index));
+      all = halves.even, upper_half = halves.odd;
+    }
+    const bits_t<T> upper_row = all - lane_positions<T>(origin, step);
+    const bits_t<T> lower_row = upper_row - static_cast<word_t<T>>(s.width);
     // The second row first: in a map one column wide its left is at 1 as well.
     const auto is_lower = lower_row >> 1 == 0;
-    others |= halves.odd | (is_lower ? Words{} : upper_row >> 1);
-    return {(Words)is_lower, is_lower ? lower_row : upper_row};
+    others |= (Words)(upper_half | (is_lower ? bits_t<T>{} : upper_row >> 1));
+    return {(bits_t<T>)is_lower, is_lower ? lower_row : upper_row};
   }
 
-  SEGFAST_LANES static void store_places(const Places& places, uint8_t* to) {
+  SEGFAST_LANES static void store_places(const Places<float>& places, uint8_t* to) {
     store_taps<float>(to, places.column + (places.is_lower & 2));
   }
 
@@ -232,7 +240,7 @@ struct ScatterRows2x2 {
     typename TapTile::Words others = from.foreign | from.unknown(origin + 2 * n);
     for (int64_t start = 0; start < n; start += kLanes<T>) {
       const int64_t at = std::min(start, n - kLanes<T>);  // the last may overlap
-      const auto places = from.read_places(indices + at, origin + 2 * at, 2, others);
+      const auto places = from.template read_places<T>(indices + at, origin + 2 * at, 2, others);
       const bits_t<T> value = load_words(values + at), is_right = -places.column;
       T *const above = upper + 2 * at, *const below = lower + 2 * at;
       if constexpr (kNarrow<T>) {
@@ -265,7 +273,7 @@ struct ScatterRows2x2 {
       const uint8_t* const codes = tile.packed(run.number);
       if (codes == nullptr) return false;
       for_each_coded<T>(ScatterCoded<T>{values, upper, lower}, codes, run.length);
-    } else if constexpr (sizeof(word_t<T>) == 4) {
+    } else {
       scatter_indexed(run, values, upper, lower);
     }
     for (int64_t x = 2 * run.length; x < width; ++x) upper[x] = lower[x] = T{};
