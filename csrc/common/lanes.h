@@ -464,26 +464,18 @@ SEGFAST_LANES V widen_bytes(const uint8_t* address) {
 template <typename V>
 SEGFAST_LANES void narrow_to_bytes(uint8_t* address, V lanes) {
   constexpr int kBytes = sizeof(V) / sizeof(lanes[0]), kSize = sizeof(V) / kBytes;
+  if constexpr (kSize == 2) {
 #if defined(SEGFAST_ISA_AVX512)
-  if constexpr (kSize == 2) {
     const __m256i all = _mm512_maskz_cvtepi16_epi8(~__mmask32{}, (__m512i)lanes);
-    std::memcpy(address, &all, kBytes);
-    return;
-  }
 #elif defined(SEGFAST_ISA_AVX2)
-  if constexpr (kSize == 2) {
     const __m128i all = _mm_packus_epi16(_mm256_castsi256_si128((__m256i)lanes),
                                          _mm256_extracti128_si256((__m256i)lanes, 1));
-    std::memcpy(address, &all, kBytes);
-    return;
-  }
 #else
-  if constexpr (kSize == 2) {
     const __m128i all = _mm_packus_epi16((__m128i)lanes, (__m128i)lanes);
+#endif
     std::memcpy(address, &all, kBytes);
     return;
   }
-#endif
   __m128i x;
 #if defined(SEGFAST_ISA_AVX512)
   if constexpr (kSize == 8) {
@@ -578,13 +570,19 @@ struct Pair {
   lanes_t<T> even, odd;
 };
 
+#if defined(SEGFAST_ISA_AVX2)
+// For a shuffle of bytes: the even ones of eight 16-bit elements before the odd ones.
+SEGFAST_LANES __m128i pairs_apart() {
+  return _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+}
+#endif
+
 template <typename T>
 SEGFAST_LANES Pair<T> load_pairs(const T* address) {
 #if defined(SEGFAST_ISA_AVX2) && !defined(SEGFAST_ISA_AVX512)
   if constexpr (std::is_same_v<T, Half>) {  // apart before they are widened: no lane need cross
-    const __m128i apart = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
-    const __m128i x = _mm_shuffle_epi8(load_vector<__m128i>(address), apart);
-    const __m128i y = _mm_shuffle_epi8(load_vector<__m128i>(address + 8), apart);
+    const __m128i x = _mm_shuffle_epi8(load_vector<__m128i>(address), pairs_apart());
+    const __m128i y = _mm_shuffle_epi8(load_vector<__m128i>(address + 8), pairs_apart());
     return {widen_halves((Lanes16)_mm_unpacklo_epi64(x, y)),
             widen_halves((Lanes16)_mm_unpackhi_epi64(x, y))};
   }

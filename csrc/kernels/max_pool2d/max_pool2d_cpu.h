@@ -158,9 +158,7 @@ struct PoolPlan {
   Inside rows, columns;
   TapOffsets offsets;
   const int64_t run_bytes = p.shape.run_bytes();
-  // From a row of 2x2 windows to the next but one, in elements; 0 where the machine foresees it.
-  const int64_t next =
-      p.shape.width * static_cast<int64_t>(sizeof(T)) >= 512 ? 4 * p.shape.width : 0;
+  const int64_t next = rows_ahead<T>(p.shape.width);
   std::vector<word_t<T>> first_column;  // of each window, the first kw inside the map, or kNoTap
   std::vector<SeenTap> whole;           // the taps of a window inside the map
 

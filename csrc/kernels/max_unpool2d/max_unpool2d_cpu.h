@@ -190,8 +190,7 @@ struct GatherRow {
   const bool is_coded = p.window.is_2x2() && tile.is_coded<T>();
   const bool is_indexed =
       p.window.is_2x2() && p.record_kind == Record::indices && tile.is_indexed<T>();
-  // Whether a row is too long for the machine to foresee the one after it.
-  const bool is_far = s.width * static_cast<int64_t>(sizeof(T)) >= 512;
+  const int64_t next = rows_ahead<T>(s.width);
 
   template <bool kExist>
   SEGFAST_LANES static WordPair<T> load_columns(const Elements<T>& map, int64_t first) {
@@ -219,7 +218,7 @@ struct GatherRow {
   SEGFAST_LANES bool gather_whole_row(int64_t o, int64_t oh) {
     if (!(is_coded || is_indexed) || 2 * oh + 1 >= s.height) return false;
     const Run run = row_run(s, o, oh);
-    const int64_t width = s.width, next = is_far ? 4 * width : 0;
+    const int64_t width = s.width;
     const T* const upper = map.data + (o * s.height + 2 * oh) * width;
     T* const out = static_cast<T*>(p.grad_input) + run.number * run.length;
     if (is_coded) {
@@ -228,7 +227,7 @@ struct GatherRow {
       for_each_coded<T>(GatherCoded<T>{upper, upper + width, next, out}, codes, run.length);
       return true;
     }
-    gather_indices(run, upper, next, out);
+    gather_indices(run, upper, out);
     if (tile.has_foreign()) {
       tile.foreign = TapTile::Words{};
       gather_any(o, oh);
@@ -252,16 +251,17 @@ struct GatherRow {
 
   // A row of windows that lie in the map, a vector at least, by their indices: as the tile tells
   // them apart, but without it.
-  SEGFAST_LANES void gather_indices(const Run& run, const T* upper, int64_t next, T* out) {
+  SEGFAST_LANES void gather_indices(const Run& run, const T* upper, T* out) {
     const TapTile& from = tile;
     const int64_t* const indices = from.indices.data + run.number * run.length;
     const T* const lower = upper + s.width;
+    const int64_t ahead = next;  // a copy, which no store can change
     const int64_t origin = 2 * run.oh * s.width, n = run.length;
     typename TapTile::Words others = from.foreign | from.unknown(origin + 2 * n);
     for (int64_t start = 0; start < n; start += kLanes<T>) {
       const int64_t at = std::min(start, n - kLanes<T>);  // the last may overlap
       const T *const above = upper + 2 * at, *const below = lower + 2 * at;
-      if (next != 0) prefetch_pairs<kLanes<T>>(above + next, below + next);
+      if (ahead != 0) prefetch_pairs<kLanes<T>>(above + ahead, below + ahead);
       const auto places = from.template read_places<T>(indices + at, origin + 2 * at, 2, others);
       const WordPair<T> a = load_word_pairs(above), b = load_word_pairs(below);
       const auto is_lower = places.is_lower != 0;
@@ -276,11 +276,11 @@ struct GatherRow {
   void gather_windows(int64_t upper, int64_t lower, int n, T* out) const {
     const Elements<T> elements = map;  // a copy, which no store can change
     const uint8_t* const taps = tile.taps;
-    const int64_t next = 4 * s.width;
+    const int64_t after = 4 * s.width;
     for (int start = 0; start < n; start += kLanes<T>) {
       const int at = n < kLanes<T> ? 0 : std::min(start, n - kLanes<T>);  // the last may overlap
-      prefetch_pairs<kLanes<T>>(elements.data + upper + next + 2 * at,
-                                elements.data + lower + next + 2 * at);
+      prefetch_pairs<kLanes<T>>(elements.data + upper + after + 2 * at,
+                                elements.data + lower + after + 2 * at);
       const WordPair<T> a = load_columns<kExist>(elements, upper + 2 * at);
       const WordPair<T> b = load_columns<kExist>(elements, lower + 2 * at);
       const bits_t<T> picked = pick(load_taps<T>(taps + at), a.even, a.odd, b.even, b.odd);

@@ -192,8 +192,7 @@ SEGFAST_LANES OwnPair<T> load_own_pairs(const T* address) {
   if constexpr (sizeof(T) == 2) {
     // Joined from halves as they are loaded, so that no lane need cross.
     const auto* const at = reinterpret_cast<const __m128i*>(address);
-    const __m256i apart = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+    const __m256i apart = _mm256_broadcastsi128_si256(pairs_apart());
     const __m256i low = _mm256_shuffle_epi8(_mm256_loadu2_m128i(at + 2, at), apart);
     const __m256i high = _mm256_shuffle_epi8(_mm256_loadu2_m128i(at + 3, at + 1), apart);
     return {(own_t<T>)_mm256_unpacklo_epi64(low, high), (own_t<T>)_mm256_unpackhi_epi64(low, high)};
@@ -290,6 +289,13 @@ SEGFAST_LANES void prefetch_pairs(const T* upper, const T* lower) {
     __builtin_prefetch(reinterpret_cast<const char*>(upper) + byte, 0, 2);
     __builtin_prefetch(reinterpret_cast<const char*>(lower) + byte, 0, 2);
   }
+}
+
+// From a row of contiguous 2x2 windows to the next but one, in elements of the map; 0 where rows
+// are so short that the machine foresees it.
+template <typename T>
+int64_t rows_ahead(int64_t width) {
+  return width * static_cast<int64_t>(sizeof(T)) >= 512 ? 4 * width : 0;
 }
 
 // The four pixels of a window, the second `right` elements after the first.

@@ -95,8 +95,7 @@ SEGFAST_LANES void store_pairs(T* address, lanes_t<T> x, lanes_t<T> y) {
 // x0 y0 x1 y1 ...
 template <typename T>
 SEGFAST_LANES void store_word_pairs_apart(T* at_x, T* at_y, bits_t<T> pairs) {
-  const __m256i apart = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+  const __m256i apart = _mm256_broadcastsi128_si256(pairs_apart());
   const __m256i words = _mm256_shuffle_epi8((__m256i)pairs, apart);
   const __m128i low = _mm256_castsi256_si128(words), high = _mm256_extracti128_si256(words, 1);
   store_vector(at_x, _mm_unpacklo_epi64(low, high));
