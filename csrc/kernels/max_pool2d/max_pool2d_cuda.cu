@@ -67,10 +67,7 @@ __global__ void __launch_bounds__(kPoolThreads) pool_rows_kernel(const PoolParam
   const PoolShape& s = p.op.shape;
   const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
   const I pooled_width = static_cast<I>(s.pooled_width);
-  const I row = p.groups.divide(item);  // of windows, over all planes
-  const I group = p.groups.remainder(item, row);
-  const I plane = p.pooled_height.divide(row);
-  const I oh = p.pooled_height.remainder(row, plane);
+  const auto [row, group, oh, plane] = row_item(item, p.groups, p.pooled_height);
   const I ow = group * kWindows;
 
   const T* upper = static_cast<const T*>(p.op.input) + (plane * height + 2 * oh) * width + 2 * ow;
@@ -133,12 +130,9 @@ __global__ void __launch_bounds__(kPoolThreads) pool_channels_kernel(const PoolP
   const PoolShape& s = p.op.shape;
   const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
   const I inner = static_cast<I>(s.inner);
-  const I window = p.groups.divide(item);
-  const I channel = p.groups.remainder(item, window) * kLanes;
-  const I row = p.pooled_width.divide(window);
-  const I ow = p.pooled_width.remainder(window, row);
-  const I outer = p.pooled_height.divide(row);
-  const I oh = p.pooled_height.remainder(row, outer);
+  const auto [window, group, ow, oh, outer] =
+      pixel_item(item, p.groups, p.pooled_width, p.pooled_height);
+  const I channel = group * kLanes;
   const bool has_right = 2 * ow + 1 < width, has_lower = 2 * oh + 1 < height;
   const T* first = static_cast<const T*>(p.op.input) +
                    ((outer * height + 2 * oh) * width + 2 * ow) * inner + channel;
@@ -199,12 +193,9 @@ __global__ void __launch_bounds__(kPoolThreads) pool_window_kernel(const PoolPar
   const int kernel_w = kKernel > 0 ? kKernel : w.kernel_w;
   const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
   const I inner = static_cast<I>(s.inner);
-  const I window = p.groups.divide(item);
-  const I channel = p.groups.remainder(item, window) * kLanes;
-  const I row = p.pooled_width.divide(window);
-  const I ow = p.pooled_width.remainder(window, row);
-  const I outer = p.pooled_height.divide(row);
-  const I oh = p.pooled_height.remainder(row, outer);
+  const auto [window, group, ow, oh, outer] =
+      pixel_item(item, p.groups, p.pooled_width, p.pooled_height);
+  const I channel = group * kLanes;
   const I y0 = oh * w.stride_h - w.pad_h;
   const I x0 = ow * w.stride_w - w.pad_w;
   const T* map = static_cast<const T*>(p.op.input) + outer * height * width * inner + channel;
@@ -329,10 +320,8 @@ __global__ void __launch_bounds__(kPoolThreads) pool_known_rows_kernel(const Poo
   const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
   const I pooled_width = static_cast<I>(s.pooled_width);
   const I pooled_height = static_cast<I>(s.pooled_height);
-  const I row = p.groups.divide(item);
-  const I group = p.groups.remainder(item, row);
-  const I plane = p.pooled_height.divide(row);
-  const I oh = W::first_of(p.pooled_height.remainder(row, plane), kRows);
+  const auto [row, group, line, plane] = row_item(item, p.groups, p.pooled_height);
+  const I oh = W::first_of(line, kRows);
   const I ow = group * kWindows;
   const I x0 = ow * W::kStride - W::kPad;  // column of the span
   if (oh >= pooled_height) return;
@@ -409,10 +398,8 @@ __global__ void __launch_bounds__(kPoolThreads) pool_known_columns_kernel(const 
   const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
   const I pooled_width = static_cast<I>(s.pooled_width);
   const I pooled_height = static_cast<I>(s.pooled_height);
-  const I row = p.groups.divide(item);
-  const I ow = p.groups.remainder(item, row);
-  const I plane = p.pooled_height.divide(row);
-  const I oh = W::first_of(p.pooled_height.remainder(row, plane), kRows);
+  const RowItem<I> own = row_item(item, p.groups, p.pooled_height);
+  const I plane = own.outer, ow = own.group, oh = W::first_of(own.y, kRows);
   const I x0 = ow * W::kStride - W::kPad;
   if (oh >= pooled_height) return;
 
@@ -472,12 +459,10 @@ __global__ void __launch_bounds__(kPoolThreads) pool_known_channels_kernel(const
   const I inner = static_cast<I>(s.inner);
   const I pooled_width = static_cast<I>(s.pooled_width);
   const I pooled_height = static_cast<I>(s.pooled_height);
-  const I window = p.groups.divide(item);
-  const I channel = p.groups.remainder(item, window) * kLanes;
-  const I row = p.pooled_width.divide(window);
-  const I ow = p.pooled_width.remainder(window, row);
-  const I outer = p.pooled_height.divide(row);
-  const I oh = W::first_of(p.pooled_height.remainder(row, outer), kRows);
+  const auto [window, group, ow, line, outer] =
+      pixel_item(item, p.groups, p.pooled_width, p.pooled_height);
+  const I channel = group * kLanes;
+  const I oh = W::first_of(line, kRows);
   if (oh >= pooled_height) return;
 
   const TapsAlong<W, Windows::kMapRows, I> taps_h(oh * W::kStride - W::kPad, height);
@@ -524,12 +509,9 @@ __global__ void __launch_bounds__(kPoolThreads) pool_channels_2x2_kernel(const P
   const PoolShape& s = p.op.shape;
   const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
   const I inner = static_cast<I>(s.inner);
-  const I window = p.groups.divide(item);
-  const I channel = p.groups.remainder(item, window) * kCodesPerByte;
-  const I row = p.pooled_width.divide(window);
-  const I ow = p.pooled_width.remainder(window, row);
-  const I outer = p.pooled_height.divide(row);
-  const I oh = p.pooled_height.remainder(row, outer);
+  const auto [window, group, ow, oh, outer] =
+      pixel_item(item, p.groups, p.pooled_width, p.pooled_height);
+  const I channel = group * kCodesPerByte;
   const T* upper =
       static_cast<const T*>(p.op.input) + ((outer * height + 2 * oh) * width + 2 * ow) * inner;
   const bool has_lower = 2 * oh + 1 < height, has_right = 2 * ow + 1 < width;

@@ -119,10 +119,8 @@ __global__ void __launch_bounds__(kPoolThreads) gather_rows_kernel(const GatherP
   const PoolShape& s = p.op.shape;
   const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
   const I pooled_width = static_cast<I>(s.pooled_width);
-  const I row = p.groups.divide(item);
-  const I ow = p.groups.remainder(item, row) * kGroup;
-  const I plane = p.pooled_height.divide(row);
-  const I oh = p.pooled_height.remainder(row, plane);
+  const auto [row, group, oh, plane] = row_item(item, p.groups, p.pooled_height);
+  const I ow = group * kGroup;
   const T* upper =
       static_cast<const T*>(p.op.grad_output) + (plane * height + 2 * oh) * width + 2 * ow;
   // A clipped window's code names no second row, so any row that can be read will do.
@@ -157,12 +155,9 @@ __global__ void __launch_bounds__(kPoolThreads) gather_channels_kernel(const Gat
   const PoolShape& s = p.op.shape;
   const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
   const I inner = static_cast<I>(s.inner);
-  const I window = p.groups.divide(item);
-  const I channel = p.groups.remainder(item, window) * kLanes;
-  const I row = p.pooled_width.divide(window);
-  const I ow = p.pooled_width.remainder(window, row);
-  const I outer = p.pooled_height.divide(row);
-  const I oh = p.pooled_height.remainder(row, outer);
+  const auto [window, group, ow, oh, outer] =
+      pixel_item(item, p.groups, p.pooled_width, p.pooled_height);
+  const I channel = group * kLanes;
   const T* first = static_cast<const T*>(p.op.grad_output) +
                    ((outer * height + 2 * oh) * width + 2 * ow) * inner + channel;
   const I right = 2 * ow + 1 < width ? inner : 0;
@@ -194,12 +189,8 @@ __global__ void __launch_bounds__(kPoolThreads) gather_any_kernel(const GatherPa
   const I item = static_cast<I>(item64);
   const PoolShape& s = p.op.shape;
   const I inner = static_cast<I>(s.inner);
-  const I window = p.groups.divide(item);
-  const I channel = p.groups.remainder(item, window);
-  const I row = p.pooled_width.divide(window);
-  const I ow = p.pooled_width.remainder(window, row);
-  const I outer = p.pooled_height.divide(row);
-  const I oh = p.pooled_height.remainder(row, outer);
+  const auto [window, channel, ow, oh, outer] =
+      pixel_item(item, p.groups, p.pooled_width, p.pooled_height);
   const int64_t plane = s.height * s.width;
   const uint8_t* codes = static_cast<const uint8_t*>(p.op.record);
   int code;

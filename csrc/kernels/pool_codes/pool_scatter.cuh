@@ -137,10 +137,7 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const Scatte
   const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
   const I pooled_width = static_cast<I>(s.pooled_width);
   const I pooled_height = static_cast<I>(s.pooled_height);
-  const I row = p.groups.divide(item);
-  const I group = p.groups.remainder(item, row);
-  const I plane = p.cells_h.divide(row);
-  const I oh = p.cells_h.remainder(row, plane);
+  const auto [row, group, oh, plane] = row_item(item, p.groups, p.cells_h);
   const I ow = group * kWindows;
   const bool has_lower = 2 * oh + 1 < height;
   const int n = oh < pooled_height ? group_size<kWindows>(pooled_width - ow) : 0;
@@ -207,12 +204,8 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_channels_kernel(const Sc
   const I inner = static_cast<I>(s.inner);
   const I pooled_width = static_cast<I>(s.pooled_width);
   const I pooled_height = static_cast<I>(s.pooled_height);
-  const I cell = p.groups.divide(item);
-  const I channel = p.groups.remainder(item, cell) * kLanes;
-  const I row = p.cells_w.divide(cell);
-  const I ow = p.cells_w.remainder(cell, row);
-  const I outer = p.cells_h.divide(row);
-  const I oh = p.cells_h.remainder(row, outer);
+  const auto [cell, group, ow, oh, outer] = pixel_item(item, p.groups, p.cells_w, p.cells_h);
+  const I channel = group * kLanes;
   const bool has_lower = 2 * oh + 1 < height, has_right = 2 * ow + 1 < width;
 
   Vec<T, kLanes> held;
@@ -301,12 +294,8 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_any_kernel(const Scatter
   const I pooled_height = static_cast<I>(s.pooled_height);
   const bool is_codes = p.op.record_kind == Record::codes8;
   if (kCombine == Combine::last && is_codes) check_codes(p, item64);
-  const I pixel = p.groups.divide(item);
-  const I channel = p.groups.remainder(item, pixel) * kLanes;
-  const I row = p.cells_w.divide(pixel);
-  const I x = p.cells_w.remainder(pixel, row);
-  const I outer = p.cells_h.divide(row);
-  const I y = p.cells_h.remainder(row, outer);
+  const auto [pixel, group, x, y, outer] = pixel_item(item, p.groups, p.cells_w, p.cells_h);
+  const I channel = group * kLanes;
 
   Held<T, kCombine> held[kLanes];
   const auto rows = p.axis_h.that_see(y, pooled_height);
@@ -358,10 +347,7 @@ __global__ void __launch_bounds__(kPoolThreads)
   const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
   const I pooled_width = static_cast<I>(s.pooled_width);
   const I pooled_height = static_cast<I>(s.pooled_height);
-  const I row = p.groups.divide(item);
-  const I group = p.groups.remainder(item, row);
-  const I plane = p.cells_h.divide(row);
-  const I cell_y = p.cells_h.remainder(row, plane);
+  const auto [row, group, cell_y, plane] = row_item(item, p.groups, p.cells_h);
   const I first = group * kWindows - kBefore;  // window of the span
 
   T values[kRows][kSpan];
@@ -443,10 +429,8 @@ __global__ void __launch_bounds__(kPoolThreads, 4)
   const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
   const I pooled_width = static_cast<I>(s.pooled_width);
   const I pooled_height = static_cast<I>(s.pooled_height);
-  const I row = p.groups.divide(item);
-  const I cell_x = p.groups.remainder(item, row);
-  const I plane = p.cells_h.divide(row);
-  const I cell_y = W::first_of(p.cells_h.remainder(row, plane), kCells);
+  const RowItem<I> own = row_item(item, p.groups, p.cells_h);
+  const I plane = own.outer, cell_x = own.group, cell_y = W::first_of(own.y, kCells);
   const I first = cell_x - kBefore;                                  // window of the span
   const I top = cell_y + W::kShift - Dense::kBefore * W::kDilation;  // row of windows
   if (cell_y * kStride >= height) return;
@@ -525,12 +509,9 @@ __global__ void __launch_bounds__(kPoolThreads)
   const I inner = static_cast<I>(s.inner);
   const I pooled_width = static_cast<I>(s.pooled_width);
   const I pooled_height = static_cast<I>(s.pooled_height);
-  const I patch = p.groups.divide(item);
-  const I channel = p.groups.remainder(item, patch) * kLanes;
-  const I row = p.cells_w.divide(patch);
-  const I cell_x = W::first_of(p.cells_w.remainder(patch, row), kCells);
-  const I outer = p.cells_h.divide(row);
-  const I cell_y = W::first_of(p.cells_h.remainder(row, outer), kCells);
+  const auto [patch, group, column, line, outer] = pixel_item(item, p.groups, p.cells_w, p.cells_h);
+  const I channel = group * kLanes;
+  const I cell_x = W::first_of(column, kCells), cell_y = W::first_of(line, kCells);
   const I top = cell_y + W::kShift - Dense::kBefore * W::kDilation;  // row of windows
   const I left = cell_x + W::kShift - Dense::kBefore * W::kDilation;
   if (cell_y * W::kStride >= height || cell_x * W::kStride >= width) return;

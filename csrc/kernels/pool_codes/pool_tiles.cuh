@@ -1,6 +1,7 @@
 // pool_tiles.cuh: the tiles that the GPU kernels of pooling and unpooling give a thread.
 #pragma once
 
+#include "common/divider.h"
 #include "common/types.h"
 #include "common/vec.h"
 #include "kernels/pool_codes/pool_codes_math.h"
@@ -21,6 +22,33 @@ inline constexpr int kChannelLanes = kVec16<T> < kCodesPerByte ? kCodesPerByte :
 // A store of a warp must cover whole sectors of 32 bytes: a thread that owned more than 16
 // neighbouring bytes of an output would touch each sector in two stores, at half the speed.
 inline constexpr int kIndexLanes = 16 / sizeof(int64_t);
+
+// What a thread does of contiguous maps: a group of the windows or cells of row y of a map, all of
+// which are [outer, rows, groups]. `row` counts the rows of all maps.
+template <typename I>
+struct RowItem {
+  I row, group, y, outer;
+};
+template <typename I>
+__device__ __forceinline__ RowItem<I> row_item(I item, const Divider<I>& groups,
+                                               const Divider<I>& rows) {
+  const I row = groups.divide(item), outer = rows.divide(row);
+  return {row, groups.remainder(item, row), rows.remainder(row, outer), outer};
+}
+
+// The same of channels_last maps: a group of the channels of one of [outer, rows, columns, groups].
+template <typename I>
+struct PixelItem {
+  I pixel, group, x, y, outer;
+};
+template <typename I>
+__device__ __forceinline__ PixelItem<I> pixel_item(I item, const Divider<I>& groups,
+                                                   const Divider<I>& columns,
+                                                   const Divider<I>& rows) {
+  const I pixel = groups.divide(item);
+  const auto [row, x, y, outer] = row_item(pixel, columns, rows);
+  return {pixel, groups.remainder(item, pixel), x, y, outer};
+}
 
 // How many of a group's windows (or channels) there are, `left` remaining.
 template <int kSize = kGroup, typename I>
