@@ -36,4 +36,13 @@ struct Divider<int32_t> {
   }
 };
 
+// Takes the last factor off the mixed-radix number n.
+template <typename I>
+SEGFAST_HOST_DEVICE I take_digit(I& n, const Divider<I>& divider) {
+  const I quotient = divider.divide(n);
+  const I digit = divider.remainder(n, quotient);
+  n = quotient;
+  return digit;
+}
+
 }  // namespace segfast

@@ -160,15 +160,6 @@ __global__ void __launch_bounds__(kThreads) pixels_kernel(const VectorParams<T, 
   }
 }
 
-// Takes the last factor off the mixed-radix number n.
-template <typename I>
-__device__ __forceinline__ I take(I& n, const Divider<I>& divider) {
-  const I quotient = divider.divide(n);
-  const I digit = divider.remainder(n, quotient);
-  n = quotient;
-  return digit;
-}
-
 template <typename T, typename I, bool kShuffle>
 __global__ void __launch_bounds__(kThreads) any_kernel(const AnyParams<T, I> p) {
 #pragma unroll
@@ -177,22 +168,22 @@ __global__ void __launch_bounds__(kThreads) any_kernel(const AnyParams<T, I> p) 
     if (rest >= p.items) break;
     I i, j, c = 0, h, w;
     if (kShuffle) {  // [B, H, r, W, r, C]
-      if (p.shape.channels_last) c = take(rest, p.channels);
-      j = take(rest, p.factor);
-      w = take(rest, p.width);
-      i = take(rest, p.factor);
-      h = take(rest, p.height);
+      if (p.shape.channels_last) c = take_digit(rest, p.channels);
+      j = take_digit(rest, p.factor);
+      w = take_digit(rest, p.width);
+      i = take_digit(rest, p.factor);
+      h = take_digit(rest, p.height);
     } else if (p.shape.channels_last) {  // [B, H, W, C, r, r]
-      j = take(rest, p.factor);
-      i = take(rest, p.factor);
-      c = take(rest, p.channels);
-      w = take(rest, p.width);
-      h = take(rest, p.height);
+      j = take_digit(rest, p.factor);
+      i = take_digit(rest, p.factor);
+      c = take_digit(rest, p.channels);
+      w = take_digit(rest, p.width);
+      h = take_digit(rest, p.height);
     } else {  // [B, r, r, H, W]
-      w = take(rest, p.width);
-      h = take(rest, p.height);
-      j = take(rest, p.factor);
-      i = take(rest, p.factor);
+      w = take_digit(rest, p.width);
+      h = take_digit(rest, p.height);
+      j = take_digit(rest, p.factor);
+      i = take_digit(rest, p.factor);
     }
     const I row = (rest * p.shape.height + h) * p.shape.factor + i;
     T& coarse = p.coarse[p.shape.coarse(rest, h, w, c, i, j)];

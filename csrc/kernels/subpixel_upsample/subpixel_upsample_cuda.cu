@@ -489,15 +489,6 @@ __device__ __forceinline__ I thread_item() {
   return static_cast<I>(blockIdx.x) * kThreads + static_cast<I>(threadIdx.x);
 }
 
-// Takes the last factor off the mixed-radix number n.
-template <typename I>
-__device__ __forceinline__ I take(I& n, const Divider<I>& divider) {
-  const I quotient = divider.divide(n);
-  const I digit = divider.remainder(n, quotient);
-  n = quotient;
-  return digit;
-}
-
 // Whether the mask passes subpixel (i, j) of a cell.
 template <typename T, typename I>
 __device__ __forceinline__ bool test_bit(const AnyParams<T, I>& p, I row, I w, I c, I i, I j) {
@@ -527,11 +518,11 @@ __global__ void __launch_bounds__(kThreads) upsample_any_kernel(const AnyParams<
   if (b >= p.items) return;
   T& out = p.destination[b];
   const I r = p.shape.factor;
-  const I c = p.shape.channels_last ? take(b, p.channels) : I{0};
-  const I j = take(b, p.factor);
-  const I w = take(b, p.width);
-  const I i = take(b, p.factor);
-  const I h = take(b, p.height);
+  const I c = p.shape.channels_last ? take_digit(b, p.channels) : I{0};
+  const I j = take_digit(b, p.factor);
+  const I w = take_digit(b, p.width);
+  const I i = take_digit(b, p.factor);
+  const I h = take_digit(b, p.height);
   const accumulate_t<T> center = any_value(p, b, h, w, c, i, j);
   if (!p.blur) {
     out = from_float<T>(center);
@@ -552,15 +543,15 @@ __global__ void __launch_bounds__(kThreads) mask_any_kernel(const AnyParams<T, I
   const I item = thread_item<I>();
   if (item >= p.items) return;
   I b = item;
-  const I first = take(b, p.row_bytes) * 8;
-  const I h = take(b, p.height);
+  const I first = take_digit(b, p.row_bytes) * 8;
+  const I h = take_digit(b, p.height);
   const I row_bits = p.shape.width * p.shape.channels * p.shape.factor * p.shape.factor;
   uint32_t bits = 0;
   for (int k = 0; k < 8 && first + k < row_bits; ++k) {
     I w = first + k;
-    const I j = take(w, p.factor);
-    const I i = take(w, p.factor);
-    const I c = p.shape.channels_last ? take(w, p.channels) : I{0};
+    const I j = take_digit(w, p.factor);
+    const I i = take_digit(w, p.factor);
+    const I c = p.shape.channels_last ? take_digit(w, p.channels) : I{0};
     const T x = p.source[p.shape.coarse(b, h, w, c, i, j)];
     bits |= (passes_gradient(to_float(x)) ? 1u : 0u) << k;
   }
@@ -586,16 +577,16 @@ __global__ void __launch_bounds__(kThreads) gradient_any_kernel(const AnyParams<
   const I r = p.shape.factor;
   I i, j, h, w, c = 0;
   if (p.shape.channels_last) {
-    j = take(b, p.factor);
-    i = take(b, p.factor);
-    c = take(b, p.channels);
-    w = take(b, p.width);
-    h = take(b, p.height);
+    j = take_digit(b, p.factor);
+    i = take_digit(b, p.factor);
+    c = take_digit(b, p.channels);
+    w = take_digit(b, p.width);
+    h = take_digit(b, p.height);
   } else {
-    w = take(b, p.width);
-    h = take(b, p.height);
-    j = take(b, p.factor);
-    i = take(b, p.factor);
+    w = take_digit(b, p.width);
+    h = take_digit(b, p.height);
+    j = take_digit(b, p.factor);
+    i = take_digit(b, p.factor);
   }
   const I row = b * p.shape.height + h;
   if (p.mask != nullptr && !test_bit(p, row, w, c, i, j)) {
