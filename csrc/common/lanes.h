@@ -132,6 +132,12 @@ SEGFAST_LANES V upper_blocks(V x, V y, std::integer_sequence<int, kIndex...>) {
   return SEGFAST_SHUFFLE(x, y, Index,
                          ((kIndex & kDistance) != 0 ? kCount + kIndex : kIndex + kDistance)...);
 }
+template <int kRun, typename V, int... kIndex>
+SEGFAST_LANES V repeat_lanes(V x, std::integer_sequence<int, kIndex...>) {
+  using Index = decltype(x == x);
+  constexpr int kBlock = 16 / sizeof x[0];  // no lane need cross
+  return SEGFAST_SHUFFLE(x, x, Index, (kIndex / kBlock * kBlock + kIndex / kRun % kBlock)...);
+}
 #undef SEGFAST_SHUFFLE
 
 template <typename V>
@@ -173,6 +179,12 @@ SEGFAST_LANES V after_last(V previous, V x) {
 template <typename V>
 SEGFAST_LANES V before_last(V x, V last) {
   return before_last(x, last, lane_numbers<V>{});
+}
+
+// x0 in the first kRun lanes, x1 in the next, ..., where every 16 bytes of x hold the same.
+template <int kRun, typename V>
+SEGFAST_LANES V repeat_lanes(V x) {
+  return repeat_lanes<kRun>(x, lane_numbers<V>{});
 }
 
 // x0 x1 y0 y1 x4 x5 y4 y5 and x2 x3 y2 y3 x6 x7 y6 y7, for a kDistance of 2 and 8 lanes.

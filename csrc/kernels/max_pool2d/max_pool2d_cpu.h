@@ -449,13 +449,10 @@ void pool_rows_2x2(const MaxPool2dParams& p, int64_t begin, int64_t end) {
     return;
   }
   const int64_t inside = plan.columns.holds(0, s.pooled_width) ? plan.rows.last : 0;
-  for (int64_t item = begin; item < end;) {
-    const MapRow at(item, s.pooled_height);
-    const int64_t rows = std::min(end - item, s.pooled_height - at.row);
+  for (MapRows at(begin, end, s.pooled_height); at.count > 0; at.next()) {
     const Run run = row_run(s, at.o, at.row);
     pool_runs(any, plan.windows_of(at.o, at.row, 0), Kept::of(p, run), at.o, run, inside - at.row,
-              rows);
-    item += rows;
+              at.count);
   }
 }
 

@@ -6,17 +6,6 @@ namespace segfast {
 namespace SEGFAST_ISA {
 namespace {
 
-template <typename T>
-using mask_t = decltype(own_t<T>{} > own_t<T>{});
-
-// Where windows' maxima were, all bits or none a lane.
-template <typename T>
-struct Won {
-  mask_t<T> is_right, is_lower;
-
-  SEGFAST_LANES own_t<T> tap() const { return (own_t<T>)((is_lower & 2) | (is_right & 1)); }
-};
-
 // The maxima of kOwnLanes windows a b / c d. By pairs, each of which keeps its first maximum as the
 // whole does: that takes fewer steps, one after the other, than to let every tap compete.
 template <typename T, bool = kNarrow<T>>
