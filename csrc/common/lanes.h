@@ -51,6 +51,7 @@ template <typename T>
 using word_t = std::conditional_t<sizeof(accumulate_t<T>) == 4, uint32_t, uint64_t>;
 
 typedef uint16_t Lanes16 __attribute__((vector_size(kLaneBytes / 2)));
+typedef uint16_t TwiceLanes16 __attribute__((vector_size(kLaneBytes)));
 
 template <typename V, typename Element>
 SEGFAST_LANES V load_vector(const Element* address) {
@@ -131,6 +132,12 @@ SEGFAST_LANES V upper_blocks(V x, V y, std::integer_sequence<int, kIndex...>) {
   return SEGFAST_SHUFFLE(x, y, Index,
                          ((kIndex & kDistance) != 0 ? kCount + kIndex : kIndex + kDistance)...);
 }
+template <int kRun, typename V, int... kIndex>
+SEGFAST_LANES V repeat_lanes(V x, std::integer_sequence<int, kIndex...>) {
+  using Index = decltype(x == x);
+  constexpr int kBlock = 16 / sizeof x[0];  // no lane need cross
+  return SEGFAST_SHUFFLE(x, x, Index, (kIndex / kBlock * kBlock + kIndex / kRun % kBlock)...);
+}
 #undef SEGFAST_SHUFFLE
 
 template <typename V>
@@ -172,6 +179,12 @@ SEGFAST_LANES V after_last(V previous, V x) {
 template <typename V>
 SEGFAST_LANES V before_last(V x, V last) {
   return before_last(x, last, lane_numbers<V>{});
+}
+
+// x0 in the first kRun lanes, x1 in the next, ..., where every 16 bytes of x hold the same.
+template <int kRun, typename V>
+SEGFAST_LANES V repeat_lanes(V x) {
+  return repeat_lanes<kRun>(x, lane_numbers<V>{});
 }
 
 // x0 x1 y0 y1 x4 x5 y4 y5 and x2 x3 y2 y3 x6 x7 y6 y7, for a kDistance of 2 and 8 lanes.
@@ -299,7 +312,7 @@ SEGFAST_LANES Lanes16 narrow16(LaneTypes<float>::Bits x) {
 }
 #endif
 
-// ---- the 32-bit lanes of either half of x, as 64-bit ones
+// ---- the lanes of either half of x, as ones of twice the width
 
 #if defined(SEGFAST_ISA_AVX512)
 SEGFAST_LANES LaneTypes<double>::Bits lower_wide(LaneTypes<float>::Bits x) {
@@ -310,6 +323,12 @@ SEGFAST_LANES LaneTypes<double>::Bits upper_wide(LaneTypes<float>::Bits x) {
   return (LaneTypes<double>::Bits)_mm512_maskz_cvtepu32_epi64(
       0xff, _mm512_maskz_extracti64x4_epi64(0xff, (__m512i)x, 1));
 }
+SEGFAST_LANES LaneTypes<float>::Bits lower_wide(TwiceLanes16 x) {
+  return widen16((Lanes16)_mm512_maskz_extracti64x4_epi64(0xff, (__m512i)x, 0));
+}
+SEGFAST_LANES LaneTypes<float>::Bits upper_wide(TwiceLanes16 x) {
+  return widen16((Lanes16)_mm512_maskz_extracti64x4_epi64(0xff, (__m512i)x, 1));
+}
 #elif defined(SEGFAST_ISA_AVX2)
 SEGFAST_LANES LaneTypes<double>::Bits lower_wide(LaneTypes<float>::Bits x) {
   return (LaneTypes<double>::Bits)_mm256_cvtepu32_epi64(_mm256_castsi256_si128((__m256i)x));
@@ -317,12 +336,24 @@ SEGFAST_LANES LaneTypes<double>::Bits lower_wide(LaneTypes<float>::Bits x) {
 SEGFAST_LANES LaneTypes<double>::Bits upper_wide(LaneTypes<float>::Bits x) {
   return (LaneTypes<double>::Bits)_mm256_cvtepu32_epi64(_mm256_extracti128_si256((__m256i)x, 1));
 }
+SEGFAST_LANES LaneTypes<float>::Bits lower_wide(TwiceLanes16 x) {
+  return widen16((Lanes16)_mm256_castsi256_si128((__m256i)x));
+}
+SEGFAST_LANES LaneTypes<float>::Bits upper_wide(TwiceLanes16 x) {
+  return widen16((Lanes16)_mm256_extracti128_si256((__m256i)x, 1));
+}
 #else
 SEGFAST_LANES LaneTypes<double>::Bits lower_wide(LaneTypes<float>::Bits x) {
   return (LaneTypes<double>::Bits)lower_pairs(x, LaneTypes<float>::Bits{});
 }
 SEGFAST_LANES LaneTypes<double>::Bits upper_wide(LaneTypes<float>::Bits x) {
   return (LaneTypes<double>::Bits)upper_pairs(x, LaneTypes<float>::Bits{});
+}
+SEGFAST_LANES LaneTypes<float>::Bits lower_wide(TwiceLanes16 x) {
+  return (LaneTypes<float>::Bits)lower_pairs(x, TwiceLanes16{});
+}
+SEGFAST_LANES LaneTypes<float>::Bits upper_wide(TwiceLanes16 x) {
+  return (LaneTypes<float>::Bits)upper_pairs(x, TwiceLanes16{});
 }
 #endif
 

@@ -123,9 +123,11 @@ SEGFAST_LANES bits_t<float> lookup_four(bits_t<float> table, bits_t<float> lanes
 #elif defined(SEGFAST_ISA_AVX2)
   return (bits_t<float>)_mm256_permutevar_ps((__m256)table, (__m256i)lanes);
 #else
-  bits_t<float> result;
-  for (int i = 0; i < kLanes<float>; ++i) result[i] = table[lanes[i] & 3];
-  return result;
+  const bits_t<float> none{};
+  const auto is_odd = (lanes & 1) != none;
+  const bits_t<float> low = is_odd ? none + table[1] : none + table[0];
+  const bits_t<float> high = is_odd ? none + table[3] : none + table[2];
+  return (lanes & 2) != none ? high : low;
 #endif
 }
 

@@ -10,10 +10,14 @@
 // pairs, with NaN looked for once a row:
 //   contiguous fp32 101 -> 49, bf16 101 -> 45, fp16 105 -> 60; channels_last 42 -> 34, 49 -> 39, 45
 //   -> 36. Then with 16-bit elements compared as they are, and less to do for a row in the map:
-//   contiguous 43, 36, 36; channels_last 36, 31, 31
+//   contiguous 43, 36, 36; channels_last 36, 31, 31. Then without a tile of taps
+//   (windows_2x2_cpu.h), codes as masks give them and rows one after the other: contiguous 29, 22,
+//   23; channels_last 23, 18, 18; with indices contiguous fp32 62 -> 41, bf16 57 -> 47
 #include "common/lanes.h"
 #include "common/lanes_math.h"
 #include "kernels/pool_codes/pool_lanes.h"
+
+#include "kernels/max_pool2d/windows_2x2_cpu.h"
 #include "kernels/pool_codes/pool_scatter.h"
 
 namespace segfast {
@@ -37,112 +41,6 @@ struct Best {
 template <typename T>
 constexpr accumulate_t<T> kLowest = -std::numeric_limits<accumulate_t<T>>::infinity();
 
-// The maxima of kOwnLanes 2x2 windows a b / c d without a NaN, and the taps that won them. By
-// pairs, each of which keeps its first maximum as the whole does: that takes fewer steps, one after
-// the other, than to let every tap compete.
-template <typename T, bool = kNarrow<T>>
-struct BestOfFour {
-  using Elements = lanes_t<T>;
-  static constexpr int kBlock = 4;  // at a time: as many as AVX2 has registers for
-
-  Elements value;
-  bits_t<T> tap;
-  signed_t<T> nan;  // of which windows all that is wrong
-
-  SEGFAST_LANES BestOfFour(Elements a, Elements b, Elements c, Elements d) {
-    nan = either_nan(a, b) | either_nan(c, d);
-    const Elements upper = larger(b, a), lower = larger(d, c);
-    const signed_t<T> is_lower = lower > upper;
-    const signed_t<T> is_right = is_lower ? d > c : b > a;
-    value = larger(lower, upper);
-    tap = (bits_t<T>)((is_lower & 2) | (is_right & 1));
-  }
-
-  SEGFAST_LANES static Elements load(const T* address) { return load_lanes(address); }
-  SEGFAST_LANES static Pair<T> load_pairs(const T* address) {
-    return SEGFAST_ISA::load_pairs(address);
-  }
-  SEGFAST_LANES static void store(T* address, Elements values) { store_exact(address, values); }
-  SEGFAST_LANES static void store_block(uint8_t* taps, const bits_t<T> (&of)[kBlock]) {
-    if constexpr (sizeof(T) == 4) {
-      store_vector(taps, join_bytes(of[0], of[1], of[2], of[3]));
-    } else {
-      for (int v = 0; v < kBlock; ++v) store_taps<T>(taps + v * kLanes<T>, of[v]);
-    }
-  }
-};
-
-// 16-bit elements as they are, in integers that stand in the same order.
-template <typename T>
-struct BestOfFour<T, true> {
-  using Elements = own_t<T>;
-  using Signed = decltype(Elements{} > Elements{});
-  static constexpr int kBlock = 2;
-
-  Elements value, tap;
-  Signed nan;
-
-  // Of equal value, -0 and 0 as well.
-  struct Key {
-    Signed magnitude, order;
-
-    SEGFAST_LANES explicit Key(Elements x) : magnitude((Signed)(x & 0x7fffu)) {
-#if defined(SEGFAST_ISA_AVX2) && !defined(SEGFAST_ISA_AVX512)
-      order = (Signed)_mm256_sign_epi16((__m256i)magnitude, (__m256i)x);
-#else
-      const Signed sign = (Signed)x >> 15;
-      order = (magnitude ^ sign) - sign;
-#endif
-    }
-  };
-
-  SEGFAST_LANES BestOfFour(Elements a, Elements b, Elements c, Elements d) {
-    constexpr short kInfinity = std::is_same_v<T, Half> ? 0x7c00 : 0x7f80;
-    const Key of_a(a), of_b(b), of_c(c), of_d(d);
-    nan = larger(larger(of_a.magnitude, of_b.magnitude), larger(of_c.magnitude, of_d.magnitude)) >
-          kInfinity;
-    const Signed right_above = of_b.order > of_a.order, right_below = of_d.order > of_c.order;
-    const Signed is_lower = larger(of_c.order, of_d.order) > larger(of_a.order, of_b.order);
-    const Signed is_right = is_lower ? right_below : right_above;
-    const Elements upper = right_above ? b : a, lower = right_below ? d : c;
-    value = is_lower ? lower : upper;
-    tap = (Elements)((is_lower & 2) | (is_right & 1));
-  }
-
-  SEGFAST_LANES static Elements load(const T* address) { return load_vector<Elements>(address); }
-  SEGFAST_LANES static OwnPair<T> load_pairs(const T* address) { return load_own_pairs(address); }
-  SEGFAST_LANES static void store(T* address, Elements values) { store_vector(address, values); }
-  SEGFAST_LANES static void store_block(uint8_t* taps, const Elements (&of)[kBlock]) {
-    store_vector(taps, join_bytes(of[0], of[1]));
-  }
-};
-
-// 2x2 windows inside the map: neighbours in a row, or the channels of one.
-template <typename T>
-struct WindowsOfRow {
-  const T *upper, *lower;
-  int64_t next;  // the next rows but one of windows, from there; 0: they are foreseen
-
-  SEGFAST_LANES BestOfFour<T> pool(int at) const {
-    const T *const above = upper + 2 * at, *const below = lower + 2 * at;
-    if (next != 0) prefetch_pairs<kOwnLanes<T>>(above + next, below + next);
-    const auto a = BestOfFour<T>::load_pairs(above), b = BestOfFour<T>::load_pairs(below);
-    return {a.even, a.odd, b.even, b.odd};
-  }
-};
-template <typename T>
-struct ChannelsOfWindow {
-  const T *upper, *lower;
-  int64_t right;
-
-  SEGFAST_LANES BestOfFour<T> pool(int at) const {
-    const T *const a = upper + at, *const c = lower + at;
-    prefetch_quad(a + 2 * right, c + 2 * right, right);
-    return {BestOfFour<T>::load(a), BestOfFour<T>::load(a + right), BestOfFour<T>::load(c),
-            BestOfFour<T>::load(c + right)};
-  }
-};
-
 // A tap of a window that lies inside the map.
 struct SeenTap {
   int64_t offset;  // from the window's origin, in elements
@@ -157,8 +55,7 @@ struct PoolPlan {
   Elements<T> map;
   Inside rows, columns;
   TapOffsets offsets;
-  const int64_t run_bytes = p.shape.run_bytes();
-  const int64_t next = rows_ahead<T>(p.shape.width);
+  const int64_t ahead = rows_ahead<T>(p.shape.width);
   std::vector<word_t<T>> first_column;  // of each window, the first kw inside the map, or kNoTap
   std::vector<SeenTap> whole;           // the taps of a window inside the map
 
@@ -184,6 +81,19 @@ struct PoolPlan {
         }
       }
     }
+  }
+
+  // 2x2 windows inside the map: those of a row from its first-th on, or the channels of the first
+  // of a row.
+  WindowsOfRow<T> windows_of(int64_t o, int64_t oh, int64_t first) const {
+    const int64_t width = p.shape.width;
+    const T* const upper = map.data + (o * p.shape.height + 2 * oh) * width + 2 * first;
+    return {upper, upper + width, width, ahead};
+  }
+  ChannelsOfWindow<T> channels_of(int64_t o, int64_t oh) const {
+    const PoolShape& s = p.shape;
+    const T* const upper = map.data + (o * s.height + 2 * oh) * s.width * s.inner;
+    return {upper, upper + s.width * s.inner, s.inner};
   }
 
   // Those of window (oh, ow) that lie inside the map, which all do if it is `whole`.
@@ -266,45 +176,13 @@ struct PoolRow {
     return best;
   }
 
-  // A vector of 2x2 windows inside the map, from the at-th on, and its taps. Adds to those that
-  // hold a NaN, of which the rest is wrong.
-  template <typename Windows>
-  SEGFAST_LANES static auto pool_vector(const Windows& windows, int at, T* output, auto& nan) {
-    const BestOfFour<T> best = windows.pool(at);
-    BestOfFour<T>::store(output + at, best.value);
-    nan |= best.nan;
-    return best.tap;
-  }
-
-  // n of them, a vector at least. Whether none holds a NaN: else they are still to be pooled.
-  template <typename Windows>
-  SEGFAST_LANES bool pool_inside(const Windows& windows, int n, T* output) {
-    constexpr int kCount = kOwnLanes<T>, kVectors = BestOfFour<T>::kBlock;
-    uint8_t* const numbers = taps;
-    decltype(BestOfFour<T>::nan) nan{};
-    int at = 0;
-    for (; at + kVectors * kCount <= n; at += kVectors * kCount) {
-      decltype(BestOfFour<T>::tap) tap[kVectors];
-      for (int v = 0; v < kVectors; ++v) {
-        tap[v] = pool_vector(windows, at + v * kCount, output, nan);
-      }
-      BestOfFour<T>::store_block(numbers + at, tap);
-    }
-    for (; at < n; at += kCount) {
-      at = std::min(at, n - kCount);  // the last may overlap
-      narrow_to_bytes(numbers + at, pool_vector(windows, at, output, nan));
-    }
-    return !any_lane(nan);
-  }
-
   // The first of n 2x2 windows of a row, those inside the map: how many. None if they are less than
   // a vector or one holds a NaN.
   int pool_inside_row(int64_t o, int64_t oh, int64_t first, int n, T* output) {
     n = static_cast<int>(std::min<int64_t>(n, plan.columns.last - first));
     if (n < kOwnLanes<T> || !plan.rows.holds(oh)) return 0;
-    const int64_t width = p.shape.width;
-    const T* const upper = plan.map.data + (o * p.shape.height + 2 * oh) * width + 2 * first;
-    return pool_inside(WindowsOfRow<T>{upper, upper + width, plan.next}, n, output) ? n : 0;
+    const WindowsOfRow<T> windows = plan.windows_of(o, oh, first);
+    return pool_inside(windows, n, output, TapsOfRun<T>{taps}) ? n : 0;
   }
 
   template <bool kInside>
@@ -369,7 +247,7 @@ struct PoolRow {
     if (p.record == nullptr) return;
     if (p.record_kind == Record::codes2) {
       if constexpr (k2x2) {
-        uint8_t* codes = static_cast<uint8_t*>(p.record) + run.number * plan.run_bytes;
+        uint8_t* codes = static_cast<uint8_t*>(p.record) + run.number * s.run_bytes();
         pack_codes2(taps, n, codes + first / kCodesPerByte);
       }
     } else if (p.record_kind == Record::codes8) {
@@ -492,18 +370,9 @@ struct PoolRow {
     output += run.number * run.length;
     for (int64_t first = 0; first < run.length; first += kTile) {
       const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
-      bool done = false;
-      if constexpr (k2x2) {
-        const T* const upper = plan.map.data + origin + first;
-        done = inside && n >= kOwnLanes<T> &&
-               pool_inside(ChannelsOfWindow<T>{upper, upper + s.width * s.inner, s.inner}, n,
-                           output + first);
-      }
-      if (!done) {
-        const std::vector<SeenTap>& seen = inside ? plan.whole : clipped;
-        pool_channel_tile(origin + first, n, seen.data(), static_cast<int>(seen.size()),
-                          output + first);
-      }
+      const std::vector<SeenTap>& seen = inside ? plan.whole : clipped;
+      pool_channel_tile(origin + first, n, seen.data(), static_cast<int>(seen.size()),
+                        output + first);
       record_tile(run, first, n);
     }
   }
@@ -526,58 +395,78 @@ struct PoolRow {
     }
   }
 
-  // Whether a row of 2x2 windows lies in the map and in a tile.
-  const bool is_whole = k2x2 && p.shape.inner == 1 && p.shape.pooled_width >= kOwnLanes<T> &&
-                        p.shape.pooled_width <= std::min<int64_t>(kTile, plan.columns.last);
-
-  // Such a row, unless a window of it holds a NaN.
-  SEGFAST_LANES bool pool_whole_row(int64_t o, int64_t oh) {
-    if (!is_whole || !plan.rows.holds(oh)) return false;
-    const Run run = row_run(p.shape, o, oh);
-    const int n = static_cast<int>(run.length);
-    const int64_t width = p.shape.width;
-    const T* const upper = plan.map.data + (o * p.shape.height + 2 * oh) * width;
-    T* const output = static_cast<T*>(p.output) + run.number * n;
-    if (!pool_inside(WindowsOfRow<T>{upper, upper + width, plan.next}, n, output)) return false;
-    if (p.record_kind == Record::codes2 && p.record != nullptr) {
-      uint8_t* const codes = static_cast<uint8_t*>(p.record) + run.number * plan.run_bytes;
-      pack_codes2(taps, n, codes);
-    } else {
-      record_tile(run, 0, n);
-    }
-    return true;
-  }
-
-  SEGFAST_LANES void pool(int64_t o, int64_t oh) {
-    if constexpr (k2x2) {
-      if (pool_whole_row(o, oh)) return;
-    }
-    pool_else(o, oh);
-  }
-
-  __attribute__((noinline)) void pool_else(int64_t o, int64_t oh) {
+  void pool(int64_t o, int64_t oh) {
     T* output = static_cast<T*>(p.output);
     if (p.shape.inner == 1) return pool_row(o, oh, output);
     for (int64_t ow = 0; ow < p.shape.pooled_width; ++ow) pool_pixel(o, oh, ow, output);
   }
+
+  // The i-th run from `first` on.
+  __attribute__((noinline)) void pool_run(int64_t o, const Run& first, int64_t i) {
+    T* output = static_cast<T*>(p.output);
+    if (first.along_row) return pool_row(o, first.oh + i, output);
+    pool_pixel(o, first.oh, first.ow + i, output);
+  }
 };
 
-template <typename T, typename Tap, bool k2x2>
+template <typename T, typename Tap>
 void pool_rows(const MaxPool2dParams& p, int64_t begin, int64_t end) {
   const PoolPlan<T> plan(p);
-  PoolRow<T, Tap, k2x2> row{plan};
+  PoolRow<T, Tap, false> row{plan};
   MapRow at(begin, p.shape.pooled_height);
   for (int64_t item = begin; item < end; ++item, at.next()) row.pool(at.o, at.row);
+}
+
+// `count` runs of 2x2 windows, of which the first `inside` lie in the map. Those that do not, that
+// hold a NaN or less than a vector are pooled as any window.
+template <typename T, typename Windows, typename Kept>
+SEGFAST_LANES void pool_runs(PoolRow<T, uint8_t, true>& any, Windows windows, Kept kept, int64_t o,
+                             const Run& run, int64_t inside, int64_t count) {
+  const int64_t n = run.length;
+  T* output = static_cast<T*>(any.p.output) + run.number * n;
+  if (n < kOwnLanes<T>) inside = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (i >= inside || !pool_inside(windows, n, output, kept)) any.pool_run(o, run, i);
+    windows.next();
+    kept.next();
+    output += n;
+  }
+}
+
+// Rows of 2x2 windows.
+template <typename T, typename Kept>
+void pool_rows_2x2(const MaxPool2dParams& p, int64_t begin, int64_t end) {
+  const PoolPlan<T> plan(p);
+  PoolRow<T, uint8_t, true> any{plan};
+  const PoolShape& s = p.shape;
+  if (s.inner > 1) {
+    MapRow at(begin, s.pooled_height);
+    for (int64_t item = begin; item < end; ++item, at.next()) {
+      const Run run = channel_run(s, at.o, at.row, 0);
+      pool_runs(any, plan.channels_of(at.o, at.row), Kept::of(p, run), at.o, run,
+                plan.rows.holds(at.row) ? plan.columns.last : 0, s.pooled_width);
+    }
+    return;
+  }
+  const int64_t inside = plan.columns.holds(0, s.pooled_width) ? plan.rows.last : 0;
+  for (MapRows at(begin, end, s.pooled_height); at.count > 0; at.next()) {
+    const Run run = row_run(s, at.o, at.row);
+    pool_runs(any, plan.windows_of(at.o, at.row, 0), Kept::of(p, run), at.o, run, inside - at.row,
+              at.count);
+  }
 }
 
 template <typename T>
 void pool_rows_of(const MaxPool2dParams& p, int64_t begin, int64_t end) {
   if (p.window.is_2x2()) {
-    pool_rows<T, uint8_t, true>(p, begin, end);
-  } else if (p.window.taps() <= kMaxCodedTaps) {
-    pool_rows<T, uint8_t, false>(p, begin, end);
+    if (p.record == nullptr) return pool_rows_2x2<T, NothingOfRun<T>>(p, begin, end);
+    if (p.record_kind == Record::codes2) return pool_rows_2x2<T, CodesOfRun<T>>(p, begin, end);
+    return pool_rows_2x2<T, IndicesOfRun<T>>(p, begin, end);
+  }
+  if (p.window.taps() <= kMaxCodedTaps) {
+    pool_rows<T, uint8_t>(p, begin, end);
   } else {
-    pool_rows<T, uint32_t, false>(p, begin, end);
+    pool_rows<T, uint32_t>(p, begin, end);
   }
 }
 

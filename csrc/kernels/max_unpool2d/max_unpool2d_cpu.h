@@ -17,6 +17,11 @@
 //   87 -> 65, bf16 82 -> 55; forward, indices 85 -> 53, 78 -> 39, codes fp32 49 -> 28, bf16 41 ->
 //   19 from codes, contiguous, those of whole windows not checked row by row: fp32 57 -> 47, bf16
 //   51 -> 41
+//   channels_last, without a tile of taps (backward without autograd's 37): codes fp32 42 -> 25,
+//   bf16 29 -> 19, indices fp32 65 -> 33, bf16 51 -> 23; forward codes fp32 31 -> 23, bf16 22 ->
+//   14, indices fp32 50 -> 29, bf16 42 -> 25 contiguous, a row after the other by pointers, indices
+//   told apart by one comparison: backward codes bf16 21 -> 15, indices bf16 42 -> 34; forward
+//   codes bf16 21 -> 17, indices fp32 54 -> 45, bf16 40 -> 33
 #include "common/lanes.h"
 #include "common/lanes_math.h"
 #include "kernels/pool_codes/pool_lanes.h"
@@ -57,24 +62,23 @@ inline void check_codes_row(const MaxUnpool2dParams& p, int64_t o, int64_t oh) {
   }
 }
 
-// The rows of windows [begin, end) that an item answers for: its own, and the last item of a map
-// all that remain.
+// The rows of windows [begin, end) that `count` items from `row` on answer for: their own, and the
+// last item of a map all that remain.
 struct WindowRows {
   int64_t begin, end;
-  WindowRows(const MaxUnpool2dParams& p, int64_t row)
+  WindowRows(const MaxUnpool2dParams& p, int64_t row, int64_t count)
       : begin(row),
-        end(row + 1 == scatter_rows_per_map(p.shape, p.window)
+        end(row + count == scatter_rows_per_map(p.shape, p.window)
                 ? p.shape.pooled_height
-                : std::min(row + 1, p.shape.pooled_height)) {}
+                : std::min(row + count, p.shape.pooled_height)) {}
 };
 
 inline void check_codes(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   const PoolShape& s = p.shape;
   const bool whole = 2 * s.pooled_height <= s.height && 2 * s.pooled_width <= s.width;
   if (p.window.is_2x2() && whole) return;
-  MapRow at(begin, scatter_rows_per_map(p.shape, p.window));
-  for (int64_t item = begin; item < end; ++item, at.next()) {
-    const WindowRows windows(p, at.row);
+  for (MapRows at(begin, end, scatter_rows_per_map(s, p.window)); at.count > 0; at.next()) {
+    const WindowRows windows(p, at.row, at.count);
     for (int64_t oh = windows.begin; oh < windows.end; ++oh) check_codes_row(p, at.o, oh);
   }
 }
@@ -100,12 +104,11 @@ void gather_indices(const MaxUnpool2dParams& p, const ScatterArguments& argument
                     int64_t end) {
   const PoolShape& s = p.shape;
   const int64_t* indices = static_cast<const int64_t*>(p.record);
-  ScatterRows2x2<T> row{arguments};
-  MapRow at(begin, scatter_rows_per_map(s, p.window));
-  for (int64_t item = begin; item < end; ++item, at.next()) {
-    const WindowRows windows(p, at.row);
-    row.scatter(at.o, at.row);
-    bool own = !row.tile.has_foreign();
+  ScatterRows2x2<T> rows{arguments};
+  for (MapRows at(begin, end, scatter_rows_per_map(s, p.window)); at.count > 0; at.next()) {
+    const WindowRows windows(p, at.row, at.count);
+    rows.scatter(at.o, at.row, at.count);
+    bool own = !rows.tile.has_foreign();
     for (int64_t oh = windows.begin; own && oh < windows.end; ++oh) {
       own = !has_clipped(s, oh) || own_clipped_indices(indices, s, p.window, at.o, oh);
     }
@@ -144,24 +147,20 @@ void scatter_planes(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   }
 }
 
-// The elements of two rows of the map that a row of windows names by its packed codes.
+// The elements of two rows of the map that a row of windows names. (Moves runs, as ScatterRow.)
 template <typename T>
-struct GatherCoded {
+struct GatherColumns {
+  using Element = T;
+  using Seen = TapTile::Seen<T>;
+  static constexpr int kWindows = kLanes<T>;
   const T *upper, *lower;
-  int64_t next;  // the next such rows, from there; 0: they are foreseen
   T* out;
+  int64_t windows, width;
+  int64_t ahead;  // the rows of the next but one such row, from there; 0: they are foreseen
 
-  SEGFAST_LANES void operator()(int64_t at, const uint8_t* codes) const {
-    if (next != 0) {
-      prefetch_pairs<kOwnLanes<T>>(upper + next + 2 * at, lower + next + 2 * at);
-    }
-    const own_t<T> low = pick<0>(at, codes), high = pick<1>(at, codes);
-    if constexpr (kNarrow<T>) {
-      store_words(out + at, join_columns(low));
-      store_words(out + at + kLanes<T>, join_columns(high));
-    } else {
-      store_vector(out + at, evens(low, high) | odds(low, high));
-    }
+  SEGFAST_LANES void by_codes(int64_t at, const uint8_t* codes) const {
+    if (ahead != 0) prefetch_pairs<kOwnLanes<T>>(upper + ahead + 2 * at, lower + ahead + 2 * at);
+    store_vector(out + at, join_columns(pick<0>(at, codes), pick<1>(at, codes)));
   }
 
   // Half of the windows: the named element in its lane, 0 in the other.
@@ -173,9 +172,56 @@ struct GatherCoded {
            (load_vector<own_t<T>>(lower + column) & coded.is_lower);
   }
 
-  SEGFAST_LANES static bits_t<T> join_columns(own_t<T> picked) {
-    const auto pairs = (bits_t<T>)picked;
-    return (pairs | pairs >> 16) & 0xffffu;
+  SEGFAST_LANES void by_indices(int64_t at, const TapTile& tile, const int64_t* indices,
+                                int64_t origin, Seen& seen) const {
+    const T *const above = upper + 2 * at, *const below = lower + 2 * at;
+    if (ahead != 0) prefetch_pairs<kLanes<T>>(above + ahead, below + ahead);
+    const auto places = tile.read_places<T>(indices + at, origin + 2 * at, 2, seen);
+    const auto is_lower = places.is_lower != 0, is_right = places.column != 0;
+    if constexpr (kNarrow<T>) {  // both columns' elements in a lane
+      const bits_t<T> pair =
+          is_lower ? load_vector<bits_t<T>>(below) : load_vector<bits_t<T>>(above);
+      store_words(out + at, (is_right ? pair >> 16 : pair) & 0xffffu);
+    } else {
+      const WordPair<T> a = load_word_pairs(above), b = load_word_pairs(below);
+      const bits_t<T> left = is_lower ? b.even : a.even, right = is_lower ? b.odd : a.odd;
+      store_words(out + at, is_right ? right : left);
+    }
+  }
+
+  SEGFAST_LANES void next() {
+    upper += 2 * width, lower += 2 * width;
+    out += windows;
+  }
+};
+
+// The elements of four pixels of the map that the channels of a window name.
+template <typename T>
+struct GatherChannels {
+  using Element = T;
+  using Seen = TapTile::Seen<T>;
+  static constexpr int kWindows = kOwnLanes<T>;
+  const T *upper, *lower;
+  T* out;
+  int64_t right;
+
+  SEGFAST_LANES void by_codes(int64_t at, const uint8_t* codes) const {
+    place(at, load_coded<T>(codes));
+  }
+  SEGFAST_LANES void by_indices(int64_t at, const TapTile& tile, const int64_t* indices,
+                                int64_t origin, Seen& seen) const {
+    place(at, tile.read_won<T>(indices + at, origin, 0, seen));
+  }
+  SEGFAST_LANES void place(int64_t at, const Won<T>& won) const {
+    const T *const a = upper + at, *const c = lower + at;
+    const own_t<T> in_left = won.is_lower ? load_vector<own_t<T>>(c) : load_vector<own_t<T>>(a);
+    const own_t<T> in_right =
+        won.is_lower ? load_vector<own_t<T>>(c + right) : load_vector<own_t<T>>(a + right);
+    store_vector(out + at, won.is_right ? in_right : in_left);
+  }
+  SEGFAST_LANES void next() {
+    upper += 2 * right, lower += 2 * right;
+    out += right;
   }
 };
 
@@ -190,7 +236,7 @@ struct GatherRow {
   const bool is_coded = p.window.is_2x2() && tile.is_coded<T>();
   const bool is_indexed =
       p.window.is_2x2() && p.record_kind == Record::indices && tile.is_indexed<T>();
-  const int64_t next = rows_ahead<T>(s.width);
+  const int64_t ahead = rows_ahead<T>(s.width);
 
   template <bool kExist>
   SEGFAST_LANES static WordPair<T> load_columns(const Elements<T>& map, int64_t first) {
@@ -214,25 +260,25 @@ struct GatherRow {
     return 2 * oh + 1 < s.height ? upper + s.width * s.inner : upper;
   }
 
-  // Whether it is a row of windows that can do without a tile.
-  SEGFAST_LANES bool gather_whole_row(int64_t o, int64_t oh) {
-    if (!(is_coded || is_indexed) || 2 * oh + 1 >= s.height) return false;
-    const Run run = row_run(s, o, oh);
-    const int64_t width = s.width;
-    const T* const upper = map.data + (o * s.height + 2 * oh) * width;
-    T* const out = static_cast<T*>(p.grad_input) + run.number * run.length;
-    if (is_coded) {
-      const uint8_t* const codes = tile.packed(run.number);
-      if (codes == nullptr) return false;
-      for_each_coded<T>(GatherCoded<T>{upper, upper + width, next, out}, codes, run.length);
-      return true;
+  // Rows of windows that lie in the map, without a tile: how many.
+  int64_t gather_inside(int64_t o, int64_t row, int64_t count) {
+    T* const out = static_cast<T*>(p.grad_input);
+    const int64_t map_row = s.width * s.inner;
+    const T* upper = map.data + (o * s.height + 2 * row) * map_row;
+    if (s.inner == 1) {
+      const Run run = row_run(s, o, row);
+      const GatherColumns<T> rows{upper,      upper + map_row, out + run.number * run.length,
+                                  run.length, s.width,         ahead};
+      return move_runs(rows, tile, run, count);
     }
-    gather_indices(run, upper, out);
-    if (tile.has_foreign()) {
-      tile.foreign = TapTile::Words{};
-      gather_any(o, oh);
+    for (int64_t i = 0; i < count; ++i, upper += 2 * map_row) {
+      const Run run = channel_run(s, o, row + i, 0);
+      const GatherChannels<T> pixels{upper, upper + map_row, out + run.number * run.length,
+                                     s.inner};
+      int64_t ow = move_runs(pixels, tile, run, s.pooled_width);
+      for (; ow < s.pooled_width; ++ow) gather_pixel(o, row + i, ow);
     }
-    return true;
+    return count;
   }
 
   void gather_row(int64_t o, int64_t oh) {
@@ -247,28 +293,6 @@ struct GatherRow {
           ? gather_windows<true>(upper + 2 * first, lower + 2 * first, n, out + first)
           : gather_windows<false>(upper + 2 * first, lower + 2 * first, n, out + first);
     }
-  }
-
-  // A row of windows that lie in the map, a vector at least, by their indices: as the tile tells
-  // them apart, but without it.
-  SEGFAST_LANES void gather_indices(const Run& run, const T* upper, T* out) {
-    const TapTile& from = tile;
-    const int64_t* const indices = from.indices.data + run.number * run.length;
-    const T* const lower = upper + s.width;
-    const int64_t ahead = next;  // a copy, which no store can change
-    const int64_t origin = 2 * run.oh * s.width, n = run.length;
-    typename TapTile::Words others = from.foreign | from.unknown(origin + 2 * n);
-    for (int64_t start = 0; start < n; start += kLanes<T>) {
-      const int64_t at = std::min(start, n - kLanes<T>);  // the last may overlap
-      const T *const above = upper + 2 * at, *const below = lower + 2 * at;
-      if (ahead != 0) prefetch_pairs<kLanes<T>>(above + ahead, below + ahead);
-      const auto places = from.template read_places<T>(indices + at, origin + 2 * at, 2, others);
-      const WordPair<T> a = load_word_pairs(above), b = load_word_pairs(below);
-      const auto is_lower = places.is_lower != 0;
-      const bits_t<T> left = is_lower ? b.even : a.even, right = is_lower ? b.odd : a.odd;
-      store_words(out + at, (places.column & 1) != 0 ? right : left);
-    }
-    tile.foreign = others;
   }
 
   // The n windows of the tile. kExist: they are a vector at least, and lie in the map.
@@ -297,7 +321,7 @@ struct GatherRow {
       const int n = static_cast<int>(std::min<int64_t>(kTile, run.length - first));
       tile.open(run, first, n);
       if (n >= kOwnLanes<T>) {
-        gather_channels(map.data + upper + first, map.data + lower + first, right, n, out + first);
+        gather_taps(map.data + upper + first, map.data + lower + first, right, n, out + first);
         continue;
       }
       for (int i = 0; i < n; ++i) {
@@ -308,7 +332,7 @@ struct GatherRow {
   }
 
   // The n windows of the tile, a vector at least.
-  void gather_channels(const T* upper, const T* lower, int64_t right, int n, T* out) const {
+  void gather_taps(const T* upper, const T* lower, int64_t right, int n, T* out) const {
     const uint8_t* const taps = tile.taps;
     const int64_t next = 2 * s.inner;
     for (int start = 0; start < n; start += kOwnLanes<T>) {
@@ -355,8 +379,19 @@ struct GatherRow {
     }
   }
 
-  SEGFAST_LANES void gather(int64_t o, int64_t oh) {
-    if (!gather_whole_row(o, oh)) gather_else(o, oh);
+  // Rows [row, row + count) of windows of a map. Where indices lie elsewhere than in their own
+  // windows, all of them are gathered anew.
+  void gather(int64_t o, int64_t row, int64_t count) {
+    int64_t done = 0;
+    if (is_coded || is_indexed) {
+      const int64_t inside = std::min(s.pooled_height, s.height / 2);
+      done = gather_inside(o, row, std::clamp<int64_t>(inside - row, 0, count));
+      if (tile.has_foreign()) {
+        for (int64_t i = 0; i < done; ++i) gather_any(o, row + i);
+      }
+      tile.foreign = TapTile::Words{};
+    }
+    for (; done < count; ++done) gather_else(o, row + done);
   }
 
   __attribute__((noinline)) void gather_else(int64_t o, int64_t oh) {
@@ -374,8 +409,9 @@ struct GatherRow {
 template <typename T>
 void gather_rows(const MaxUnpool2dBackwardParams& p, int64_t begin, int64_t end) {
   GatherRow<T> row{p};
-  MapRow at(begin, p.shape.pooled_height);
-  for (int64_t item = begin; item < end; ++item, at.next()) row.gather(at.o, at.row);
+  for (MapRows at(begin, end, p.shape.pooled_height); at.count > 0; at.next()) {
+    row.gather(at.o, at.row, at.count);
+  }
 }
 
 }  // namespace

@@ -55,14 +55,6 @@ SEGFAST_LANES Pair<T> load_pairs_if(const Elements<T>& x, int64_t first) {
   return load_pairs(existing);
 }
 
-template <typename T>
-SEGFAST_LANES bits_t<T> load_words_at(const Elements<T>& x, int64_t first) {
-  if (x.holds(first, kLanes<T>)) return load_words(x.data + first);
-  T existing[kLanes<T>];
-  copy_existing(x, first, kLanes<T>, existing);
-  return load_words(existing);
-}
-
 // The first n lanes.
 template <typename T>
 SEGFAST_LANES void store_some_words(T* address, bits_t<T> words, int n) {
@@ -164,7 +156,7 @@ template <size_t kSize>
 struct OwnLanes;
 template <>
 struct OwnLanes<2> {
-  typedef uint16_t Bits __attribute__((vector_size(kLaneBytes)));
+  using Bits = TwiceLanes16;
 };
 template <>
 struct OwnLanes<4> : LaneTypes<float> {};
@@ -173,12 +165,72 @@ struct OwnLanes<8> : LaneTypes<double> {};
 template <typename T>
 using own_t = typename OwnLanes<sizeof(T)>::Bits;
 
+// ---- 2x2 windows' taps as masks, all bits or none a lane, and their 2-bit codes
+
 template <typename T>
-SEGFAST_LANES own_t<T> load_own_at(const Elements<T>& x, int64_t first) {
-  if (x.holds(first, kOwnLanes<T>)) return load_vector<own_t<T>>(x.data + first);
-  T existing[kOwnLanes<T>];
-  copy_existing(x, first, kOwnLanes<T>, existing);
-  return load_vector<own_t<T>>(existing);
+using mask_t = decltype(own_t<T>{} > own_t<T>{});
+
+// Where the maxima of kOwnLanes windows were.
+template <typename T>
+struct Won {
+  mask_t<T> is_right, is_lower;
+
+  SEGFAST_LANES own_t<T> tap() const { return (own_t<T>)((is_lower & 2) | (is_right & 1)); }
+};
+
+// Of two vectors of masks, one of lanes half as wide; on AVX2 half by half, for in_order().
+template <typename Narrow, typename Wide>
+SEGFAST_LANES Narrow narrow_masks(Wide a, Wide b) {
+#if defined(SEGFAST_ISA_AVX2) && !defined(SEGFAST_ISA_AVX512)
+  if constexpr (sizeof a[0] == 8) {
+    return (Narrow)_mm256_shuffle_ps((__m256)a, (__m256)b, _MM_SHUFFLE(2, 0, 2, 0));
+  } else {
+    return (Narrow)_mm256_packs_epi32((__m256i)a, (__m256i)b);
+  }
+#else
+#if SEGFAST_X86_VARIANTS && !defined(SEGFAST_ISA_AVX512)
+  if constexpr (sizeof a[0] == 4) return (Narrow)_mm_packs_epi32((__m128i)a, (__m128i)b);
+#endif
+  return evens((Narrow)a, (Narrow)b);
+#endif
+}
+
+// Lanes narrowed from kVectors vectors.
+template <int kVectors, typename V>
+SEGFAST_LANES V in_order(V lanes) {
+#if defined(SEGFAST_ISA_AVX2) && !defined(SEGFAST_ISA_AVX512)
+  if constexpr (kVectors == 2) {
+    return (V)_mm256_permute4x64_epi64((__m256i)lanes, _MM_SHUFFLE(3, 1, 2, 0));
+  } else if constexpr (kVectors == 4) {
+    return (V)_mm256_permutevar8x32_epi32((__m256i)lanes,
+                                          _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  }
+#endif
+  return lanes;
+}
+
+// Two bits for each 16-bit lane narrowed from kVectors vectors; the lower is that of `even`.
+template <int kVectors, typename V>
+SEGFAST_LANES auto pair_masks(V even, V odd) {
+#if defined(SEGFAST_ISA_AVX512)
+  constexpr __mmask64 kOdd = 0xaaaaaaaaaaaaaaaa;
+  return uint64_t{_mm512_movepi8_mask(_mm512_mask_blend_epi8(kOdd, (__m512i)even, (__m512i)odd))};
+#elif defined(SEGFAST_ISA_AVX2)
+  const __m256i pairs = _mm256_blendv_epi8((__m256i)even, (__m256i)odd, _mm256_set1_epi16(-0x100));
+  return static_cast<uint32_t>(_mm256_movemask_epi8(in_order<kVectors>(pairs)));
+#elif SEGFAST_X86_VARIANTS
+  return static_cast<uint16_t>(_mm_movemask_epi8((__m128i)((even & 0xff) | (odd & ~0xff))));
+#else
+  // Of the four lanes of 64 bits, in the lowest byte of these.
+  const auto pairs = (bits_t<double>)((even & 1) | (odd & 2));
+  const auto joined = pairs | pairs >> 14, bytes = joined | joined >> 28;
+  constexpr int kBytes = kLaneBytes / 8;
+  std::conditional_t<kBytes == 2, uint16_t, uint64_t> all = 0;
+  for (int k = 0; k < kBytes; ++k) {
+    all = static_cast<decltype(all)>(all | (bytes[k] & 0xff) << (8 * k));
+  }
+  return all;
+#endif
 }
 
 // The even and the odd ones of twice as many.
@@ -251,21 +303,63 @@ struct CodedColumns {
   }
 };
 
+// Of the lanes l0 r0 l1 r1 ... of two vectors, one of each two is 0: the other.
+template <typename V>
+SEGFAST_LANES V join_columns(V low, V high) {
+#if defined(SEGFAST_ISA_AVX2) && !defined(SEGFAST_ISA_AVX512)
+  __m256i joined;  // half by half
+  if constexpr (sizeof low[0] == 2) {
+    joined = _mm256_hadd_epi16((__m256i)low, (__m256i)high);
+  } else if constexpr (sizeof low[0] == 4) {
+    joined = _mm256_hadd_epi32((__m256i)low, (__m256i)high);
+  } else {
+    joined = _mm256_or_si256(_mm256_unpacklo_epi64((__m256i)low, (__m256i)high),
+                             _mm256_unpackhi_epi64((__m256i)low, (__m256i)high));
+  }
+  return in_order<2>((V)joined);
+#else
+  return evens(low, high) | odds(low, high);
+#endif
+}
+
+// ---- one lane to a window
+
+// Where kOwnLanes windows won by 2-bit codes from an address on, of which 8 bytes can be read.
+template <typename T, int... kLane>
+SEGFAST_LANES Won<T> load_coded(const uint8_t* codes, std::integer_sequence<int, kLane...>) {
+  using Lanes = own_t<T>;
+  using Lane = std::remove_reference_t<decltype(std::declval<Lanes&>()[0])>;
+  constexpr int kPerLane = 4 * sizeof(Lane);  // codes that a lane holds
+  Lanes own;
+  if constexpr (kOwnLanes<T> <= kPerLane) {
+    own = Lanes{} + load_vector<Lane>(codes);
+  } else {
+    own = repeat_lanes<kPerLane>((Lanes)(bits_t<double>{} + load_vector<uint64_t>(codes)));
+  }
+  const Lanes right{static_cast<Lane>(Lane{1} << 2 * (kLane % kPerLane))...}, lower = right << 1;
+  return {(own & right) == right, (own & lower) == lower};
+}
+template <typename T>
+SEGFAST_LANES Won<T> load_coded(const uint8_t* codes) {
+  return load_coded<T>(codes, lane_numbers<own_t<T>>{});
+}
+
 // What is read of codes at once may reach so far behind them.
 constexpr int kCodesRead = 16;
 
-// move(at, codes) for each kOwnLanes of n windows, which are at least as many, with their codes.
-template <typename T, typename Move>
+// move.by_codes(at, codes) for each kOwnLanes of n windows, which are at least as many.
+template <typename Move>
 SEGFAST_LANES void for_each_coded(const Move& move, const uint8_t* codes, int64_t n) {
+  constexpr int kCount = kOwnLanes<typename Move::Element>;
   int64_t at = 0;
-  for (; at + kOwnLanes<T> <= n; at += kOwnLanes<T>) move(at, codes + at / kCodesPerByte);
+  for (; at + kCount <= n; at += kCount) move.by_codes(at, codes + at / kCodesPerByte);
   if (at == n) return;
-  at = n - kOwnLanes<T>;  // overlaps; its first code may lie within a byte
+  at = n - kCount;  // overlaps; its first code may lie within a byte
   const uint8_t* const first = codes + at / kCodesPerByte;
   const int shift = static_cast<int>(2 * (at % kCodesPerByte));
   const uint64_t last[2] = {
       load_vector<uint64_t>(first) >> shift | uint64_t{first[8]} << (63 - shift) << 1, 0};
-  move(at, reinterpret_cast<const uint8_t*>(last));
+  move.by_codes(at, reinterpret_cast<const uint8_t*>(last));
 }
 
 // The first n lanes.
@@ -315,6 +409,24 @@ struct MapRow {
       : rows(rows_of_a_map), o(item / rows), row(item % rows) {}
   void next() {
     if (++row == rows) row = 0, ++o;
+  }
+};
+
+// Items [begin, end), the rows of one map at a time.
+struct MapRows {
+  int64_t end, rows;  // of a map
+  int64_t item, o, row, count;
+
+  MapRows(int64_t begin, int64_t end_, int64_t rows_of_a_map)
+      : end(end_),
+        rows(rows_of_a_map),
+        item(begin),
+        o(item / rows),
+        row(item % rows),
+        count(std::min(end - item, rows - row)) {}
+  void next() {
+    item += count, ++o, row = 0;
+    count = std::min(end - item, rows);
   }
 };
 

@@ -26,6 +26,10 @@
 //   262, 256 -> 247)
 //   contiguous 2x2 of [1, 64, 64, 64], packed codes compared in two lanes a window, without a tile
 //   of taps (autograd's 33 in both): fp32 84 -> 65, bf16 73 -> 54
+//   2x2 of [2, 64, 65, 127] likewise in channels_last: fp32 274 -> 137, bf16 118 -> 94; contiguous,
+//   two vectors of a row stored before those of the next (rows that begin at an odd element): bf16
+//   138 -> 112; unpooling, with less to do for a row: channels_last bf16 75 -> 44, contiguous 92 ->
+//   72
 // Tried without gain for contiguous maps whose windows are visited: four maps side by side (fp32
 // 375 -> 490 us), rows of the map in a ring that is copied out, what eight windows hold added up by
 // vectors (gathered, and compared with their neighbours' places), places ahead of the windows.
@@ -58,21 +62,22 @@ struct TapTile {
 
   // Whether rows of windows lie in the map, and are told apart without a tile: by codes as they
   // are packed, whole bytes a vector, or by indices as they are read.
-  bool is_whole() const { return s.inner == 1 && 2 * s.pooled_width <= s.width; }
+  int64_t run_length() const { return s.inner == 1 ? s.pooled_width : s.inner; }
+  bool is_whole() const { return 2 * s.pooled_width <= s.width; }
   template <typename T>
   bool is_coded() const {
-    return is_whole() && codes.data != nullptr && s.pooled_width >= kOwnLanes<T> &&
+    return is_whole() && codes.data != nullptr && run_length() >= kOwnLanes<T> &&
            kOwnLanes<T> % kCodesPerByte == 0;
   }
   template <typename T>
   bool is_indexed() const {
-    return is_whole() && indices.data != nullptr && s.pooled_width >= kLanes<T>;
+    return is_whole() && indices.data != nullptr &&
+           run_length() >= (s.inner == 1 ? kLanes<T> : kOwnLanes<T>);
   }
 
-  // The codes of a run, null if it is one of the last, with too little behind them.
-  SEGFAST_LANES const uint8_t* packed(int64_t run) const {
-    const int64_t bytes = s.run_bytes(), first = run * bytes;
-    return first + bytes + kCodesRead <= codes.count ? codes.data + first : nullptr;
+  // How many runs have enough behind their codes for a vector to be read.
+  int64_t packed_runs() const {
+    return std::max<int64_t>(0, codes.count - kCodesRead) / s.run_bytes();
   }
 
   // Windows [first, first + n) of a run.
@@ -83,21 +88,22 @@ struct TapTile {
     const int64_t step = run.along_row ? 2 : 0, start = run.number * run.length + first;
     const int64_t origin = 2 * (run.oh * s.width + run.ow) + first * step;
     const Elements<int64_t> all = indices;
-    Words others = foreign | unknown(origin + n * step);
+    Seen<float> seen;
+    foreign |= unknown(origin + n * step);
     for (int at = 0; at < n; at += kLanes<float>) {
       const int i = n < kLanes<float> ? 0 : std::min(at, n - kLanes<float>);  // may overlap
       if (n >= kLanes<float>) {
-        store_places(read_places<float>(all.data + start + i, origin + i * step, step, others),
+        store_places(read_places<float>(all.data + start + i, origin + i * step, step, seen),
                      taps + i);
       } else {
         int64_t some[kLanes<float>];
         for (int k = 0; k < kLanes<float>; ++k) some[k] = all.data[start + std::min(k, n - 1)];
-        Words here{};
+        Seen<float> here;
         store_places(read_places<float>(some, origin, step, here), taps);
-        others |= here & (lane_positions<float>(0, 1) < n ? ~Words{} : Words{});
+        foreign |= here.foreign() & (lane_positions<float>(0, 1) < n ? ~Words{} : Words{});
       }
     }
-    foreign = others;
+    foreign |= seen.foreign();
   }
 
   // Not zero where windows with origins up to `last` need the upper half of an index: they are left
@@ -113,53 +119,171 @@ struct TapTile {
     bits_t<T> column;    // 0 or 1
   };
 
-  // Lanes of `others` are no longer 0 where the index lies elsewhere.
+  // What shows whether any of the indices that were read lay elsewhere.
+  template <typename T>
+  struct Seen {
+    bits_t<T> columns{}, upper_halves{};
+
+    SEGFAST_LANES Words foreign() const {
+      return (Words)((columns & ~word_t<T>{1}) | upper_halves);
+    }
+  };
+
   template <typename T>
   SEGFAST_LANES Places<T> read_places(const int64_t* index, int64_t origin, int64_t step,
-                                      Words& others) const {
-    bits_t<T> all, upper_half{};
+                                      Seen<T>& seen) const {
+    bits_t<T> all;
     if constexpr (sizeof(word_t<T>) == 8) {
       all = load_vector<bits_t<T>>(index);
     } else {
       const WordPair<float> halves = load_word_pairs(reinterpret_cast<const float*>(index));
-      all = halves.even, upper_half = halves.odd;
+      all = halves.even;
+      seen.upper_halves |= halves.odd;
     }
-    const bits_t<T> upper_row = all - lane_positions<T>(origin, step);
-    const bits_t<T> lower_row = upper_row - static_cast<word_t<T>>(s.width);
-    // The second row first: in a map one column wide its left is at 1 as well.
-    const auto is_lower = lower_row >> 1 == 0;
-    others |= (Words)(upper_half | (is_lower ? bits_t<T>{} : upper_row >> 1));
-    return {(bits_t<T>)is_lower, is_lower ? lower_row : upper_row};
+    const auto width = static_cast<word_t<T>>(s.width);
+    const bits_t<T> offset = all - lane_positions<T>(origin, step);
+    // In a map one column wide the second row begins at 1.
+    const auto is_lower = (bits_t<T>)((signed_t<T>)offset > (s.width > 1 ? 1 : 0));
+    const bits_t<T> column = offset - (is_lower & width);
+    seen.columns |= column;
+    return {is_lower, column};
+  }
+
+  // The same of kOwnLanes windows.
+  template <typename T>
+  SEGFAST_LANES Won<T> read_won(const int64_t* index, int64_t origin, int64_t step,
+                                Seen<T>& seen) const {
+    const Places<T> first = read_places<T>(index, origin, step, seen);
+    if constexpr (kNarrow<T>) {
+      const Places<T> second =
+          read_places<T>(index + kLanes<T>, origin + kLanes<T> * step, step, seen);
+      const auto columns = narrow_masks<mask_t<T>>(first.column, second.column);
+      const auto lower = narrow_masks<mask_t<T>>(first.is_lower, second.is_lower);
+      return {-in_order<2>(columns), in_order<2>(lower)};
+    } else {
+      return {-(mask_t<T>)first.column, (mask_t<T>)first.is_lower};
+    }
   }
 
   SEGFAST_LANES static void store_places(const Places<float>& places, uint8_t* to) {
-    store_taps<float>(to, places.column + (places.is_lower & 2));
+    store_taps<float>(to, (places.column & 1) + (places.is_lower & 2));
   }
 
   bool has_foreign() const { return any_lane(foreign); }
 };
 
-// A row of windows to the two rows of the map that they see, by their packed codes.
+// ---- what moves kWindows windows of a run by indices, or kOwnLanes by packed codes; next(): to
+// the next run
+
+// A row of windows to the two rows of the map that they see.
 template <typename T>
-struct ScatterCoded {
+struct ScatterRow {
+  using Element = T;
+  using Seen = TapTile::Seen<T>;
+  static constexpr int kWindows = kLanes<T>;
   const T* values;
   T *upper, *lower;
+  int64_t windows, width;
 
-  SEGFAST_LANES void operator()(int64_t at, const uint8_t* codes) const {
+  SEGFAST_LANES void by_codes(int64_t at, const uint8_t* codes) const {
     const auto value = load_vector<own_t<T>>(values + at);
-    place<0>(at, lower_pairs(value, value), codes);
-    place<1>(at, upper_pairs(value, value), codes);
+    // The value of each window in both of its lanes.
+    const own_t<T> low = lower_pairs(value, value), high = upper_pairs(value, value);
+    const auto in_low = CodedColumns<T>::template load<0>(codes);
+    const auto in_high = CodedColumns<T>::template load<1>(codes);
+    T *const above = upper + 2 * at, *const below = lower + 2 * at;
+    store_vector(above, low & in_low.is_upper);
+    store_vector(above + kOwnLanes<T>, high & in_high.is_upper);
+    store_vector(below, low & in_low.is_lower);
+    store_vector(below + kOwnLanes<T>, high & in_high.is_lower);
   }
 
-  // Half of the windows, the value of each in both of its lanes.
-  template <int kHalf>
-  SEGFAST_LANES void place(int64_t at, own_t<T> value, const uint8_t* codes) const {
-    const auto coded = CodedColumns<T>::template load<kHalf>(codes);
-    const int64_t column = 2 * at + kHalf * kOwnLanes<T>;
-    store_vector(upper + column, value & coded.is_upper);
-    store_vector(lower + column, value & coded.is_lower);
+  SEGFAST_LANES void by_indices(int64_t at, const TapTile& tile, const int64_t* indices,
+                                int64_t origin, Seen& seen) const {
+    const auto places = tile.read_places<T>(indices + at, origin + 2 * at, 2, seen);
+    const bits_t<T> value = load_words(values + at), is_right = -places.column;
+    T *const above = upper + 2 * at, *const below = lower + 2 * at;
+    if constexpr (kNarrow<T>) {
+      const bits_t<T> chosen = (value | value << 16) & (is_right ^ 0xffffu);
+      store_vector(above, chosen & ~places.is_lower);
+      store_vector(below, chosen & places.is_lower);
+    } else {
+      const bits_t<T> left = value & ~is_right, right = value & is_right;
+      store_word_pairs(above, left & ~places.is_lower, right & ~places.is_lower);
+      store_word_pairs(below, left & places.is_lower, right & places.is_lower);
+    }
+  }
+
+  SEGFAST_LANES void next() {
+    for (int64_t x = 2 * windows; x < width; ++x) upper[x] = lower[x] = T{};
+    values += windows;
+    upper += 2 * width, lower += 2 * width;
   }
 };
+
+// The channels of a window to the four pixels that they see.
+template <typename T>
+struct ScatterChannels {
+  using Element = T;
+  using Seen = TapTile::Seen<T>;
+  static constexpr int kWindows = kOwnLanes<T>;
+  const T* values;
+  T *upper, *lower;
+  int64_t right;
+
+  SEGFAST_LANES void by_codes(int64_t at, const uint8_t* codes) const {
+    place(at, load_coded<T>(codes));
+  }
+  SEGFAST_LANES void by_indices(int64_t at, const TapTile& tile, const int64_t* indices,
+                                int64_t origin, Seen& seen) const {
+    place(at, tile.read_won<T>(indices + at, origin, 0, seen));
+  }
+  SEGFAST_LANES void place(int64_t at, const Won<T>& won) const {
+    const auto value = (mask_t<T>)load_vector<own_t<T>>(values + at);
+    const auto in_left = value & ~won.is_right, in_right = value & won.is_right;
+    store_vector(upper + at, in_left & ~won.is_lower);
+    store_vector(upper + right + at, in_right & ~won.is_lower);
+    store_vector(lower + at, in_left & won.is_lower);
+    store_vector(lower + right + at, in_right & won.is_lower);
+  }
+  SEGFAST_LANES void next() {
+    values += right;
+    upper += 2 * right, lower += 2 * right;
+  }
+};
+
+// The first of `count` runs of windows from `first` on, told apart without a tile: how many.
+template <typename Move>
+SEGFAST_LANES int64_t move_runs(Move move, TapTile& tile, const Run& first, int64_t count) {
+  const int64_t n = first.length;
+  if (tile.codes.data != nullptr) {
+    const int64_t bytes = tile.s.run_bytes();
+    count = std::clamp<int64_t>(tile.packed_runs() - first.number, 0, count);
+    const uint8_t* codes = tile.codes.data + first.number * bytes;
+    for (int64_t i = 0; i < count; ++i) {
+      for_each_coded(move, codes, n);
+      codes += bytes;
+      move.next();
+    }
+    return count;
+  }
+  const int64_t* indices = tile.indices.data + first.number * n;
+  const int64_t down = first.along_row ? 2 * tile.s.width : 2;
+  int64_t origin = 2 * first.oh * tile.s.width;
+  tile.foreign |= tile.unknown(origin + count * down);
+  typename Move::Seen seen;
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t start = 0; start < n; start += Move::kWindows) {
+      const int64_t at = std::min(start, n - Move::kWindows);  // the last may overlap
+      move.by_indices(at, tile, indices, origin, seen);
+    }
+    indices += n;
+    origin += down;
+    move.next();
+  }
+  tile.foreign |= seen.foreign();
+  return count;
+}
 
 // 2x2 windows with stride 2: a row of windows gives two rows of the map, and every value is moved
 // to one of four places. T stands for all types of its size.
@@ -235,52 +359,39 @@ struct ScatterRows2x2 {
     }
   }
 
-  // A row of windows that lie in the map, a vector at least, by their indices.
-  SEGFAST_LANES void scatter_indexed(const Run& run, const T* values, T* upper, T* lower) {
-    const TapTile& from = tile;
-    const int64_t* const indices = from.indices.data + run.number * run.length;
-    const int64_t origin = 2 * run.oh * s.width, n = run.length;
-    typename TapTile::Words others = from.foreign | from.unknown(origin + 2 * n);
-    for (int64_t start = 0; start < n; start += kLanes<T>) {
-      const int64_t at = std::min(start, n - kLanes<T>);  // the last may overlap
-      const auto places = from.template read_places<T>(indices + at, origin + 2 * at, 2, others);
-      const bits_t<T> value = load_words(values + at), is_right = -places.column;
-      T *const above = upper + 2 * at, *const below = lower + 2 * at;
-      if constexpr (kNarrow<T>) {
-        const bits_t<T> chosen = (value | value << 16) & (is_right ^ 0xffffu);
-        store_vector(above, chosen & ~places.is_lower);
-        store_vector(below, chosen & places.is_lower);
-      } else {
-        const bits_t<T> left = value & ~is_right, right = value & is_right;
-        store_word_pairs(above, left & ~places.is_lower, right & ~places.is_lower);
-        store_word_pairs(below, left & places.is_lower, right & places.is_lower);
-      }
+  // Rows [row, row + count) of windows of a map: of the map, from row 2 row on, two each, as far as
+  // they exist.
+  void scatter(int64_t o, int64_t row, int64_t count) {
+    int64_t done = 0;
+    if (is_coded || is_indexed) {
+      const int64_t inside = std::min(s.pooled_height, s.height / 2);
+      done = scatter_inside(o, row, std::clamp<int64_t>(inside - row, 0, count));
     }
-    tile.foreign = others;
+    for (; done < count; ++done) scatter_any(o, row + done);
   }
 
-  // Rows 2 oh and 2 oh + 1 of the map, as far as they exist.
-  SEGFAST_LANES void scatter(int64_t o, int64_t oh) {
-    if (!scatter_whole_row(o, oh)) scatter_any(o, oh);
-  }
-
-  // Whether it is a row of windows that can do without a tile.
-  SEGFAST_LANES bool scatter_whole_row(int64_t o, int64_t oh) {
-    if (!(is_coded || is_indexed) || oh >= s.pooled_height || 2 * oh + 1 >= s.height) return false;
-    const Run run = row_run(s, o, oh);
-    const int64_t width = s.width;
-    const T* const values = static_cast<const T*>(a.values) + run.number * run.length;
-    T* const upper = static_cast<T*>(a.map) + (o * s.height + 2 * oh) * width;
-    T* const lower = upper + width;
-    if (is_coded) {
-      const uint8_t* const codes = tile.packed(run.number);
-      if (codes == nullptr) return false;
-      for_each_coded<T>(ScatterCoded<T>{values, upper, lower}, codes, run.length);
-    } else {
-      scatter_indexed(run, values, upper, lower);
+  // Rows of windows that lie in the map, without a tile: how many.
+  int64_t scatter_inside(int64_t o, int64_t row, int64_t count) {
+    const T* const values = static_cast<const T*>(a.values);
+    const int64_t map_row = s.width * s.inner;
+    T* upper = static_cast<T*>(a.map) + (o * s.height + 2 * row) * map_row;
+    if (s.inner == 1) {
+      const Run run = row_run(s, o, row);
+      const ScatterRow<T> rows{values + run.number * run.length, upper, upper + map_row, run.length,
+                               s.width};
+      return move_runs(rows, tile, run, count);
     }
-    for (int64_t x = 2 * run.length; x < width; ++x) upper[x] = lower[x] = T{};
-    return true;
+    for (int64_t i = 0; i < count; ++i, upper += 2 * map_row) {
+      const Run run = channel_run(s, o, row + i, 0);
+      T* const lower = upper + map_row;
+      const ScatterChannels<T> pixels{values + run.number * run.length, upper, lower, s.inner};
+      int64_t ow = move_runs(pixels, tile, run, s.pooled_width);
+      for (; ow < s.pooled_width; ++ow) scatter_pixel(o, row + i, ow, upper, lower);
+      const int64_t covered = 2 * s.pooled_width * s.inner;
+      std::fill(upper + covered, upper + map_row, T{});
+      std::fill(lower + covered, lower + map_row, T{});
+    }
+    return count;
   }
 
   __attribute__((noinline)) void scatter_any(int64_t o, int64_t oh) {
@@ -849,6 +960,14 @@ bool holds_rows(const PoolShape& s, const Window2d& w) {
   return kNarrow<T> && windows * 2 * static_cast<int64_t>(sizeof(word_t<T>)) <= kCache;
 }
 
+template <typename T>
+void scatter_rows_2x2(const ScatterArguments& a, int64_t begin, int64_t end) {
+  ScatterRows2x2<T> rows{a};
+  for (MapRows at(begin, end, scatter_rows_per_map(a.shape, a.window)); at.count > 0; at.next()) {
+    rows.scatter(at.o, at.row, at.count);
+  }
+}
+
 template <typename Row>
 void scatter_rows_with(Row&& row, int64_t begin, int64_t end) {
   MapRow at(begin, scatter_rows_per_map(row.a.shape, row.a.window));
@@ -878,7 +997,7 @@ void scatter_rows_any(const ScatterArguments& a, int64_t begin, int64_t end) {
 template <typename T, typename Moved, Combine kCombine>
 void scatter_rows_of(const ScatterArguments& a, int64_t begin, int64_t end) {
   if (a.window.is_2x2()) {
-    scatter_rows_with(ScatterRows2x2<Moved>{a}, begin, end);
+    scatter_rows_2x2<Moved>(a, begin, end);
   } else if (a.record_kind == Record::codes8) {
     scatter_rows_any<T, Moved, kCombine, true>(a, begin, end);
   } else {
