@@ -362,8 +362,10 @@ SEGFAST_LANES WordPair<T> load_word_pairs(const T* address) {
     if constexpr (sizeof(T) == 4) {
       // Joined from halves as they are loaded, so that no lane need cross (GCC 12 moves each of the
       // two vectors across, for either result).
-      const float* const at = reinterpret_cast<const float*>(address);
-      const __m256 low = _mm256_loadu2_m128(at + 8, at), high = _mm256_loadu2_m128(at + 12, at + 4);
+      const __m256 middle = (__m256)load_vector<bits_t<T>>(address + 4);
+      const __m256 low = _mm256_blend_ps((__m256)x, middle, 0xf0);
+      const __m256 high =
+          _mm256_blend_ps(middle, (__m256)load_vector<bits_t<T>>(address + 8), 0xf0);
       return {(bits_t<T>)_mm256_shuffle_ps(low, high, _MM_SHUFFLE(2, 0, 2, 0)),
               (bits_t<T>)_mm256_shuffle_ps(low, high, _MM_SHUFFLE(3, 1, 3, 1))};
     }

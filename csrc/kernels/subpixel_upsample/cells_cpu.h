@@ -410,8 +410,9 @@ SEGFAST_LANES Stored<T> keep_cells(const uint8_t* mask, const Stored<T>& x, bool
                                             0x80028002, 0x80028002, 0x80038003, 0x80038003);
     const __m256i bits = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(packed)), bytes);
     const __m256i ab = _mm256_set1_epi64x(0x0020001000020001), cd = _mm256_slli_epi16(ab, 2);
-    return {x.ab & (Bits)_mm256_cmpeq_epi16(_mm256_and_si256(bits, ab), ab),
-            x.cd & (Bits)_mm256_cmpeq_epi16(_mm256_and_si256(bits, cd), cd)};
+    // vpsign keeps a word beside a positive one, and makes it 0 beside 0.
+    return {(Bits)_mm256_sign_epi16((__m256i)x.ab, _mm256_and_si256(bits, ab)),
+            (Bits)_mm256_sign_epi16((__m256i)x.cd, _mm256_and_si256(bits, cd))};
   } else
 #endif
   {

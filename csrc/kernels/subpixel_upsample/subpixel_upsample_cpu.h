@@ -368,35 +368,47 @@ SEGFAST_LANES lanes_t<T> with_first(lanes_t<T> x, lanes_t<T> y) {
   return x;
 }
 
-// grad: row 2h of the fine tensor; last: there is no row 2h + 2. coarse: as in the forward pass.
-// width >= kLanes.
+// The kLanes cells from the w-th of a row on. grad: row 2h of the fine tensor; below: row 2h + 2.
+// Flags that are known where this is inlined cost nothing.
 template <bool kBlur, typename T>
-void gradient_row_contiguous(const T* grad, bool top, bool last, int64_t plane, int64_t width,
-                             const uint8_t* mask, T* coarse) {
-  for (int64_t first = 0; first < width; first += kLanes<T>) {
-    const int64_t w = std::min<int64_t>(first, width - kLanes<T>);
-    const T* row = grad + 2 * w;
-    lanes_t<T> g[3][3] = {};
-    Four<T> cells;
-    if (kBlur) {
-      const bool has_right = w + kLanes<T> < width;
-      load_gradients(row, has_right, g[0]);
-      load_gradients(row + 2 * width, has_right, g[1]);
-      if (!last) load_gradients(row + 4 * width, has_right, g[2]);
-      Cell<lanes_t<T>> s = blur_gradient_vector<T>(g, top, false);
-      if (w == 0) {
-        const Cell<lanes_t<T>> edge = blur_gradient_vector<T>(g, top, true);
-        s.a = with_first<T>(s.a, edge.a);
-        s.c = with_first<T>(s.c, edge.c);
-      }
-      cells = {s.a, s.b, s.c, s.d};
-    } else {
-      const Pair<T> upper = load_pairs(row), lower = load_pairs(row + 2 * width);
-      cells = {upper.even, upper.odd, lower.even, lower.odd};
+SEGFAST_LANES void gradient_cells(const T* grad, const T* below, bool top, int64_t w, bool left,
+                                  bool has_right, int64_t plane, int64_t width, const uint8_t* mask,
+                                  bool in_byte, T* coarse) {
+  const T *row = grad + 2 * w, *next = row + 2 * width;
+  Four<T> cells;
+  if (kBlur) {
+    lanes_t<T> g[3][3];
+    load_gradients(row, has_right, g[0]);
+    load_gradients(next, has_right, g[1]);
+    load_gradients(below + 2 * w, has_right, g[2]);
+    Cell<lanes_t<T>> s = blur_gradient_vector<T>(g, top, false);
+    if (left) {
+      const Cell<lanes_t<T>> edge = blur_gradient_vector<T>(g, top, true);
+      s.a = with_first<T>(s.a, edge.a);
+      s.c = with_first<T>(s.c, edge.c);
     }
-    Stored<T> stored = stored_cells(cells);
-    if (mask != nullptr) stored = keep_cells<T, kBlur>(mask + (w >> 1), stored, w % 2 != 0);
-    store_planes<kBlur>(coarse + w, plane, stored);
+    cells = {s.a, s.b, s.c, s.d};
+  } else {
+    const Pair<T> upper = load_pairs(row), lower = load_pairs(next);
+    cells = {upper.even, upper.odd, lower.even, lower.odd};
+  }
+  const Stored<T> stored = keep_cells<T, kBlur>(mask + (w >> 1), stored_cells(cells), in_byte);
+  store_planes<kBlur>(coarse + w, plane, stored);
+}
+
+// A row of cells; coarse: as in the forward pass. width >= kLanes.
+template <bool kBlur, bool kTop, typename T>
+void gradient_row_contiguous(const T* grad, const T* below, int64_t plane, int64_t width,
+                             const uint8_t* mask, T* coarse) {
+  const int64_t last = width - kLanes<T>;  // the last vector may overlap
+  gradient_cells<kBlur>(grad, below, kTop, 0, true, last > 0, plane, width, mask, false, coarse);
+  int64_t w = kLanes<T>;
+  for (; w < last; w += kLanes<T>) {
+    gradient_cells<kBlur>(grad, below, kTop, w, false, true, plane, width, mask, false, coarse);
+  }
+  if (w < width) {
+    gradient_cells<kBlur>(grad, below, kTop, last, false, false, plane, width, mask, last % 2 != 0,
+                          coarse);
   }
 }
 
@@ -496,6 +508,11 @@ struct Backward {
     const T* grad = static_cast<const T*>(p.grad_output) + begin * length;
     const uint8_t* mask = p.mask == nullptr ? nullptr : p.mask + begin * row_bytes;
     T* const maps = static_cast<T*>(p.grad_input);
+    // Of a contiguous map: what stands below the last row, and the mask where there is none.
+    const int64_t below = p.channels_last ? 0 : 2 * width, bytes = p.channels_last ? 0 : row_bytes;
+    const std::unique_ptr<T[]> zeros(new T[below]());
+    const std::unique_ptr<uint8_t[]> ones(new uint8_t[bytes]);
+    std::fill_n(ones.get(), bytes, uint8_t{0xff});
     int64_t b = begin / p.height, h = begin % p.height;
     for (int64_t row = begin; row < end; ++row) {
       const bool top = h == 0, last = h == p.height - 1;
@@ -503,8 +520,10 @@ struct Backward {
         gradient_row_channels_last<kBlur>(grad, top, last, width, p.channels, mask,
                                           maps + row * length);
       } else {
-        gradient_row_contiguous<kBlur>(grad, top, last, plane, width, mask,
-                                       maps + b * 4 * plane + h * width);
+        const auto gradient_row = kBlur && top ? gradient_row_contiguous<kBlur, true, T>
+                                               : gradient_row_contiguous<kBlur, false, T>;
+        gradient_row(grad, last ? zeros.get() : grad + length, plane, width,
+                     mask == nullptr ? ones.get() : mask, maps + b * 4 * plane + h * width);
       }
       grad += length;
       if (mask != nullptr) mask += row_bytes;
