@@ -103,17 +103,6 @@ SEGFAST_LANES void store_word_pairs_apart(T* at_x, T* at_y, bits_t<T> pairs) {
 }
 #endif
 
-template <typename T>
-SEGFAST_LANES void store_two(T* at_x, T* at_y, lanes_t<T> x, lanes_t<T> y) {
-#if SEGFAST_TWO_HALVES
-  if constexpr (std::is_same_v<T, BFloat16>) {
-    return store_word_pairs_apart(at_x, at_y, word_pairs<T>(x, y));
-  }
-#endif
-  store_lanes(at_x, x);
-  store_lanes(at_y, y);
-}
-
 // ---- a0 b0 c0 d0 a1 b1 c1 d1 ...
 
 #if SEGFAST_TWO_HALVES
@@ -329,6 +318,12 @@ SEGFAST_LANES V relu_lanes(V x) {
   return relu(x);
 }
 
+template <typename T>
+SEGFAST_LANES Cell<lanes_t<T>> activated(const Four<T>& x, bool with_relu) {
+  if (!with_relu) return {x.a, x.b, x.c, x.d};
+  return {relu_lanes(x.a), relu_lanes(x.b), relu_lanes(x.c), relu_lanes(x.d)};
+}
+
 // ---- the mask's bits of kLanes cells, four a cell. The first cell's start a byte, or end one if
 // `in_byte`: then the byte's other half belongs to another vector, and so does the first cell's.
 
@@ -364,22 +359,6 @@ SEGFAST_LANES void store_cell_bits(uint8_t* mask, const Four<T>& x, bool in_byte
     ++mask;
   }
   std::memcpy(mask, &packed, kLanes<T> / 2);
-}
-
-#if SEGFAST_TWO_HALVES
-// Of cells as memory holds them. Saturated to bytes, what ReLU stops is 0 or -128: negative numbers
-// end with -inf, which is -128, and what lies between that and 0 are NaN.
-SEGFAST_LANES void store_bits_of_fours(uint8_t* mask, const BFloat16* address) {
-  const __m256i bytes = _mm256_packs_epi16(load_halves(address, address + 16),
-                                           load_halves(address + 8, address + 24));
-  const __m256i stopped = _mm256_cmpeq_epi8(_mm256_add_epi8(bytes, bytes), _mm256_setzero_si256());
-  const uint32_t packed = ~static_cast<uint32_t>(_mm256_movemask_epi8(stopped));
-  std::memcpy(mask, &packed, sizeof packed);
-}
-#endif
-template <typename T>
-SEGFAST_LANES void store_bits_of_fours(uint8_t* mask, const T* address) {
-  store_cell_bits(mask, load_fours(address), false);
 }
 
 // The first bit of each of kLanes cells, where a lane holds as many of them as fit. kPairs: the
@@ -426,6 +405,108 @@ SEGFAST_LANES Stored<T> keep_cells(const uint8_t* mask, const Stored<T>& x, bool
             (words & bit << 2) != none ? x.c : zero, (words & bit << 3) != none ? x.d : zero};
   }
 }
+
+// ---- kParts vectors of channels, in whatever order suits: what is loaded by one of each pair of
+// functions is stored by the other. mask: nullptr, or where the cells' bits start.
+
+// How many are best taken together.
+template <typename T>
+constexpr int kTogether = 1;
+
+template <bool kRelu, typename T>
+SEGFAST_LANES void load_cells(const T* address, uint8_t* mask, Cell<lanes_t<T>> (&cells)[1]) {
+  const Four<T> x = load_fours(address);
+  if (mask != nullptr) store_cell_bits(mask, x, false);
+  cells[0] = activated(x, kRelu);
+}
+template <typename T>
+SEGFAST_LANES void store_channels(T* address, const lanes_t<T> (&x)[1]) {
+  store_lanes(address, x[0]);
+}
+
+template <int kParts, typename T>
+SEGFAST_LANES lanes_t<T> load_channels(const T* address, int part) {
+#if SEGFAST_TWO_HALVES
+  if constexpr (kParts == 2) {  // the even channels, the odd ones
+    const auto words = load_vector<bits_t<T>>(address);
+    return (lanes_t<T>)(part == 0 ? words << 16 : words & 0xffff0000u);
+  }
+#endif
+  return load_lanes(address);
+}
+template <typename T>
+SEGFAST_LANES void store_cells(T* address, const Cell<lanes_t<T>> (&cells)[1],
+                               const uint8_t* mask) {
+  Stored<T> stored = stored_cells(Four<T>{cells[0].a, cells[0].b, cells[0].c, cells[0].d});
+  if (mask != nullptr) stored = keep_cells<T, false>(mask, stored, false);
+  store_fours(address, stored);
+}
+
+#if SEGFAST_TWO_HALVES
+
+// Two bfloat16 vectors are rounded to one, whose halves then hold each of them in part.
+template <>
+constexpr int kTogether<BFloat16> = 2;
+
+// ReLU of elements, and 0 of -0. Below -inf, as integers, are the negative numbers; above it NaN.
+SEGFAST_LANES __m256i relu_words(__m256i x) {
+  return _mm256_andnot_si256(_mm256_cmpgt_epi16(_mm256_set1_epi16(-127), x), x);
+}
+
+// Channels 0 to 3 and 8 to 11, and 4 to 7 and 12 to 15. With ReLU, 0 may take the place of -0.
+template <bool kRelu>
+SEGFAST_LANES void load_cells(const BFloat16* address, uint8_t* mask,
+                              Cell<lanes_t<BFloat16>> (&cells)[2]) {
+  __m256i stopped[2];
+  for (int part = 0; part < 2; ++part) {
+    const BFloat16* const at = address + 16 * part;
+    __m256i x = load_halves(at, at + 32), y = load_halves(at + 8, at + 40);
+    if (kRelu) {
+      x = relu_words(x);
+      y = relu_words(y);
+      stopped[part] = _mm256_cmpeq_epi8(_mm256_packs_epi16(x, y), _mm256_setzero_si256());
+    }
+    const auto ab = (bits_t<BFloat16>)_mm256_shuffle_ps((__m256)x, (__m256)y, 0x88);
+    const auto cd = (bits_t<BFloat16>)_mm256_shuffle_ps((__m256)x, (__m256)y, 0xdd);
+    using V = lanes_t<BFloat16>;
+    cells[part] = {(V)(ab << 16), (V)(ab & 0xffff0000u), (V)(cd << 16), (V)(cd & 0xffff0000u)};
+  }
+  if (kRelu && mask != nullptr) {
+    const uint32_t first = ~static_cast<uint32_t>(_mm256_movemask_epi8(stopped[0]));
+    const uint32_t second = ~static_cast<uint32_t>(_mm256_movemask_epi8(stopped[1]));
+    const uint32_t four_channels[4] = {first, second, first >> 16, second >> 16};
+    for (int k = 0; k < 4; ++k) std::memcpy(mask + 2 * k, &four_channels[k], 2);
+  }
+}
+SEGFAST_LANES void store_channels(BFloat16* address, const lanes_t<BFloat16> (&x)[2]) {
+  const __m256i apart = _mm256_broadcastsi128_si256(pairs_apart());
+  store_vector(address, _mm256_shuffle_epi8((__m256i)word_pairs<BFloat16>(x[0], x[1]), apart));
+}
+
+SEGFAST_LANES void store_cells(BFloat16* address, const Cell<lanes_t<BFloat16>> (&cells)[2],
+                               const uint8_t* mask) {
+  __m256i a = (__m256i)word_pairs<BFloat16>(cells[0].a, cells[1].a);
+  __m256i b = (__m256i)word_pairs<BFloat16>(cells[0].b, cells[1].b);
+  __m256i c = (__m256i)word_pairs<BFloat16>(cells[0].c, cells[1].c);
+  __m256i d = (__m256i)word_pairs<BFloat16>(cells[0].d, cells[1].d);
+  if (mask != nullptr) {  // vpsign keeps a word beside a positive one, and makes it 0 beside 0
+    const __m256i bytes = _mm256_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3,  //
+                                           4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7);
+    const __m256i bits = _mm256_shuffle_epi8(_mm256_set1_epi64x(load_vector<int64_t>(mask)), bytes);
+    a = _mm256_sign_epi16(a, _mm256_and_si256(bits, _mm256_set1_epi32(0x00100001)));
+    b = _mm256_sign_epi16(b, _mm256_and_si256(bits, _mm256_set1_epi32(0x00200002)));
+    c = _mm256_sign_epi16(c, _mm256_and_si256(bits, _mm256_set1_epi32(0x00400004)));
+    d = _mm256_sign_epi16(d, _mm256_and_si256(bits, _mm256_set1_epi32(0x00800008)));
+  }
+  const __m256i ab0 = _mm256_unpacklo_epi16(a, b), cd0 = _mm256_unpacklo_epi16(c, d);
+  const __m256i ab4 = _mm256_unpackhi_epi16(a, b), cd4 = _mm256_unpackhi_epi16(c, d);
+  store_halves(address, address + 32, _mm256_unpacklo_epi32(ab0, cd0));
+  store_halves(address + 8, address + 40, _mm256_unpackhi_epi32(ab0, cd0));
+  store_halves(address + 16, address + 48, _mm256_unpacklo_epi32(ab4, cd4));
+  store_halves(address + 24, address + 56, _mm256_unpackhi_epi32(ab4, cd4));
+}
+
+#endif  // SEGFAST_TWO_HALVES
 
 }  // namespace
 }  // namespace SEGFAST_ISA

@@ -42,12 +42,6 @@ void apply_mask(T* elements, int64_t count, const uint8_t* mask) {
 
 // ---- forward, factor 2
 
-template <typename T>
-SEGFAST_LANES Cell<lanes_t<T>> activated(const Four<T>& x, bool with_relu) {
-  if (!with_relu) return {x.a, x.b, x.c, x.d};
-  return {relu_lanes(x.a), relu_lanes(x.b), relu_lanes(x.c), relu_lanes(x.d)};
-}
-
 template <bool kRelu, typename T>
 SEGFAST_LANES lanes_t<T> load_activated(const T* address) {
   const lanes_t<T> x = load_lanes(address);
@@ -113,31 +107,36 @@ SEGFAST_LANES void upsample_row_contiguous(const T* coarse, int64_t plane, int64
 constexpr int64_t kSlots = 16;
 
 // coarse: row h, [width, channels, 2, 2]; upper: a and b take the place of c and d. The rest as
-// above; channels >= kLanes.
-template <bool kRelu, typename T>
+// above; channels >= kParts * kLanes.
+template <bool kRelu, int kParts, typename T>
 void start_row_channels_last(const T* coarse, bool upper, int64_t width, int64_t channels,
                              Above<lanes_t<T>>* above) {
   using V = lanes_t<T>;
+  constexpr int64_t kStep = kParts * kLanes<T>;
   V left[kSlots];
   for (int64_t block = 0; block < channels; block += kSlots * kLanes<T>) {
     for (int64_t w = 0; w < width; ++w) {
       V* slot = left;
       for (int64_t first = block; first < std::min(channels, block + kSlots * kLanes<T>);
-           first += kLanes<T>, ++slot, ++above) {
-        const int64_t c = std::min<int64_t>(first, channels - kLanes<T>);
-        const Cell<V> cell = activated(load_fours(coarse + (w * channels + c) * 4), kRelu);
-        const V own_c = upper ? cell.a : cell.c, own_d = upper ? cell.b : cell.d;
-        store_above(above, above_cell(own_c, own_d, w == 0 ? own_c : *slot));
-        *slot = own_d;
+           first += kStep) {
+        const int64_t c = std::min<int64_t>(first, channels - kStep);  // the last may overlap
+        Cell<V> cells[kParts];
+        load_cells<kRelu>(coarse + (w * channels + c) * 4, nullptr, cells);
+        for (const Cell<V>& cell : cells) {
+          const V own_c = upper ? cell.a : cell.c, own_d = upper ? cell.b : cell.d;
+          store_above(above++, above_cell(own_c, own_d, w == 0 ? own_c : *slot));
+          *slot++ = own_d;
+        }
       }
     }
   }
 }
 
-template <bool kRelu, bool kBlur, typename T>
+template <bool kRelu, bool kBlur, int kParts, typename T>
 void upsample_row_channels_last(const T* coarse, int64_t width, int64_t channels,
                                 Above<lanes_t<T>>* above, uint8_t* mask, T* fine) {
   using V = lanes_t<T>;
+  constexpr int64_t kStep = kParts * kLanes<T>;
   struct {
     V b, d;
   } left[kSlots];
@@ -147,25 +146,32 @@ void upsample_row_channels_last(const T* coarse, int64_t width, int64_t channels
     for (int64_t w = 0; w < width; ++w) {
       auto* slot = left;
       for (int64_t first = block; first < std::min(channels, block + kSlots * kLanes<T>);
-           first += kLanes<T>, ++slot, ++above) {
-        const int64_t c = std::min<int64_t>(first, channels - kLanes<T>);
-        const T* address = coarse + w * pixel + c * 4;
-        const Four<T> own = load_fours(address);
-        if (mask != nullptr && whole_bytes)
-          store_bits_of_fours(mask + (w * channels + c) / 2, address);
-        Cell<V> cell = activated(own, kRelu);
-        if (kBlur) {
-          const V left_b = w == 0 ? cell.a : slot->b, left_d = w == 0 ? cell.c : slot->d;
-          slot->b = cell.b;
-          slot->d = cell.d;
-          const Above<V> below = above_cell(cell.c, cell.d, left_d);
-          cell = blur_lanes(cell, {above->a, above->b}, left_b, left_d);
-          store_above(above, below);
+           first += kStep) {
+        const int64_t c = std::min<int64_t>(first, channels - kStep);
+        uint8_t* const bits =
+            mask == nullptr || !whole_bytes ? nullptr : mask + (w * channels + c) / 2;
+        Cell<V> cells[kParts];
+        load_cells<kRelu>(coarse + w * pixel + c * 4, bits, cells);
+        V a[kParts], b[kParts], c_[kParts], d[kParts];
+        for (int part = 0; part < kParts; ++part) {
+          Cell<V> cell = cells[part];
+          if (kBlur) {
+            const V left_b = w == 0 ? cell.a : slot->b, left_d = w == 0 ? cell.c : slot->d;
+            slot->b = cell.b;
+            slot->d = cell.d;
+            ++slot;
+            const Above<V> below = above_cell(cell.c, cell.d, left_d);
+            cell = blur_lanes(cell, {above->a, above->b}, left_b, left_d);
+            store_above(above++, below);
+          }
+          a[part] = cell.a, b[part] = cell.b, c_[part] = cell.c, d[part] = cell.d;
         }
         T* out = fine + 2 * w * channels + c;
         T* next = out + 2 * width * channels;
-        store_two(out, out + channels, cell.a, cell.b);
-        store_two(next, next + channels, cell.c, cell.d);
+        store_channels(out, a);
+        store_channels(out + channels, b);
+        store_channels(next, c_);
+        store_channels(next + channels, d);
       }
     }
   }
@@ -270,13 +276,14 @@ struct Forward {
     }
   }
 
-  // Rows of vectors, factor 2.
-  template <bool kRelu, bool kBlur>
+  // Rows of vectors, factor 2; kParts of them together in torch.channels_last.
+  template <bool kRelu, bool kBlur, int kParts>
   void rows2(int64_t begin, int64_t end) const {
     using V = lanes_t<T>;
     const int64_t width = p.width, channels = p.channels, plane = p.height * width;
-    const int64_t vectors = p.channels_last ? width * ceil_div<int64_t>(channels, kLanes<T>)
-                                            : ceil_div<int64_t>(width, kLanes<T>);
+    const int64_t vectors = p.channels_last
+                                ? width * ceil_div<int64_t>(channels, kParts * kLanes<T>) * kParts
+                                : ceil_div<int64_t>(width, kLanes<T>);
     const std::unique_ptr<Above<V>[]> above(kBlur ? new Above<V>[vectors] : nullptr);
     const T* const maps = static_cast<const T*>(p.input);
     T* fine = static_cast<T*>(p.output) + begin * width * channels * 4;
@@ -287,10 +294,11 @@ struct Forward {
       if (p.channels_last) {
         const T* const coarse = maps + row * width * channels * 4;
         if (kBlur && (row == begin || h == 0)) {
-          start_row_channels_last<kRelu>(h == 0 ? coarse : coarse - width * channels * 4, h == 0,
-                                         width, channels, above.get());
+          start_row_channels_last<kRelu, kParts>(h == 0 ? coarse : coarse - width * channels * 4,
+                                                 h == 0, width, channels, above.get());
         }
-        upsample_row_channels_last<kRelu, kBlur>(coarse, width, channels, above.get(), mask, fine);
+        upsample_row_channels_last<kRelu, kBlur, kParts>(coarse, width, channels, above.get(), mask,
+                                                         fine);
       } else {
         const T* const coarse = maps + b * 4 * plane + h * width;
         if (kBlur && (row == begin || h == 0)) {
@@ -314,12 +322,15 @@ void upsample_rows(const SubpixelUpsampleParams& p, int64_t begin, int64_t end) 
   const bool with_relu = p.activation != Activation::none;
   if (!vectors) {
     for (int64_t row = begin; row < end; ++row) forward.row(row / p.height, row % p.height);
-  } else if (p.blur) {
-    with_relu ? forward.template rows2<true, true>(begin, end)
-              : forward.template rows2<false, true>(begin, end);
+  } else if (!p.blur) {
+    with_relu ? forward.template rows2<true, false, 1>(begin, end)
+              : forward.template rows2<false, false, 1>(begin, end);
+  } else if (p.channels_last && p.channels >= kTogether<T> * kLanes<T>) {
+    with_relu ? forward.template rows2<true, true, kTogether<T>>(begin, end)
+              : forward.template rows2<false, true, kTogether<T>>(begin, end);
   } else {
-    with_relu ? forward.template rows2<true, false>(begin, end)
-              : forward.template rows2<false, false>(begin, end);
+    with_relu ? forward.template rows2<true, true, 1>(begin, end)
+              : forward.template rows2<false, true, 1>(begin, end);
   }
 }
 
@@ -412,50 +423,78 @@ void gradient_row_contiguous(const T* grad, const T* below, int64_t plane, int64
   }
 }
 
-// channels >= kLanes.
-template <bool kBlur, typename T>
-void gradient_row_channels_last(const T* grad, bool top, bool last, int64_t width, int64_t channels,
-                                const uint8_t* mask, T* coarse) {
-  using V = lanes_t<T>;
-  V right[kSlots][3];
-  const bool whole_bytes = channels % 2 == 0;
+// kParts vectors of cells and what their blur is made of: in three fine rows, the own column and
+// the one to the right, and what is kept of the one to the left.
+template <int kParts, typename T>
+SEGFAST_LANES void gradient_channels(const T* const (&own)[3], const T* const (&right)[3],
+                                     lanes_t<T> (*kept)[3], int64_t c, bool top, bool left,
+                                     const uint8_t* mask, T* coarse) {
+  Cell<lanes_t<T>> cells[kParts];
+  for (int part = 0; part < kParts; ++part, ++kept) {
+    lanes_t<T> g[3][3];
+    for (int y = 0; y < 3; ++y) {
+      g[y][0] = (*kept)[y];
+      g[y][1] = quartered_unless_narrow<T>(load_channels<kParts>(own[y] + c, part));
+      g[y][2] = quartered_unless_narrow<T>(load_channels<kParts>(right[y] + c, part));
+      (*kept)[y] = g[y][2];
+    }
+    cells[part] = blur_gradient_vector<T>(g, top, left);
+  }
+  store_cells(coarse, cells, mask);
+}
+
+// zeros: as many as there are channels. channels >= kParts * kLanes.
+template <int kParts, typename T>
+void blurred_gradient_row_channels_last(const T* grad, const T* below, const T* zeros, bool top,
+                                        int64_t width, int64_t channels, const uint8_t* mask,
+                                        T* coarse) {
+  constexpr int64_t kStep = kParts * kLanes<T>;
+  lanes_t<T> kept[kSlots][3];
+  const T* const rows[3] = {grad, grad + 2 * width * channels, below};
   for (int64_t block = 0; block < channels; block += kSlots * kLanes<T>) {
+    const int64_t end = std::min(channels, block + kSlots * kLanes<T>);
+    lanes_t<T>(*slot)[3] = kept;
+    for (int64_t first = block; first < end; first += kStep) {
+      const int64_t c = std::min<int64_t>(first, channels - kStep);  // the last may overlap
+      for (int part = 0; part < kParts; ++part, ++slot) {
+        for (int y = 0; y < 3; ++y) {
+          (*slot)[y] = quartered_unless_narrow<T>(load_channels<kParts>(rows[y] + c, part));
+        }
+      }
+    }
     for (int64_t w = 0; w < width; ++w) {
-      V(*slot)[3] = right;
-      for (int64_t first = block; first < std::min(channels, block + kSlots * kLanes<T>);
-           first += kLanes<T>, ++slot) {
-        const int64_t c = std::min<int64_t>(first, channels - kLanes<T>);
-        V q[3][3];
-        for (int y = 0; y < (kBlur ? 3 : 2); ++y) {
-          const T* row = grad + 2 * (y * width + w) * channels + c;
-          if (!kBlur) {
-            q[y][0] = load_lanes(row);
-            q[y][1] = load_lanes(row + channels);
-          } else if (y == 2 && last) {
-            q[y][0] = q[y][1] = q[y][2] = V{};
-          } else {
-            q[y][0] = w == 0 ? quartered_unless_narrow<T>(load_lanes(row)) : (*slot)[y];
-            q[y][1] = quartered_unless_narrow<T>(load_lanes(row + channels));
-            q[y][2] =
-                w == width - 1 ? V{} : quartered_unless_narrow<T>(load_lanes(row + 2 * channels));
-            (*slot)[y] = q[y][2];
-          }
+      const T *own[3], *right[3];
+      for (int y = 0; y < 3; ++y) {
+        own[y] = rows[y] + (2 * w + 1) * channels;
+        right[y] = w == width - 1 ? zeros : own[y] + channels;
+      }
+      slot = kept;
+      for (int64_t first = block; first < end; first += kStep, slot += kParts) {
+        const int64_t c = std::min<int64_t>(first, channels - kStep), cell = w * channels + c;
+        const uint8_t* const bits = mask == nullptr ? nullptr : mask + cell / 2;
+        if (top || w == 0) {
+          gradient_channels<kParts>(own, right, slot, c, top, w == 0, bits, coarse + cell * 4);
+        } else {
+          gradient_channels<kParts>(own, right, slot, c, false, false, bits, coarse + cell * 4);
         }
-        Four<T> cells{q[0][0], q[0][1], q[1][0], q[1][1]};
-        if (kBlur) {
-          const Cell<V> s = blur_gradient_vector<T>(q, top, w == 0);
-          cells = {s.a, s.b, s.c, s.d};
-        }
-        const int64_t cell = w * channels + c;
-        Stored<T> stored = stored_cells(cells);
-        if (mask != nullptr && whole_bytes) {
-          stored = keep_cells<T, false>(mask + cell / 2, stored, false);
-        }
-        store_fours(coarse + cell * 4, stored);
       }
     }
   }
-  if (mask != nullptr && !whole_bytes) apply_mask(coarse, width * channels * 4, mask);
+}
+
+// The same without a blur: a copy. channels >= kLanes.
+template <typename T>
+void gradient_row_channels_last(const T* grad, int64_t width, int64_t channels, const uint8_t* mask,
+                                T* coarse) {
+  for (int64_t w = 0; w < width; ++w) {
+    const T *upper = grad + 2 * w * channels, *lower = upper + 2 * width * channels;
+    for (int64_t first = 0; first < channels; first += kLanes<T>) {
+      const int64_t c = std::min<int64_t>(first, channels - kLanes<T>), cell = w * channels + c;
+      const Cell<lanes_t<T>> cells[1] = {{load_lanes(upper + c), load_lanes(upper + channels + c),
+                                          load_lanes(lower + c), load_lanes(lower + channels + c)}};
+      store_cells(coarse + cell * 4, cells, mask == nullptr ? nullptr : mask + cell / 2);
+    }
+  }
 }
 
 // ---- backward, any factor
@@ -500,30 +539,38 @@ struct Backward {
     }
   }
 
-  // Rows of vectors, factor 2.
-  template <bool kBlur>
+  // Rows of vectors, factor 2; kParts of them together in torch.channels_last.
+  template <bool kBlur, int kParts>
   void rows2(int64_t begin, int64_t end) const {
     const int64_t width = p.width, plane = p.height * width, length = width * p.channels * 4;
     const int64_t row_bytes = mask_row_bytes(width, p.channels, 2);
     const T* grad = static_cast<const T*>(p.grad_output) + begin * length;
     const uint8_t* mask = p.mask == nullptr ? nullptr : p.mask + begin * row_bytes;
     T* const maps = static_cast<T*>(p.grad_input);
-    // Of a contiguous map: what stands below the last row, and the mask where there is none.
-    const int64_t below = p.channels_last ? 0 : 2 * width, bytes = p.channels_last ? 0 : row_bytes;
-    const std::unique_ptr<T[]> zeros(new T[below]());
+    // What lies beyond the map, and the mask of a contiguous map that has none.
+    const std::unique_ptr<T[]> zeros(new T[length / 2]());
+    const int64_t bytes = p.channels_last ? 0 : row_bytes;
     const std::unique_ptr<uint8_t[]> ones(new uint8_t[bytes]);
     std::fill_n(ones.get(), bytes, uint8_t{0xff});
     int64_t b = begin / p.height, h = begin % p.height;
     for (int64_t row = begin; row < end; ++row) {
-      const bool top = h == 0, last = h == p.height - 1;
+      const bool top = h == 0;
+      const T* const below = h == p.height - 1 ? zeros.get() : grad + length;
       if (p.channels_last) {
-        gradient_row_channels_last<kBlur>(grad, top, last, width, p.channels, mask,
-                                          maps + row * length);
+        T* const coarse = maps + row * length;
+        const uint8_t* const bits = p.channels % 2 == 0 ? mask : nullptr;
+        if constexpr (kBlur) {
+          blurred_gradient_row_channels_last<kParts>(grad, below, zeros.get(), top, width,
+                                                     p.channels, bits, coarse);
+        } else {
+          gradient_row_channels_last(grad, width, p.channels, bits, coarse);
+        }
+        if (bits != mask) apply_mask(coarse, length, mask);
       } else {
         const auto gradient_row = kBlur && top ? gradient_row_contiguous<kBlur, true, T>
                                                : gradient_row_contiguous<kBlur, false, T>;
-        gradient_row(grad, last ? zeros.get() : grad + length, plane, width,
-                     mask == nullptr ? ones.get() : mask, maps + b * 4 * plane + h * width);
+        gradient_row(grad, below, plane, width, mask == nullptr ? ones.get() : mask,
+                     maps + b * 4 * plane + h * width);
       }
       grad += length;
       if (mask != nullptr) mask += row_bytes;
@@ -537,10 +584,12 @@ void gradient_rows(const SubpixelUpsampleBackwardParams& p, int64_t begin, int64
   const Backward<T> backward{p, {p.channels, p.height, p.width, p.factor, p.channels_last}};
   if (p.factor != 2 || (p.channels_last ? p.channels : p.width) < kLanes<T>) {
     for (int64_t row = begin; row < end; ++row) backward.row(row / p.height, row % p.height);
-  } else if (p.blur) {
-    backward.template rows2<true>(begin, end);
+  } else if (!p.blur) {
+    backward.template rows2<false, 1>(begin, end);
+  } else if (p.channels_last && p.channels >= kTogether<T> * kLanes<T>) {
+    backward.template rows2<true, kTogether<T>>(begin, end);
   } else {
-    backward.template rows2<false>(begin, end);
+    backward.template rows2<true, 1>(begin, end);
   }
 }
 
