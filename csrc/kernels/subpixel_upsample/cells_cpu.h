@@ -140,6 +140,22 @@ SEGFAST_LANES void store_fours(float* address, const Four<float>& cells) {
   store_halves(address + 12, address + 28, (__m256i)_mm256_unpackhi_pd(ab2, cd2));
 }
 
+SEGFAST_LANES Four<double> load_fours(const double* address) {
+  const __m256d ab0 = (__m256d)load_halves(address, address + 8);
+  const __m256d ab1 = (__m256d)load_halves(address + 4, address + 12);
+  const __m256d cd0 = (__m256d)load_halves(address + 2, address + 10);
+  const __m256d cd1 = (__m256d)load_halves(address + 6, address + 14);
+  return {_mm256_unpacklo_pd(ab0, ab1), _mm256_unpackhi_pd(ab0, ab1), _mm256_unpacklo_pd(cd0, cd1),
+          _mm256_unpackhi_pd(cd0, cd1)};
+}
+
+SEGFAST_LANES void store_fours(double* address, const Four<double>& x) {
+  store_halves(address, address + 8, (__m256i)_mm256_unpacklo_pd(x.a, x.b));
+  store_halves(address + 2, address + 10, (__m256i)_mm256_unpacklo_pd(x.c, x.d));
+  store_halves(address + 4, address + 12, (__m256i)_mm256_unpackhi_pd(x.a, x.b));
+  store_halves(address + 6, address + 14, (__m256i)_mm256_unpackhi_pd(x.c, x.d));
+}
+
 SEGFAST_LANES Four<BFloat16> load_fours(const BFloat16* address) {
   const __m256 x = (__m256)load_halves(address, address + 16);
   const __m256 y = (__m256)load_halves(address + 8, address + 24);
@@ -295,14 +311,19 @@ SEGFAST_LANES void store_planes(T* address, int64_t plane, const Stored<T>& x) {
   }
 }
 
-// ---- the mean of a vector's four, given their sum
+// ---- the mean of four vectors of elements of T
 
-template <typename V>
-SEGFAST_LANES V quarter_lanes(V sum) {
+template <typename T>
+SEGFAST_LANES lanes_t<T> mean_lanes(Terms<lanes_t<T>> x) {
 #if defined(SEGFAST_ISA_AVX2)
-  return madd(sum, V{} + 0.25f, V{});  // rounded once, as the product is; of -0, +0
+  // Rounded once, as the product is; of -0, +0.
+  const lanes_t<T> zero{}, quarter = zero + 0.25f;
+  if constexpr (std::is_same_v<T, Half>) {  // whose sums stay finite: on the ports that multiply
+    return madd(x.fourth, quarter, madd(x.third, quarter, madd(x.pair, quarter, zero)));
+  }
+  return madd((x.pair + x.third) + x.fourth, quarter, zero);
 #else
-  return quarter(sum);
+  return mean(x);
 #endif
 }
 
@@ -332,28 +353,35 @@ SEGFAST_LANES void store_cell_bits(uint8_t* mask, const Four<T>& x, bool in_byte
   const lanes_t<T> zero{};
   uint64_t packed = 0;
 #if SEGFAST_TWO_HALVES
+  const __m256i a = (__m256i)(x.a <= zero), b = (__m256i)(x.b <= zero);
+  const __m256i c = (__m256i)(x.c <= zero), d = (__m256i)(x.d <= zero);
   if constexpr (sizeof(accumulate_t<T>) == 4) {
-    const __m256i ab = _mm256_packs_epi32((__m256i)(x.a <= zero), (__m256i)(x.b <= zero));
-    const __m256i cd = _mm256_packs_epi32((__m256i)(x.c <= zero), (__m256i)(x.d <= zero));
-    const __m256i cells = _mm256_broadcastsi128_si256(
+    const __m256i ab = _mm256_packs_epi32(a, b), cd = _mm256_packs_epi32(c, d);
+    const __m256i order = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    const int stopped =
-        _mm256_movemask_epi8(_mm256_shuffle_epi8(_mm256_packs_epi16(ab, cd), cells));
-    packed = ~static_cast<uint32_t>(stopped);
-  } else
-#endif
-  {
-    using Bits = bits_t<T>;
-    const Bits none{};
-    const Bits cells = (x.a <= zero ? none : none + 1u) | (x.b <= zero ? none : none + 2u) |
-                       (x.c <= zero ? none : none + 4u) | (x.d <= zero ? none : none + 8u);
-    if constexpr (sizeof(accumulate_t<T>) == 4) {
-      const auto two_cells = (LaneTypes<double>::Bits)cells;
-      narrow_to_bytes(reinterpret_cast<uint8_t*>(&packed), two_cells | two_cells >> 28);
-    } else {
-      for (int k = 0; k < kLanes<T>; ++k) packed |= static_cast<uint64_t>(cells[k]) << (4 * k);
-    }
+    const __m256i stopped = _mm256_shuffle_epi8(_mm256_packs_epi16(ab, cd), order);
+    packed = ~static_cast<uint32_t>(_mm256_movemask_epi8(stopped));
+  } else {
+    const __m256i ab = (__m256i)_mm256_shuffle_ps((__m256)a, (__m256)b, 0x88);
+    const __m256i cd = (__m256i)_mm256_shuffle_ps((__m256)c, (__m256)d, 0x88);
+    const __m256i order = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 4, 8, 12, 2, 6, 10, 14, 0, 4, 8, 12, 2, 6, 10, 14));
+    const __m256i stopped = _mm256_shuffle_epi8(_mm256_packs_epi32(ab, cd), order);
+    const uint32_t passed = ~static_cast<uint32_t>(_mm256_movemask_epi8(stopped));
+    packed = (passed & 0xffu) | (passed >> 16 & 0xff00u);
   }
+#else
+  using Bits = bits_t<T>;
+  const Bits none{};
+  const Bits cells = (x.a <= zero ? none : none + 1u) | (x.b <= zero ? none : none + 2u) |
+                     (x.c <= zero ? none : none + 4u) | (x.d <= zero ? none : none + 8u);
+  if constexpr (sizeof(accumulate_t<T>) == 4) {
+    const auto two_cells = (LaneTypes<double>::Bits)cells;
+    narrow_to_bytes(reinterpret_cast<uint8_t*>(&packed), two_cells | two_cells >> 28);
+  } else {
+    for (int k = 0; k < kLanes<T>; ++k) packed |= static_cast<uint64_t>(cells[k]) << (4 * k);
+  }
+#endif
   if (in_byte) {
     packed >>= 4;
     ++mask;
@@ -406,110 +434,6 @@ SEGFAST_LANES Stored<T> keep_cells(const uint8_t* mask, const Stored<T>& x, bool
   }
 }
 
-// ---- kParts vectors of channels, in whatever order suits: what is loaded by one of each pair of
-// functions is stored by the other. mask: nullptr, or where the cells' bits start.
-
-// How many are best taken together.
-template <typename T>
-constexpr int kTogether = 1;
-
-template <bool kRelu, typename T>
-SEGFAST_LANES void load_cells(const T* address, uint8_t* mask, Cell<lanes_t<T>> (&cells)[1]) {
-  const Four<T> x = load_fours(address);
-  if (mask != nullptr) store_cell_bits(mask, x, false);
-  cells[0] = activated(x, kRelu);
-}
-template <typename T>
-SEGFAST_LANES void store_channels(T* address, const lanes_t<T> (&x)[1]) {
-  store_lanes(address, x[0]);
-}
-
-template <int kParts, typename T>
-SEGFAST_LANES lanes_t<T> load_channels(const T* address, int part) {
-#if SEGFAST_TWO_HALVES
-  if constexpr (kParts == 2) {  // the even channels, the odd ones
-    const auto words = load_vector<bits_t<T>>(address);
-    return (lanes_t<T>)(part == 0 ? words << 16 : words & 0xffff0000u);
-  }
-#endif
-  return load_lanes(address);
-}
-template <typename T>
-SEGFAST_LANES void store_cells(T* address, const Cell<lanes_t<T>> (&cells)[1],
-                               const uint8_t* mask) {
-  Stored<T> stored = stored_cells(Four<T>{cells[0].a, cells[0].b, cells[0].c, cells[0].d});
-  if (mask != nullptr) stored = keep_cells<T, false>(mask, stored, false);
-  store_fours(address, stored);
-}
-
-#if SEGFAST_TWO_HALVES
-
-// Two bfloat16 vectors are rounded to one, whose halves then hold each of them in part.
-template <>
-constexpr int kTogether<BFloat16> = 2;
-
-// ReLU of elements, and 0 of -0. Below -inf, as integers, are the negative numbers; above it NaN.
-SEGFAST_LANES __m256i relu_words(__m256i x) {
-  return _mm256_andnot_si256(_mm256_cmpgt_epi16(_mm256_set1_epi16(-127), x), x);
-}
-
-// Channels 0 to 3 and 8 to 11, and 4 to 7 and 12 to 15. With ReLU, 0 may take the place of -0.
-template <bool kRelu>
-SEGFAST_LANES void load_cells(const BFloat16* address, uint8_t* mask,
-                              Cell<lanes_t<BFloat16>> (&cells)[2]) {
-  __m256i stopped[2];
-  for (int part = 0; part < 2; ++part) {
-    const BFloat16* const at = address + 16 * part;
-    __m256i x = load_halves(at, at + 32), y = load_halves(at + 8, at + 40);
-    if (kRelu) {
-      x = relu_words(x);
-      y = relu_words(y);
-      stopped[part] = _mm256_cmpeq_epi8(_mm256_packs_epi16(x, y), _mm256_setzero_si256());
-    }
-    const auto ab = (bits_t<BFloat16>)_mm256_shuffle_ps((__m256)x, (__m256)y, 0x88);
-    const auto cd = (bits_t<BFloat16>)_mm256_shuffle_ps((__m256)x, (__m256)y, 0xdd);
-    using V = lanes_t<BFloat16>;
-    cells[part] = {(V)(ab << 16), (V)(ab & 0xffff0000u), (V)(cd << 16), (V)(cd & 0xffff0000u)};
-  }
-  if (kRelu && mask != nullptr) {
-    const uint32_t first = ~static_cast<uint32_t>(_mm256_movemask_epi8(stopped[0]));
-    const uint32_t second = ~static_cast<uint32_t>(_mm256_movemask_epi8(stopped[1]));
-    const uint32_t four_channels[4] = {first, second, first >> 16, second >> 16};
-    for (int k = 0; k < 4; ++k) std::memcpy(mask + 2 * k, &four_channels[k], 2);
-  }
-}
-SEGFAST_LANES void store_channels(BFloat16* address, const lanes_t<BFloat16> (&x)[2]) {
-  const __m256i apart = _mm256_broadcastsi128_si256(pairs_apart());
-  store_vector(address, _mm256_shuffle_epi8((__m256i)word_pairs<BFloat16>(x[0], x[1]), apart));
-}
-
-SEGFAST_LANES void store_cells(BFloat16* address, const Cell<lanes_t<BFloat16>> (&cells)[2],
-                               const uint8_t* mask) {
-  __m256i a = (__m256i)word_pairs<BFloat16>(cells[0].a, cells[1].a);
-  __m256i b = (__m256i)word_pairs<BFloat16>(cells[0].b, cells[1].b);
-  __m256i c = (__m256i)word_pairs<BFloat16>(cells[0].c, cells[1].c);
-  __m256i d = (__m256i)word_pairs<BFloat16>(cells[0].d, cells[1].d);
-  if (mask != nullptr) {  // vpsign keeps a word beside a positive one, and makes it 0 beside 0
-    const __m256i bytes = _mm256_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3,  //
-                                           4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7);
-    const __m256i bits = _mm256_shuffle_epi8(_mm256_set1_epi64x(load_vector<int64_t>(mask)), bytes);
-    a = _mm256_sign_epi16(a, _mm256_and_si256(bits, _mm256_set1_epi32(0x00100001)));
-    b = _mm256_sign_epi16(b, _mm256_and_si256(bits, _mm256_set1_epi32(0x00200002)));
-    c = _mm256_sign_epi16(c, _mm256_and_si256(bits, _mm256_set1_epi32(0x00400004)));
-    d = _mm256_sign_epi16(d, _mm256_and_si256(bits, _mm256_set1_epi32(0x00800008)));
-  }
-  const __m256i ab0 = _mm256_unpacklo_epi16(a, b), cd0 = _mm256_unpacklo_epi16(c, d);
-  const __m256i ab4 = _mm256_unpackhi_epi16(a, b), cd4 = _mm256_unpackhi_epi16(c, d);
-  store_halves(address, address + 32, _mm256_unpacklo_epi32(ab0, cd0));
-  store_halves(address + 8, address + 40, _mm256_unpackhi_epi32(ab0, cd0));
-  store_halves(address + 16, address + 48, _mm256_unpacklo_epi32(ab4, cd4));
-  store_halves(address + 24, address + 56, _mm256_unpackhi_epi32(ab4, cd4));
-}
-
-#endif  // SEGFAST_TWO_HALVES
-
 }  // namespace
 }  // namespace SEGFAST_ISA
 }  // namespace segfast
-
-#undef SEGFAST_TWO_HALVES

@@ -6,6 +6,7 @@
 #include "common/lanes.h"
 #include "common/lanes_math.h"
 #include "kernels/subpixel_upsample/cells_cpu.h"
+#include "kernels/subpixel_upsample/runs_cpu.h"
 
 namespace segfast {
 namespace SEGFAST_ISA {
@@ -42,12 +43,6 @@ void apply_mask(T* elements, int64_t count, const uint8_t* mask) {
 
 // ---- forward, factor 2
 
-template <bool kRelu, typename T>
-SEGFAST_LANES lanes_t<T> load_activated(const T* address) {
-  const lanes_t<T> x = load_lanes(address);
-  return kRelu ? relu_lanes(x) : x;
-}
-
 // Member by member: GCC 12 copies a struct of vectors to memory by quarters, through the stack.
 template <typename V>
 SEGFAST_LANES void store_above(Above<V>* address, Above<V> x) {
@@ -55,51 +50,95 @@ SEGFAST_LANES void store_above(Above<V>* address, Above<V> x) {
   address->b = x.b;
 }
 
+// The blur of cells. above: what the row above contributes; becomes what this one does to the next.
+template <typename T, typename V = lanes_t<T>>
+SEGFAST_LANES Cell<V> blur_lanes(Cell<V> s, Above<V>* above, V left_b, V left_d) {
+  const Above<V> upper{above->a, above->b};
+  store_above(above, above_cell(s.c, s.d, left_d));
+  return {mean_lanes<T>(blur_terms<0>(s, upper, left_b, left_d)),
+          mean_lanes<T>(blur_terms<1>(s, upper, left_b, left_d)),
+          mean_lanes<T>(blur_terms<2>(s, upper, left_b, left_d)),
+          mean_lanes<T>(blur_terms<3>(s, upper, left_b, left_d))};
+}
+
+// What stands to the left of a row's first cells: in the last lane, b and d of the cell before.
 template <typename V>
-SEGFAST_LANES Cell<V> blur_lanes(Cell<V> s, Above<V> above, V left_b, V left_d) {
-  s = blur_sums(s, above, left_b, left_d);
-  return {quarter_lanes(s.a), quarter_lanes(s.b), quarter_lanes(s.c), quarter_lanes(s.d)};
+struct Before {
+  V b, d;
+};
+
+// The last cell before the w-th of a row. At the row's start, its own a and c stand for b and d.
+template <bool kRelu, typename T>
+SEGFAST_LANES Before<lanes_t<T>> cell_before(const T* coarse, int64_t plane, int64_t w) {
+  using V = lanes_t<T>;
+  const T *b = w == 0 ? coarse : coarse + plane + w - 1, *d = b + 2 * plane;
+  const V of_b = splat<V>(load_lanes(b)[0]), of_d = splat<V>(load_lanes(d)[0]);
+  return {kRelu ? relu_lanes(of_b) : of_b, kRelu ? relu_lanes(of_d) : of_d};
 }
 
-// The left neighbours of the kLanes elements `own` from the w-th of a row on. At the row's start
-// stands the edge's own value, the first of `edge`.
-template <bool kRelu, typename T>
-SEGFAST_LANES lanes_t<T> left_of(const T* row, int64_t w, lanes_t<T> own, lanes_t<T> edge) {
-  return w == 0 ? after_first(edge, own) : load_activated<kRelu>(row + w - 1);
-}
-
-// What a row of c and d contributes to the next; at the map's edge, a and b of a row to itself.
-// above: one for each vector of cells. width >= kLanes.
-template <bool kRelu, typename T>
-void start_row_contiguous(const T* c, const T* d, int64_t width, Above<lanes_t<T>>* above) {
-  for (int64_t first = 0; first < width; first += kLanes<T>, ++above) {
-    const int64_t w = std::min<int64_t>(first, width - kLanes<T>);  // the last vector may overlap
-    const lanes_t<T> own_c = load_activated<kRelu>(c + w), own_d = load_activated<kRelu>(d + w);
-    store_above(above, above_cell(own_c, own_d, left_of<kRelu>(d, w, own_d, own_c)));
+// kParts vectors of cells from the w-th of a row on.
+template <bool kRelu, bool kBlur, int kParts, typename T>
+SEGFAST_LANES void upsample_cells(const T* coarse, int64_t plane, int64_t width, int64_t w,
+                                  Before<lanes_t<T>>& before, Above<lanes_t<T>>* above,
+                                  uint8_t* mask, bool in_byte, T* fine) {
+  using V = lanes_t<T>;
+  Cell<V> cells[kParts];
+  load_run<kRelu>(coarse + w, plane, mask == nullptr ? nullptr : mask + (w >> 1), in_byte, cells);
+  V a[kParts], b[kParts], c[kParts], d[kParts];
+  for (int part = 0; part < kParts; ++part) {
+    Cell<V> cell = cells[part];
+    if (kBlur) {
+      const Cell<V>& last = cells[kParts - 1];
+      const V left_b = part > 0 ? cells[0].b : after_last(before.b, last.b);
+      const V left_d = part > 0 ? cells[0].d : after_last(before.d, last.d);
+      cell = blur_lanes<T>(cell, above + part, left_b, left_d);
+    }
+    a[part] = cell.a, b[part] = cell.b, c[part] = cell.c, d[part] = cell.d;
   }
+  before.b = cells[kParts - 1].b;
+  before.d = cells[kParts - 1].d;
+  store_run(fine + 2 * w, a, b);
+  store_run(fine + 2 * (width + w), c, d);
 }
 
 // coarse: row h of subpixel a, the others `plane` apart. above: what row h - 1 contributes; becomes
-// what row h does. fine: row 2h, followed by row 2h + 1. width >= kLanes.
-template <bool kRelu, bool kBlur, typename T>
+// what row h does. fine: row 2h, followed by row 2h + 1. width >= kParts * kLanes.
+template <bool kRelu, bool kBlur, int kParts, typename T>
 SEGFAST_LANES void upsample_row_contiguous(const T* coarse, int64_t plane, int64_t width,
                                            Above<lanes_t<T>>* above, uint8_t* mask, T* fine) {
+  constexpr int64_t kStep = kParts * kLanes<T>;
+  Before<lanes_t<T>> before = cell_before<kRelu>(coarse, plane, 0);
+  int64_t w = 0;
+  for (; w + kStep <= width; w += kStep, above += kParts) {
+    upsample_cells<kRelu, kBlur, kParts>(coarse, plane, width, w, before, above, mask, false, fine);
+  }
+  if (w < width) {  // the last cells again
+    w = width - kStep;
+    before = cell_before<kRelu>(coarse, plane, w);
+    upsample_cells<kRelu, kBlur, kParts>(coarse, plane, width, w, before, above, mask, w % 2 != 0,
+                                         fine);
+  }
+}
+
+// What a row of c and d contributes to the next; at the map's edge, a and b of a row to itself.
+// above: kParts for each step. width >= kParts * kLanes.
+template <bool kRelu, int kParts, typename T>
+void start_row_contiguous(const T* coarse, bool upper, int64_t plane, int64_t width,
+                          Above<lanes_t<T>>* above) {
   using V = lanes_t<T>;
-  const T *a = coarse, *b = a + plane, *c = b + plane, *d = c + plane;
-  for (int64_t first = 0; first < width; first += kLanes<T>, ++above) {
-    const int64_t w = std::min<int64_t>(first, width - kLanes<T>);
-    const Four<T> own{load_lanes(a + w), load_lanes(b + w), load_lanes(c + w), load_lanes(d + w)};
-    if (mask != nullptr) store_cell_bits(mask + (w >> 1), own, w % 2 != 0);
-    Cell<V> cell = activated(own, kRelu);
-    if (kBlur) {
-      const V left_b = left_of<kRelu>(b, w, cell.b, cell.a);
-      const V left_d = left_of<kRelu>(d, w, cell.d, cell.c);
-      const Above<V> below = above_cell(cell.c, cell.d, left_d);
-      cell = blur_lanes(cell, {above->a, above->b}, left_b, left_d);
-      store_above(above, below);
+  constexpr int64_t kStep = kParts * kLanes<T>;
+  for (int64_t first = 0; first < width; first += kStep) {
+    const int64_t w = std::min<int64_t>(first, width - kStep);  // the last cells may overlap
+    const Before<V> before = cell_before<kRelu>(coarse, plane, w);
+    Cell<V> cells[kParts];
+    load_run<kRelu>(coarse + w, plane, nullptr, false, cells);
+    const Cell<V>& last = cells[kParts - 1];
+    V left = upper ? after_last(before.b, last.b) : after_last(before.d, last.d);
+    for (const Cell<V>& cell : cells) {
+      const V own_c = upper ? cell.a : cell.c, own_d = upper ? cell.b : cell.d;
+      store_above(above++, above_cell(own_c, own_d, left));
+      left = own_d;
     }
-    store_pairs(fine + 2 * w, cell.a, cell.b);
-    store_pairs(fine + 2 * (width + w), cell.c, cell.d);
   }
 }
 
@@ -160,9 +199,7 @@ void upsample_row_channels_last(const T* coarse, int64_t width, int64_t channels
             slot->b = cell.b;
             slot->d = cell.d;
             ++slot;
-            const Above<V> below = above_cell(cell.c, cell.d, left_d);
-            cell = blur_lanes(cell, {above->a, above->b}, left_b, left_d);
-            store_above(above++, below);
+            cell = blur_lanes<T>(cell, above++, left_b, left_d);
           }
           a[part] = cell.a, b[part] = cell.b, c_[part] = cell.c, d[part] = cell.d;
         }
@@ -276,14 +313,14 @@ struct Forward {
     }
   }
 
-  // Rows of vectors, factor 2; kParts of them together in torch.channels_last.
+  // Rows of vectors, factor 2; kParts of them together.
   template <bool kRelu, bool kBlur, int kParts>
   void rows2(int64_t begin, int64_t end) const {
     using V = lanes_t<T>;
     const int64_t width = p.width, channels = p.channels, plane = p.height * width;
-    const int64_t vectors = p.channels_last
-                                ? width * ceil_div<int64_t>(channels, kParts * kLanes<T>) * kParts
-                                : ceil_div<int64_t>(width, kLanes<T>);
+    const int64_t run = p.channels_last ? channels : width;
+    const int64_t vectors =
+        (p.channels_last ? width : 1) * ceil_div<int64_t>(run, kParts * kLanes<T>) * kParts;
     const std::unique_ptr<Above<V>[]> above(kBlur ? new Above<V>[vectors] : nullptr);
     const T* const maps = static_cast<const T*>(p.input);
     T* fine = static_cast<T*>(p.output) + begin * width * channels * 4;
@@ -302,10 +339,11 @@ struct Forward {
       } else {
         const T* const coarse = maps + b * 4 * plane + h * width;
         if (kBlur && (row == begin || h == 0)) {
-          const T* const upper = h == 0 ? coarse : coarse + 2 * plane - width;
-          start_row_contiguous<kRelu>(upper, upper + plane, width, above.get());
+          start_row_contiguous<kRelu, kParts>(h == 0 ? coarse : coarse - width, h == 0, plane,
+                                              width, above.get());
         }
-        upsample_row_contiguous<kRelu, kBlur>(coarse, plane, width, above.get(), mask, fine);
+        upsample_row_contiguous<kRelu, kBlur, kParts>(coarse, plane, width, above.get(), mask,
+                                                      fine);
       }
       fine += width * channels * 4;
       if (mask != nullptr) mask += row_bytes;
@@ -317,15 +355,15 @@ struct Forward {
 template <typename T>
 void upsample_rows(const SubpixelUpsampleParams& p, int64_t begin, int64_t end) {
   const Forward<T> forward(p);
-  const bool vectors = p.factor == 2 && p.activation != Activation::masked &&
-                       (p.channels_last ? p.channels : p.width) >= kLanes<T>;
+  const int64_t run = p.channels_last ? p.channels : p.width;
+  const bool vectors = p.factor == 2 && p.activation != Activation::masked && run >= kLanes<T>;
   const bool with_relu = p.activation != Activation::none;
   if (!vectors) {
     for (int64_t row = begin; row < end; ++row) forward.row(row / p.height, row % p.height);
   } else if (!p.blur) {
     with_relu ? forward.template rows2<true, false, 1>(begin, end)
               : forward.template rows2<false, false, 1>(begin, end);
-  } else if (p.channels_last && p.channels >= kTogether<T> * kLanes<T>) {
+  } else if (run >= kTogether<T> * kLanes<T>) {
     with_relu ? forward.template rows2<true, true, kTogether<T>>(begin, end)
               : forward.template rows2<false, true, kTogether<T>>(begin, end);
   } else {
