@@ -133,6 +133,16 @@ SEGFAST_LANES V upper_blocks(V x, V y, std::integer_sequence<int, kIndex...>) {
 }
 #undef SEGFAST_SHUFFLE
 
+#if defined(SEGFAST_ISA_AVX2)
+// 16 bytes from either address; 16 after the one and 16 before the other may be read. (A blend runs
+// on any port, the insertion of what is at an address on one.)
+SEGFAST_LANES __m256i join_halves(const void* low, const void* high) {
+  const char* const before = static_cast<const char*>(high) - 16;
+  return _mm256_blend_epi32(load_vector<__m256i>(static_cast<const char*>(low)),
+                            load_vector<__m256i>(before), 0xf0);
+}
+#endif
+
 template <typename V>
 using lane_numbers = std::make_integer_sequence<int, sizeof(V) / sizeof(std::declval<V>()[0])>;
 
@@ -362,10 +372,8 @@ SEGFAST_LANES WordPair<T> load_word_pairs(const T* address) {
     if constexpr (sizeof(T) == 4) {
       // Joined from halves as they are loaded, so that no lane need cross (GCC 12 moves each of the
       // two vectors across, for either result).
-      const __m256 middle = (__m256)load_vector<bits_t<T>>(address + 4);
-      const __m256 low = _mm256_blend_ps((__m256)x, middle, 0xf0);
-      const __m256 high =
-          _mm256_blend_ps(middle, (__m256)load_vector<bits_t<T>>(address + 8), 0xf0);
+      const __m256 low = (__m256)join_halves(address, address + 8);
+      const __m256 high = (__m256)join_halves(address + 4, address + 12);
       return {(bits_t<T>)_mm256_shuffle_ps(low, high, _MM_SHUFFLE(2, 0, 2, 0)),
               (bits_t<T>)_mm256_shuffle_ps(low, high, _MM_SHUFFLE(3, 1, 3, 1))};
     }

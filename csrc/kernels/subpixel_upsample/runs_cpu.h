@@ -134,10 +134,7 @@ SEGFAST_LANES void load_cells(const BFloat16* address, uint8_t* mask,
   __m256i stopped[2];
   for (int part = 0; part < 2; ++part) {
     const BFloat16* const at = address + 16 * part;
-    // By blends, which run on any port, of what lies 16 bytes before the upper halves.
-    __m256i x = _mm256_blend_epi32(load_vector<__m256i>(at), load_vector<__m256i>(at + 24), 0xf0);
-    __m256i y =
-        _mm256_blend_epi32(load_vector<__m256i>(at + 8), load_vector<__m256i>(at + 32), 0xf0);
+    __m256i x = join_halves(at, at + 32), y = join_halves(at + 8, at + 40);
     if (kRelu) {
       x = positive_words(x);
       y = positive_words(y);
