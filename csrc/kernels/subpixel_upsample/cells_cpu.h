@@ -171,21 +171,6 @@ SEGFAST_LANES void store_fours(BFloat16* address, const CellWords& cells) {
   store_halves(address + 8, address + 24, _mm256_unpackhi_epi32(ab, cd));
 }
 
-SEGFAST_LANES Four<Half> load_fours(const Half* address) {
-  // In each half, [2 cells, 4] to [4, 2]: two elements of neighbouring cells are one word.
-  const __m256i pairs = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
-  const __m256i x = _mm256_shuffle_epi8(load_halves(address, address + 16), pairs);
-  const __m256i y = _mm256_shuffle_epi8(load_halves(address + 8, address + 24), pairs);
-  constexpr int kOrder = _MM_SHUFFLE(3, 1, 2, 0);
-  const __m256i ab = _mm256_permute4x64_epi64(_mm256_unpacklo_epi32(x, y), kOrder);
-  const __m256i cd = _mm256_permute4x64_epi64(_mm256_unpackhi_epi32(x, y), kOrder);
-  return {widen_halves((Lanes16)_mm256_castsi256_si128(ab)),
-          widen_halves((Lanes16)_mm256_extracti128_si256(ab, 1)),
-          widen_halves((Lanes16)_mm256_castsi256_si128(cd)),
-          widen_halves((Lanes16)_mm256_extracti128_si256(cd, 1))};
-}
-
 SEGFAST_LANES void store_fours(Half* address, const Four<Half>& cells) {
   const __m128i a = (__m128i)narrow_to_halves(cells.a), b = (__m128i)narrow_to_halves(cells.b);
   const __m128i c = (__m128i)narrow_to_halves(cells.c), d = (__m128i)narrow_to_halves(cells.d);

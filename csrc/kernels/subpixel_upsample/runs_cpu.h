@@ -37,10 +37,10 @@ SEGFAST_LANES void store_run(T* address, const lanes_t<T> (&x)[1], const lanes_t
 #if SEGFAST_TWO_HALVES
 
 // ReLU of elements, and 0 of -0, which a blur does not show. As integers, negative numbers end with
-// -inf, above which are NaN.
-SEGFAST_LANES __m256i positive_words(__m256i x) {
-  const __m256i negative_nan = _mm256_set1_epi16(static_cast<int16_t>(0xff81));
-  return _mm256_andnot_si256(_mm256_cmpgt_epi16(negative_nan, x), x);
+// -inf, above which are NaN: from `negative_nan` on.
+SEGFAST_LANES __m256i positive_words(__m256i x, uint16_t negative_nan) {
+  const __m256i first = _mm256_set1_epi16(static_cast<int16_t>(negative_nan));
+  return _mm256_andnot_si256(_mm256_cmpgt_epi16(first, x), x);
 }
 
 // The bits of cells 0 to 3 and 8 to 11, and of 4 to 7 and 12 to 15: a byte each, 0 where it is set.
@@ -65,10 +65,10 @@ SEGFAST_LANES void load_run(const BFloat16* address, int64_t plane, uint8_t* mas
   __m256i a = load_vector<__m256i>(address), b = load_vector<__m256i>(address + plane);
   __m256i c = load_vector<__m256i>(next), d = load_vector<__m256i>(next + plane);
   if (kRelu) {
-    a = positive_words(a);
-    b = positive_words(b);
-    c = positive_words(c);
-    d = positive_words(d);
+    a = positive_words(a, 0xff81);
+    b = positive_words(b, 0xff81);
+    c = positive_words(c, 0xff81);
+    d = positive_words(d, 0xff81);
   }
   if (kRelu && mask != nullptr) {
     const __m256i zero = _mm256_setzero_si256();
@@ -127,6 +127,35 @@ SEGFAST_LANES void store_cells(T* address, const Cell<lanes_t<T>> (&cells)[1],
 
 #if SEGFAST_TWO_HALVES
 
+// Widened as they are loaded: channels 0, 2, 4, 6, 1, 3, 5, 7. (What is already in a register takes
+// two operations more.)
+template <bool kRelu>
+SEGFAST_LANES void load_cells(const Half* address, uint8_t* mask, Cell<lanes_t<Half>> (&cells)[1]) {
+  if (kRelu && mask != nullptr) {
+    const __m256i x = positive_words(join_halves(address, address + 16), 0xfc01);
+    const __m256i y = positive_words(join_halves(address + 8, address + 24), 0xfc01);
+    const __m256i stopped = _mm256_cmpeq_epi8(_mm256_packs_epi16(x, y), _mm256_setzero_si256());
+    const uint32_t passed = ~static_cast<uint32_t>(_mm256_movemask_epi8(stopped));
+    std::memcpy(mask, &passed, sizeof passed);
+  }
+  __m256 x[4];
+  for (int k = 0; k < 4; ++k) {
+    const lanes_t<Half> two_channels = load_lanes(address + 8 * k);
+    x[k] = (__m256)(kRelu ? relu_lanes(two_channels) : two_channels);
+  }
+  const __m256d ab0 = (__m256d)_mm256_unpacklo_ps(x[0], x[1]);
+  const __m256d cd0 = (__m256d)_mm256_unpackhi_ps(x[0], x[1]);
+  const __m256d ab4 = (__m256d)_mm256_unpacklo_ps(x[2], x[3]);
+  const __m256d cd4 = (__m256d)_mm256_unpackhi_ps(x[2], x[3]);
+  using V = lanes_t<Half>;
+  cells[0] = {(V)_mm256_unpacklo_pd(ab0, ab4), (V)_mm256_unpackhi_pd(ab0, ab4),
+              (V)_mm256_unpacklo_pd(cd0, cd4), (V)_mm256_unpackhi_pd(cd0, cd4)};
+}
+SEGFAST_LANES void store_channels(Half* address, const lanes_t<Half> (&x)[1]) {
+  const __m128i order = _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
+  store_vector(address, _mm_shuffle_epi8((__m128i)narrow_to_halves(x[0]), order));
+}
+
 // Channels 0 to 3 and 8 to 11, and 4 to 7 and 12 to 15.
 template <bool kRelu>
 SEGFAST_LANES void load_cells(const BFloat16* address, uint8_t* mask,
@@ -136,8 +165,8 @@ SEGFAST_LANES void load_cells(const BFloat16* address, uint8_t* mask,
     const BFloat16* const at = address + 16 * part;
     __m256i x = join_halves(at, at + 32), y = join_halves(at + 8, at + 40);
     if (kRelu) {
-      x = positive_words(x);
-      y = positive_words(y);
+      x = positive_words(x, 0xff81);
+      y = positive_words(y, 0xff81);
       stopped[part] = _mm256_cmpeq_epi8(_mm256_packs_epi16(x, y), _mm256_setzero_si256());
     }
     const auto ab = (bits_t<BFloat16>)_mm256_shuffle_ps((__m256)x, (__m256)y, 0x88);
