@@ -4,6 +4,13 @@
 // Two bfloat16 vectors are rounded to one, whose words hold an element of each. So AVX2 takes twice
 // as many cells of them: even and odd ones, or such halves of either vector that no lane need
 // cross. The ReLU and the mask are then taken of elements, sixteen at a time.
+//
+// What that gained one thread of a Zen 3, with neighbours kept in registers, edges out of the loops
+// and less for the two ports that add to do (us of half an odd [2, 64, 65, 127], with mask):
+//   forward   contiguous bf16 112 -> 102, fp64 241 -> 226
+//             channels_last bf16 122 -> 102, fp16 143 -> 117, fp64 302 -> 218
+//   backward  contiguous fp32 136 -> 126, bf16 130 -> 123, fp16 140 -> 116, fp64 300 -> 272
+//             channels_last bf16 131 -> 115, fp16 117 -> 111, fp64 275 -> 203
 
 namespace segfast {
 namespace SEGFAST_ISA {
