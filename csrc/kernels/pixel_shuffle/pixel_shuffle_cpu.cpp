@@ -1,9 +1,15 @@
-#include "kernels/pixel_shuffle/pixel_shuffle.h"
-#include "kernels/pixel_shuffle/pixel_shuffle_math.h"
+// Vectors are always inlined into code whose instruction set has them: none is passed or returned.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"
+#endif
 
 #include <algorithm>
 #include <cstring>
 #include <utility>
+
+#include "common/types.h"
+#include "kernels/pixel_shuffle/pixel_shuffle.h"
+#include "kernels/pixel_shuffle/pixel_shuffle_math.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

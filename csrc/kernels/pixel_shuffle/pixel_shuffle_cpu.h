@@ -1,4 +1,5 @@
 // pixel_shuffle_cpu.h: compiled once for each instruction set by pixel_shuffle_cpu.cpp.
+#include "common/lanes.h"
 #include "kernels/pixel_shuffle/interleave_cpu.h"
 
 namespace segfast {

@@ -103,17 +103,6 @@ SEGFAST_LANES void store_word_pairs_apart(T* at_x, T* at_y, bits_t<T> pairs) {
 }
 #endif
 
-template <typename T>
-SEGFAST_LANES void store_two(T* at_x, T* at_y, lanes_t<T> x, lanes_t<T> y) {
-#if SEGFAST_TWO_HALVES
-  if constexpr (std::is_same_v<T, BFloat16>) {
-    return store_word_pairs_apart(at_x, at_y, word_pairs<T>(x, y));
-  }
-#endif
-  store_lanes(at_x, x);
-  store_lanes(at_y, y);
-}
-
 // ---- a0 b0 c0 d0 a1 b1 c1 d1 ...
 
 #if SEGFAST_TWO_HALVES
@@ -151,6 +140,22 @@ SEGFAST_LANES void store_fours(float* address, const Four<float>& cells) {
   store_halves(address + 12, address + 28, (__m256i)_mm256_unpackhi_pd(ab2, cd2));
 }
 
+SEGFAST_LANES Four<double> load_fours(const double* address) {
+  const __m256d ab0 = (__m256d)load_halves(address, address + 8);
+  const __m256d ab1 = (__m256d)load_halves(address + 4, address + 12);
+  const __m256d cd0 = (__m256d)load_halves(address + 2, address + 10);
+  const __m256d cd1 = (__m256d)load_halves(address + 6, address + 14);
+  return {_mm256_unpacklo_pd(ab0, ab1), _mm256_unpackhi_pd(ab0, ab1), _mm256_unpacklo_pd(cd0, cd1),
+          _mm256_unpackhi_pd(cd0, cd1)};
+}
+
+SEGFAST_LANES void store_fours(double* address, const Four<double>& x) {
+  store_halves(address, address + 8, (__m256i)_mm256_unpacklo_pd(x.a, x.b));
+  store_halves(address + 2, address + 10, (__m256i)_mm256_unpacklo_pd(x.c, x.d));
+  store_halves(address + 4, address + 12, (__m256i)_mm256_unpackhi_pd(x.a, x.b));
+  store_halves(address + 6, address + 14, (__m256i)_mm256_unpackhi_pd(x.c, x.d));
+}
+
 SEGFAST_LANES Four<BFloat16> load_fours(const BFloat16* address) {
   const __m256 x = (__m256)load_halves(address, address + 16);
   const __m256 y = (__m256)load_halves(address + 8, address + 24);
@@ -164,21 +169,6 @@ SEGFAST_LANES void store_fours(BFloat16* address, const CellWords& cells) {
   const __m256i ab = (__m256i)cells.ab, cd = (__m256i)cells.cd;
   store_halves(address, address + 16, _mm256_unpacklo_epi32(ab, cd));
   store_halves(address + 8, address + 24, _mm256_unpackhi_epi32(ab, cd));
-}
-
-SEGFAST_LANES Four<Half> load_fours(const Half* address) {
-  // In each half, [2 cells, 4] to [4, 2]: two elements of neighbouring cells are one word.
-  const __m256i pairs = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
-  const __m256i x = _mm256_shuffle_epi8(load_halves(address, address + 16), pairs);
-  const __m256i y = _mm256_shuffle_epi8(load_halves(address + 8, address + 24), pairs);
-  constexpr int kOrder = _MM_SHUFFLE(3, 1, 2, 0);
-  const __m256i ab = _mm256_permute4x64_epi64(_mm256_unpacklo_epi32(x, y), kOrder);
-  const __m256i cd = _mm256_permute4x64_epi64(_mm256_unpackhi_epi32(x, y), kOrder);
-  return {widen_halves((Lanes16)_mm256_castsi256_si128(ab)),
-          widen_halves((Lanes16)_mm256_extracti128_si256(ab, 1)),
-          widen_halves((Lanes16)_mm256_castsi256_si128(cd)),
-          widen_halves((Lanes16)_mm256_extracti128_si256(cd, 1))};
 }
 
 SEGFAST_LANES void store_fours(Half* address, const Four<Half>& cells) {
@@ -306,14 +296,19 @@ SEGFAST_LANES void store_planes(T* address, int64_t plane, const Stored<T>& x) {
   }
 }
 
-// ---- the mean of a vector's four, given their sum
+// ---- the mean of four vectors of elements of T
 
-template <typename V>
-SEGFAST_LANES V quarter_lanes(V sum) {
+template <typename T>
+SEGFAST_LANES lanes_t<T> mean_lanes(Terms<lanes_t<T>> x) {
 #if defined(SEGFAST_ISA_AVX2)
-  return madd(sum, V{} + 0.25f, V{});  // rounded once, as the product is; of -0, +0
+  // Rounded once, as the product is; of -0, +0.
+  const lanes_t<T> zero{}, quarter = zero + 0.25f;
+  if constexpr (std::is_same_v<T, Half>) {  // whose sums stay finite: on the ports that multiply
+    return madd(x.fourth, quarter, madd(x.third, quarter, madd(x.pair, quarter, zero)));
+  }
+  return madd((x.pair + x.third) + x.fourth, quarter, zero);
 #else
-  return quarter(sum);
+  return mean(x);
 #endif
 }
 
@@ -329,6 +324,12 @@ SEGFAST_LANES V relu_lanes(V x) {
   return relu(x);
 }
 
+template <typename T>
+SEGFAST_LANES Cell<lanes_t<T>> activated(const Four<T>& x, bool with_relu) {
+  if (!with_relu) return {x.a, x.b, x.c, x.d};
+  return {relu_lanes(x.a), relu_lanes(x.b), relu_lanes(x.c), relu_lanes(x.d)};
+}
+
 // ---- the mask's bits of kLanes cells, four a cell. The first cell's start a byte, or end one if
 // `in_byte`: then the byte's other half belongs to another vector, and so does the first cell's.
 
@@ -337,49 +338,40 @@ SEGFAST_LANES void store_cell_bits(uint8_t* mask, const Four<T>& x, bool in_byte
   const lanes_t<T> zero{};
   uint64_t packed = 0;
 #if SEGFAST_TWO_HALVES
+  const __m256i a = (__m256i)(x.a <= zero), b = (__m256i)(x.b <= zero);
+  const __m256i c = (__m256i)(x.c <= zero), d = (__m256i)(x.d <= zero);
   if constexpr (sizeof(accumulate_t<T>) == 4) {
-    const __m256i ab = _mm256_packs_epi32((__m256i)(x.a <= zero), (__m256i)(x.b <= zero));
-    const __m256i cd = _mm256_packs_epi32((__m256i)(x.c <= zero), (__m256i)(x.d <= zero));
-    const __m256i cells = _mm256_broadcastsi128_si256(
+    const __m256i ab = _mm256_packs_epi32(a, b), cd = _mm256_packs_epi32(c, d);
+    const __m256i order = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    const int stopped =
-        _mm256_movemask_epi8(_mm256_shuffle_epi8(_mm256_packs_epi16(ab, cd), cells));
-    packed = ~static_cast<uint32_t>(stopped);
-  } else
-#endif
-  {
-    using Bits = bits_t<T>;
-    const Bits none{};
-    const Bits cells = (x.a <= zero ? none : none + 1u) | (x.b <= zero ? none : none + 2u) |
-                       (x.c <= zero ? none : none + 4u) | (x.d <= zero ? none : none + 8u);
-    if constexpr (sizeof(accumulate_t<T>) == 4) {
-      const auto two_cells = (LaneTypes<double>::Bits)cells;
-      narrow_to_bytes(reinterpret_cast<uint8_t*>(&packed), two_cells | two_cells >> 28);
-    } else {
-      for (int k = 0; k < kLanes<T>; ++k) packed |= static_cast<uint64_t>(cells[k]) << (4 * k);
-    }
+    const __m256i stopped = _mm256_shuffle_epi8(_mm256_packs_epi16(ab, cd), order);
+    packed = ~static_cast<uint32_t>(_mm256_movemask_epi8(stopped));
+  } else {
+    const __m256i ab = (__m256i)_mm256_shuffle_ps((__m256)a, (__m256)b, 0x88);
+    const __m256i cd = (__m256i)_mm256_shuffle_ps((__m256)c, (__m256)d, 0x88);
+    const __m256i order = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 4, 8, 12, 2, 6, 10, 14, 0, 4, 8, 12, 2, 6, 10, 14));
+    const __m256i stopped = _mm256_shuffle_epi8(_mm256_packs_epi32(ab, cd), order);
+    const uint32_t passed = ~static_cast<uint32_t>(_mm256_movemask_epi8(stopped));
+    packed = (passed & 0xffu) | (passed >> 16 & 0xff00u);
   }
+#else
+  using Bits = bits_t<T>;
+  const Bits none{};
+  const Bits cells = (x.a <= zero ? none : none + 1u) | (x.b <= zero ? none : none + 2u) |
+                     (x.c <= zero ? none : none + 4u) | (x.d <= zero ? none : none + 8u);
+  if constexpr (sizeof(accumulate_t<T>) == 4) {
+    const auto two_cells = (LaneTypes<double>::Bits)cells;
+    narrow_to_bytes(reinterpret_cast<uint8_t*>(&packed), two_cells | two_cells >> 28);
+  } else {
+    for (int k = 0; k < kLanes<T>; ++k) packed |= static_cast<uint64_t>(cells[k]) << (4 * k);
+  }
+#endif
   if (in_byte) {
     packed >>= 4;
     ++mask;
   }
   std::memcpy(mask, &packed, kLanes<T> / 2);
-}
-
-#if SEGFAST_TWO_HALVES
-// Of cells as memory holds them. Saturated to bytes, what ReLU stops is 0 or -128: negative numbers
-// end with -inf, which is -128, and what lies between that and 0 are NaN.
-SEGFAST_LANES void store_bits_of_fours(uint8_t* mask, const BFloat16* address) {
-  const __m256i bytes = _mm256_packs_epi16(load_halves(address, address + 16),
-                                           load_halves(address + 8, address + 24));
-  const __m256i stopped = _mm256_cmpeq_epi8(_mm256_add_epi8(bytes, bytes), _mm256_setzero_si256());
-  const uint32_t packed = ~static_cast<uint32_t>(_mm256_movemask_epi8(stopped));
-  std::memcpy(mask, &packed, sizeof packed);
-}
-#endif
-template <typename T>
-SEGFAST_LANES void store_bits_of_fours(uint8_t* mask, const T* address) {
-  store_cell_bits(mask, load_fours(address), false);
 }
 
 // The first bit of each of kLanes cells, where a lane holds as many of them as fit. kPairs: the
@@ -410,8 +402,9 @@ SEGFAST_LANES Stored<T> keep_cells(const uint8_t* mask, const Stored<T>& x, bool
                                             0x80028002, 0x80028002, 0x80038003, 0x80038003);
     const __m256i bits = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(packed)), bytes);
     const __m256i ab = _mm256_set1_epi64x(0x0020001000020001), cd = _mm256_slli_epi16(ab, 2);
-    return {x.ab & (Bits)_mm256_cmpeq_epi16(_mm256_and_si256(bits, ab), ab),
-            x.cd & (Bits)_mm256_cmpeq_epi16(_mm256_and_si256(bits, cd), cd)};
+    // vpsign keeps a word beside a positive one, and makes it 0 beside 0.
+    return {(Bits)_mm256_sign_epi16((__m256i)x.ab, _mm256_and_si256(bits, ab)),
+            (Bits)_mm256_sign_epi16((__m256i)x.cd, _mm256_and_si256(bits, cd))};
   } else
 #endif
   {
@@ -429,5 +422,3 @@ SEGFAST_LANES Stored<T> keep_cells(const uint8_t* mask, const Stored<T>& x, bool
 }  // namespace
 }  // namespace SEGFAST_ISA
 }  // namespace segfast
-
-#undef SEGFAST_TWO_HALVES

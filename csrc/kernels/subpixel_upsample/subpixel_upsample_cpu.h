@@ -6,6 +6,7 @@
 #include "common/lanes.h"
 #include "common/lanes_math.h"
 #include "kernels/subpixel_upsample/cells_cpu.h"
+#include "kernels/subpixel_upsample/runs_cpu.h"
 
 namespace segfast {
 namespace SEGFAST_ISA {
@@ -42,18 +43,6 @@ void apply_mask(T* elements, int64_t count, const uint8_t* mask) {
 
 // ---- forward, factor 2
 
-template <typename T>
-SEGFAST_LANES Cell<lanes_t<T>> activated(const Four<T>& x, bool with_relu) {
-  if (!with_relu) return {x.a, x.b, x.c, x.d};
-  return {relu_lanes(x.a), relu_lanes(x.b), relu_lanes(x.c), relu_lanes(x.d)};
-}
-
-template <bool kRelu, typename T>
-SEGFAST_LANES lanes_t<T> load_activated(const T* address) {
-  const lanes_t<T> x = load_lanes(address);
-  return kRelu ? relu_lanes(x) : x;
-}
-
 // Member by member: GCC 12 copies a struct of vectors to memory by quarters, through the stack.
 template <typename V>
 SEGFAST_LANES void store_above(Above<V>* address, Above<V> x) {
@@ -61,51 +50,95 @@ SEGFAST_LANES void store_above(Above<V>* address, Above<V> x) {
   address->b = x.b;
 }
 
+// The blur of cells. above: what the row above contributes; becomes what this one does to the next.
+template <typename T, typename V = lanes_t<T>>
+SEGFAST_LANES Cell<V> blur_lanes(Cell<V> s, Above<V>* above, V left_b, V left_d) {
+  const Above<V> upper{above->a, above->b};
+  store_above(above, above_cell(s.c, s.d, left_d));
+  return {mean_lanes<T>(blur_terms<0>(s, upper, left_b, left_d)),
+          mean_lanes<T>(blur_terms<1>(s, upper, left_b, left_d)),
+          mean_lanes<T>(blur_terms<2>(s, upper, left_b, left_d)),
+          mean_lanes<T>(blur_terms<3>(s, upper, left_b, left_d))};
+}
+
+// What stands to the left of a row's first cells: in the last lane, b and d of the cell before.
 template <typename V>
-SEGFAST_LANES Cell<V> blur_lanes(Cell<V> s, Above<V> above, V left_b, V left_d) {
-  s = blur_sums(s, above, left_b, left_d);
-  return {quarter_lanes(s.a), quarter_lanes(s.b), quarter_lanes(s.c), quarter_lanes(s.d)};
+struct Before {
+  V b, d;
+};
+
+// The last cell before the w-th of a row. At the row's start, its own a and c stand for b and d.
+template <bool kRelu, typename T>
+SEGFAST_LANES Before<lanes_t<T>> cell_before(const T* coarse, int64_t plane, int64_t w) {
+  using V = lanes_t<T>;
+  const T *b = w == 0 ? coarse : coarse + plane + w - 1, *d = b + 2 * plane;
+  const V of_b = splat<V>(load_lanes(b)[0]), of_d = splat<V>(load_lanes(d)[0]);
+  return {kRelu ? relu_lanes(of_b) : of_b, kRelu ? relu_lanes(of_d) : of_d};
 }
 
-// The left neighbours of the kLanes elements `own` from the w-th of a row on. At the row's start
-// stands the edge's own value, the first of `edge`.
-template <bool kRelu, typename T>
-SEGFAST_LANES lanes_t<T> left_of(const T* row, int64_t w, lanes_t<T> own, lanes_t<T> edge) {
-  return w == 0 ? after_first(edge, own) : load_activated<kRelu>(row + w - 1);
-}
-
-// What a row of c and d contributes to the next; at the map's edge, a and b of a row to itself.
-// above: one for each vector of cells. width >= kLanes.
-template <bool kRelu, typename T>
-void start_row_contiguous(const T* c, const T* d, int64_t width, Above<lanes_t<T>>* above) {
-  for (int64_t first = 0; first < width; first += kLanes<T>, ++above) {
-    const int64_t w = std::min<int64_t>(first, width - kLanes<T>);  // the last vector may overlap
-    const lanes_t<T> own_c = load_activated<kRelu>(c + w), own_d = load_activated<kRelu>(d + w);
-    store_above(above, above_cell(own_c, own_d, left_of<kRelu>(d, w, own_d, own_c)));
+// kParts vectors of cells from the w-th of a row on.
+template <bool kRelu, bool kBlur, int kParts, typename T>
+SEGFAST_LANES void upsample_cells(const T* coarse, int64_t plane, int64_t width, int64_t w,
+                                  Before<lanes_t<T>>& before, Above<lanes_t<T>>* above,
+                                  uint8_t* mask, bool in_byte, T* fine) {
+  using V = lanes_t<T>;
+  Cell<V> cells[kParts];
+  load_run<kRelu>(coarse + w, plane, mask == nullptr ? nullptr : mask + (w >> 1), in_byte, cells);
+  V a[kParts], b[kParts], c[kParts], d[kParts];
+  for (int part = 0; part < kParts; ++part) {
+    Cell<V> cell = cells[part];
+    if (kBlur) {
+      const Cell<V>& last = cells[kParts - 1];
+      const V left_b = part > 0 ? cells[0].b : after_last(before.b, last.b);
+      const V left_d = part > 0 ? cells[0].d : after_last(before.d, last.d);
+      cell = blur_lanes<T>(cell, above + part, left_b, left_d);
+    }
+    a[part] = cell.a, b[part] = cell.b, c[part] = cell.c, d[part] = cell.d;
   }
+  before.b = cells[kParts - 1].b;
+  before.d = cells[kParts - 1].d;
+  store_run(fine + 2 * w, a, b);
+  store_run(fine + 2 * (width + w), c, d);
 }
 
 // coarse: row h of subpixel a, the others `plane` apart. above: what row h - 1 contributes; becomes
-// what row h does. fine: row 2h, followed by row 2h + 1. width >= kLanes.
-template <bool kRelu, bool kBlur, typename T>
+// what row h does. fine: row 2h, followed by row 2h + 1. width >= kParts * kLanes.
+template <bool kRelu, bool kBlur, int kParts, typename T>
 SEGFAST_LANES void upsample_row_contiguous(const T* coarse, int64_t plane, int64_t width,
                                            Above<lanes_t<T>>* above, uint8_t* mask, T* fine) {
+  constexpr int64_t kStep = kParts * kLanes<T>;
+  Before<lanes_t<T>> before = cell_before<kRelu>(coarse, plane, 0);
+  int64_t w = 0;
+  for (; w + kStep <= width; w += kStep, above += kParts) {
+    upsample_cells<kRelu, kBlur, kParts>(coarse, plane, width, w, before, above, mask, false, fine);
+  }
+  if (w < width) {  // the last cells again
+    w = width - kStep;
+    before = cell_before<kRelu>(coarse, plane, w);
+    upsample_cells<kRelu, kBlur, kParts>(coarse, plane, width, w, before, above, mask, w % 2 != 0,
+                                         fine);
+  }
+}
+
+// What a row of c and d contributes to the next; at the map's edge, a and b of a row to itself.
+// above: kParts for each step. width >= kParts * kLanes.
+template <bool kRelu, int kParts, typename T>
+void start_row_contiguous(const T* coarse, bool upper, int64_t plane, int64_t width,
+                          Above<lanes_t<T>>* above) {
   using V = lanes_t<T>;
-  const T *a = coarse, *b = a + plane, *c = b + plane, *d = c + plane;
-  for (int64_t first = 0; first < width; first += kLanes<T>, ++above) {
-    const int64_t w = std::min<int64_t>(first, width - kLanes<T>);
-    const Four<T> own{load_lanes(a + w), load_lanes(b + w), load_lanes(c + w), load_lanes(d + w)};
-    if (mask != nullptr) store_cell_bits(mask + (w >> 1), own, w % 2 != 0);
-    Cell<V> cell = activated(own, kRelu);
-    if (kBlur) {
-      const V left_b = left_of<kRelu>(b, w, cell.b, cell.a);
-      const V left_d = left_of<kRelu>(d, w, cell.d, cell.c);
-      const Above<V> below = above_cell(cell.c, cell.d, left_d);
-      cell = blur_lanes(cell, {above->a, above->b}, left_b, left_d);
-      store_above(above, below);
+  constexpr int64_t kStep = kParts * kLanes<T>;
+  for (int64_t first = 0; first < width; first += kStep) {
+    const int64_t w = std::min<int64_t>(first, width - kStep);  // the last cells may overlap
+    const Before<V> before = cell_before<kRelu>(coarse, plane, w);
+    Cell<V> cells[kParts];
+    load_run<kRelu>(coarse + w, plane, nullptr, false, cells);
+    const Cell<V>& last = cells[kParts - 1];
+    V left = upper ? after_last(before.b, last.b) : after_last(before.d, last.d);
+    for (const Cell<V>& cell : cells) {
+      const V own_c = upper ? cell.a : cell.c, own_d = upper ? cell.b : cell.d;
+      store_above(above++, above_cell(own_c, own_d, left));
+      left = own_d;
     }
-    store_pairs(fine + 2 * w, cell.a, cell.b);
-    store_pairs(fine + 2 * (width + w), cell.c, cell.d);
   }
 }
 
@@ -113,31 +146,36 @@ SEGFAST_LANES void upsample_row_contiguous(const T* coarse, int64_t plane, int64
 constexpr int64_t kSlots = 16;
 
 // coarse: row h, [width, channels, 2, 2]; upper: a and b take the place of c and d. The rest as
-// above; channels >= kLanes.
-template <bool kRelu, typename T>
+// above; channels >= kParts * kLanes.
+template <bool kRelu, int kParts, typename T>
 void start_row_channels_last(const T* coarse, bool upper, int64_t width, int64_t channels,
                              Above<lanes_t<T>>* above) {
   using V = lanes_t<T>;
+  constexpr int64_t kStep = kParts * kLanes<T>;
   V left[kSlots];
   for (int64_t block = 0; block < channels; block += kSlots * kLanes<T>) {
     for (int64_t w = 0; w < width; ++w) {
       V* slot = left;
       for (int64_t first = block; first < std::min(channels, block + kSlots * kLanes<T>);
-           first += kLanes<T>, ++slot, ++above) {
-        const int64_t c = std::min<int64_t>(first, channels - kLanes<T>);
-        const Cell<V> cell = activated(load_fours(coarse + (w * channels + c) * 4), kRelu);
-        const V own_c = upper ? cell.a : cell.c, own_d = upper ? cell.b : cell.d;
-        store_above(above, above_cell(own_c, own_d, w == 0 ? own_c : *slot));
-        *slot = own_d;
+           first += kStep) {
+        const int64_t c = std::min<int64_t>(first, channels - kStep);  // the last may overlap
+        Cell<V> cells[kParts];
+        load_cells<kRelu>(coarse + (w * channels + c) * 4, nullptr, cells);
+        for (const Cell<V>& cell : cells) {
+          const V own_c = upper ? cell.a : cell.c, own_d = upper ? cell.b : cell.d;
+          store_above(above++, above_cell(own_c, own_d, w == 0 ? own_c : *slot));
+          *slot++ = own_d;
+        }
       }
     }
   }
 }
 
-template <bool kRelu, bool kBlur, typename T>
+template <bool kRelu, bool kBlur, int kParts, typename T>
 void upsample_row_channels_last(const T* coarse, int64_t width, int64_t channels,
                                 Above<lanes_t<T>>* above, uint8_t* mask, T* fine) {
   using V = lanes_t<T>;
+  constexpr int64_t kStep = kParts * kLanes<T>;
   struct {
     V b, d;
   } left[kSlots];
@@ -147,25 +185,30 @@ void upsample_row_channels_last(const T* coarse, int64_t width, int64_t channels
     for (int64_t w = 0; w < width; ++w) {
       auto* slot = left;
       for (int64_t first = block; first < std::min(channels, block + kSlots * kLanes<T>);
-           first += kLanes<T>, ++slot, ++above) {
-        const int64_t c = std::min<int64_t>(first, channels - kLanes<T>);
-        const T* address = coarse + w * pixel + c * 4;
-        const Four<T> own = load_fours(address);
-        if (mask != nullptr && whole_bytes)
-          store_bits_of_fours(mask + (w * channels + c) / 2, address);
-        Cell<V> cell = activated(own, kRelu);
-        if (kBlur) {
-          const V left_b = w == 0 ? cell.a : slot->b, left_d = w == 0 ? cell.c : slot->d;
-          slot->b = cell.b;
-          slot->d = cell.d;
-          const Above<V> below = above_cell(cell.c, cell.d, left_d);
-          cell = blur_lanes(cell, {above->a, above->b}, left_b, left_d);
-          store_above(above, below);
+           first += kStep) {
+        const int64_t c = std::min<int64_t>(first, channels - kStep);
+        uint8_t* const bits =
+            mask == nullptr || !whole_bytes ? nullptr : mask + (w * channels + c) / 2;
+        Cell<V> cells[kParts];
+        load_cells<kRelu>(coarse + w * pixel + c * 4, bits, cells);
+        V a[kParts], b[kParts], c_[kParts], d[kParts];
+        for (int part = 0; part < kParts; ++part) {
+          Cell<V> cell = cells[part];
+          if (kBlur) {
+            const V left_b = w == 0 ? cell.a : slot->b, left_d = w == 0 ? cell.c : slot->d;
+            slot->b = cell.b;
+            slot->d = cell.d;
+            ++slot;
+            cell = blur_lanes<T>(cell, above++, left_b, left_d);
+          }
+          a[part] = cell.a, b[part] = cell.b, c_[part] = cell.c, d[part] = cell.d;
         }
         T* out = fine + 2 * w * channels + c;
         T* next = out + 2 * width * channels;
-        store_two(out, out + channels, cell.a, cell.b);
-        store_two(next, next + channels, cell.c, cell.d);
+        store_channels(out, a);
+        store_channels(out + channels, b);
+        store_channels(next, c_);
+        store_channels(next + channels, d);
       }
     }
   }
@@ -270,13 +313,14 @@ struct Forward {
     }
   }
 
-  // Rows of vectors, factor 2.
-  template <bool kRelu, bool kBlur>
+  // Rows of vectors, factor 2; kParts of them together.
+  template <bool kRelu, bool kBlur, int kParts>
   void rows2(int64_t begin, int64_t end) const {
     using V = lanes_t<T>;
     const int64_t width = p.width, channels = p.channels, plane = p.height * width;
-    const int64_t vectors = p.channels_last ? width * ceil_div<int64_t>(channels, kLanes<T>)
-                                            : ceil_div<int64_t>(width, kLanes<T>);
+    const int64_t run = p.channels_last ? channels : width;
+    const int64_t vectors =
+        (p.channels_last ? width : 1) * ceil_div<int64_t>(run, kParts * kLanes<T>) * kParts;
     const std::unique_ptr<Above<V>[]> above(kBlur ? new Above<V>[vectors] : nullptr);
     const T* const maps = static_cast<const T*>(p.input);
     T* fine = static_cast<T*>(p.output) + begin * width * channels * 4;
@@ -287,17 +331,19 @@ struct Forward {
       if (p.channels_last) {
         const T* const coarse = maps + row * width * channels * 4;
         if (kBlur && (row == begin || h == 0)) {
-          start_row_channels_last<kRelu>(h == 0 ? coarse : coarse - width * channels * 4, h == 0,
-                                         width, channels, above.get());
+          start_row_channels_last<kRelu, kParts>(h == 0 ? coarse : coarse - width * channels * 4,
+                                                 h == 0, width, channels, above.get());
         }
-        upsample_row_channels_last<kRelu, kBlur>(coarse, width, channels, above.get(), mask, fine);
+        upsample_row_channels_last<kRelu, kBlur, kParts>(coarse, width, channels, above.get(), mask,
+                                                         fine);
       } else {
         const T* const coarse = maps + b * 4 * plane + h * width;
         if (kBlur && (row == begin || h == 0)) {
-          const T* const upper = h == 0 ? coarse : coarse + 2 * plane - width;
-          start_row_contiguous<kRelu>(upper, upper + plane, width, above.get());
+          start_row_contiguous<kRelu, kParts>(h == 0 ? coarse : coarse - width, h == 0, plane,
+                                              width, above.get());
         }
-        upsample_row_contiguous<kRelu, kBlur>(coarse, plane, width, above.get(), mask, fine);
+        upsample_row_contiguous<kRelu, kBlur, kParts>(coarse, plane, width, above.get(), mask,
+                                                      fine);
       }
       fine += width * channels * 4;
       if (mask != nullptr) mask += row_bytes;
@@ -309,17 +355,20 @@ struct Forward {
 template <typename T>
 void upsample_rows(const SubpixelUpsampleParams& p, int64_t begin, int64_t end) {
   const Forward<T> forward(p);
-  const bool vectors = p.factor == 2 && p.activation != Activation::masked &&
-                       (p.channels_last ? p.channels : p.width) >= kLanes<T>;
+  const int64_t run = p.channels_last ? p.channels : p.width;
+  const bool vectors = p.factor == 2 && p.activation != Activation::masked && run >= kLanes<T>;
   const bool with_relu = p.activation != Activation::none;
   if (!vectors) {
     for (int64_t row = begin; row < end; ++row) forward.row(row / p.height, row % p.height);
-  } else if (p.blur) {
-    with_relu ? forward.template rows2<true, true>(begin, end)
-              : forward.template rows2<false, true>(begin, end);
+  } else if (!p.blur) {
+    with_relu ? forward.template rows2<true, false, 1>(begin, end)
+              : forward.template rows2<false, false, 1>(begin, end);
+  } else if (run >= kTogether<T> * kLanes<T>) {
+    with_relu ? forward.template rows2<true, true, kTogether<T>>(begin, end)
+              : forward.template rows2<false, true, kTogether<T>>(begin, end);
   } else {
-    with_relu ? forward.template rows2<true, false>(begin, end)
-              : forward.template rows2<false, false>(begin, end);
+    with_relu ? forward.template rows2<true, true, 1>(begin, end)
+              : forward.template rows2<false, true, 1>(begin, end);
   }
 }
 
@@ -368,82 +417,122 @@ SEGFAST_LANES lanes_t<T> with_first(lanes_t<T> x, lanes_t<T> y) {
   return x;
 }
 
-// grad: row 2h of the fine tensor; last: there is no row 2h + 2. coarse: as in the forward pass.
-// width >= kLanes.
+// The kLanes cells from the w-th of a row on. grad: row 2h of the fine tensor; below: row 2h + 2.
+// Flags that are known where this is inlined cost nothing.
 template <bool kBlur, typename T>
-void gradient_row_contiguous(const T* grad, bool top, bool last, int64_t plane, int64_t width,
-                             const uint8_t* mask, T* coarse) {
-  for (int64_t first = 0; first < width; first += kLanes<T>) {
-    const int64_t w = std::min<int64_t>(first, width - kLanes<T>);
-    const T* row = grad + 2 * w;
-    lanes_t<T> g[3][3] = {};
-    Four<T> cells;
-    if (kBlur) {
-      const bool has_right = w + kLanes<T> < width;
-      load_gradients(row, has_right, g[0]);
-      load_gradients(row + 2 * width, has_right, g[1]);
-      if (!last) load_gradients(row + 4 * width, has_right, g[2]);
-      Cell<lanes_t<T>> s = blur_gradient_vector<T>(g, top, false);
-      if (w == 0) {
-        const Cell<lanes_t<T>> edge = blur_gradient_vector<T>(g, top, true);
-        s.a = with_first<T>(s.a, edge.a);
-        s.c = with_first<T>(s.c, edge.c);
-      }
-      cells = {s.a, s.b, s.c, s.d};
-    } else {
-      const Pair<T> upper = load_pairs(row), lower = load_pairs(row + 2 * width);
-      cells = {upper.even, upper.odd, lower.even, lower.odd};
+SEGFAST_LANES void gradient_cells(const T* grad, const T* below, bool top, int64_t w, bool left,
+                                  bool has_right, int64_t plane, int64_t width, const uint8_t* mask,
+                                  bool in_byte, T* coarse) {
+  const T *row = grad + 2 * w, *next = row + 2 * width;
+  Four<T> cells;
+  if (kBlur) {
+    lanes_t<T> g[3][3];
+    load_gradients(row, has_right, g[0]);
+    load_gradients(next, has_right, g[1]);
+    load_gradients(below + 2 * w, has_right, g[2]);
+    Cell<lanes_t<T>> s = blur_gradient_vector<T>(g, top, false);
+    if (left) {
+      const Cell<lanes_t<T>> edge = blur_gradient_vector<T>(g, top, true);
+      s.a = with_first<T>(s.a, edge.a);
+      s.c = with_first<T>(s.c, edge.c);
     }
-    Stored<T> stored = stored_cells(cells);
-    if (mask != nullptr) stored = keep_cells<T, kBlur>(mask + (w >> 1), stored, w % 2 != 0);
-    store_planes<kBlur>(coarse + w, plane, stored);
+    cells = {s.a, s.b, s.c, s.d};
+  } else {
+    const Pair<T> upper = load_pairs(row), lower = load_pairs(next);
+    cells = {upper.even, upper.odd, lower.even, lower.odd};
+  }
+  const Stored<T> stored = keep_cells<T, kBlur>(mask + (w >> 1), stored_cells(cells), in_byte);
+  store_planes<kBlur>(coarse + w, plane, stored);
+}
+
+// A row of cells; coarse: as in the forward pass. width >= kLanes.
+template <bool kBlur, bool kTop, typename T>
+void gradient_row_contiguous(const T* grad, const T* below, int64_t plane, int64_t width,
+                             const uint8_t* mask, T* coarse) {
+  const int64_t last = width - kLanes<T>;  // the last vector may overlap
+  gradient_cells<kBlur>(grad, below, kTop, 0, true, last > 0, plane, width, mask, false, coarse);
+  int64_t w = kLanes<T>;
+  for (; w < last; w += kLanes<T>) {
+    gradient_cells<kBlur>(grad, below, kTop, w, false, true, plane, width, mask, false, coarse);
+  }
+  if (w < width) {
+    gradient_cells<kBlur>(grad, below, kTop, last, false, false, plane, width, mask, last % 2 != 0,
+                          coarse);
   }
 }
 
-// channels >= kLanes.
-template <bool kBlur, typename T>
-void gradient_row_channels_last(const T* grad, bool top, bool last, int64_t width, int64_t channels,
-                                const uint8_t* mask, T* coarse) {
-  using V = lanes_t<T>;
-  V right[kSlots][3];
-  const bool whole_bytes = channels % 2 == 0;
+// kParts vectors of cells and what their blur is made of: in three fine rows, the own column and
+// the one to the right, and what is kept of the one to the left.
+template <int kParts, typename T>
+SEGFAST_LANES void gradient_channels(const T* const (&own)[3], const T* const (&right)[3],
+                                     lanes_t<T> (*kept)[3], int64_t c, bool top, bool left,
+                                     const uint8_t* mask, T* coarse) {
+  Cell<lanes_t<T>> cells[kParts];
+  for (int part = 0; part < kParts; ++part, ++kept) {
+    lanes_t<T> g[3][3];
+    for (int y = 0; y < 3; ++y) {
+      g[y][0] = (*kept)[y];
+      g[y][1] = quartered_unless_narrow<T>(load_channels<kParts>(own[y] + c, part));
+      g[y][2] = quartered_unless_narrow<T>(load_channels<kParts>(right[y] + c, part));
+      (*kept)[y] = g[y][2];
+    }
+    cells[part] = blur_gradient_vector<T>(g, top, left);
+  }
+  store_cells(coarse, cells, mask);
+}
+
+// zeros: as many as there are channels. channels >= kParts * kLanes.
+template <int kParts, typename T>
+void blurred_gradient_row_channels_last(const T* grad, const T* below, const T* zeros, bool top,
+                                        int64_t width, int64_t channels, const uint8_t* mask,
+                                        T* coarse) {
+  constexpr int64_t kStep = kParts * kLanes<T>;
+  lanes_t<T> kept[kSlots][3];
+  const T* const rows[3] = {grad, grad + 2 * width * channels, below};
   for (int64_t block = 0; block < channels; block += kSlots * kLanes<T>) {
+    const int64_t end = std::min(channels, block + kSlots * kLanes<T>);
+    lanes_t<T>(*slot)[3] = kept;
+    for (int64_t first = block; first < end; first += kStep) {
+      const int64_t c = std::min<int64_t>(first, channels - kStep);  // the last may overlap
+      for (int part = 0; part < kParts; ++part, ++slot) {
+        for (int y = 0; y < 3; ++y) {
+          (*slot)[y] = quartered_unless_narrow<T>(load_channels<kParts>(rows[y] + c, part));
+        }
+      }
+    }
     for (int64_t w = 0; w < width; ++w) {
-      V(*slot)[3] = right;
-      for (int64_t first = block; first < std::min(channels, block + kSlots * kLanes<T>);
-           first += kLanes<T>, ++slot) {
-        const int64_t c = std::min<int64_t>(first, channels - kLanes<T>);
-        V q[3][3];
-        for (int y = 0; y < (kBlur ? 3 : 2); ++y) {
-          const T* row = grad + 2 * (y * width + w) * channels + c;
-          if (!kBlur) {
-            q[y][0] = load_lanes(row);
-            q[y][1] = load_lanes(row + channels);
-          } else if (y == 2 && last) {
-            q[y][0] = q[y][1] = q[y][2] = V{};
-          } else {
-            q[y][0] = w == 0 ? quartered_unless_narrow<T>(load_lanes(row)) : (*slot)[y];
-            q[y][1] = quartered_unless_narrow<T>(load_lanes(row + channels));
-            q[y][2] =
-                w == width - 1 ? V{} : quartered_unless_narrow<T>(load_lanes(row + 2 * channels));
-            (*slot)[y] = q[y][2];
-          }
+      const T *own[3], *right[3];
+      for (int y = 0; y < 3; ++y) {
+        own[y] = rows[y] + (2 * w + 1) * channels;
+        right[y] = w == width - 1 ? zeros : own[y] + channels;
+      }
+      slot = kept;
+      for (int64_t first = block; first < end; first += kStep, slot += kParts) {
+        const int64_t c = std::min<int64_t>(first, channels - kStep), cell = w * channels + c;
+        const uint8_t* const bits = mask == nullptr ? nullptr : mask + cell / 2;
+        if (top || w == 0) {
+          gradient_channels<kParts>(own, right, slot, c, top, w == 0, bits, coarse + cell * 4);
+        } else {
+          gradient_channels<kParts>(own, right, slot, c, false, false, bits, coarse + cell * 4);
         }
-        Four<T> cells{q[0][0], q[0][1], q[1][0], q[1][1]};
-        if (kBlur) {
-          const Cell<V> s = blur_gradient_vector<T>(q, top, w == 0);
-          cells = {s.a, s.b, s.c, s.d};
-        }
-        const int64_t cell = w * channels + c;
-        Stored<T> stored = stored_cells(cells);
-        if (mask != nullptr && whole_bytes) {
-          stored = keep_cells<T, false>(mask + cell / 2, stored, false);
-        }
-        store_fours(coarse + cell * 4, stored);
       }
     }
   }
-  if (mask != nullptr && !whole_bytes) apply_mask(coarse, width * channels * 4, mask);
+}
+
+// The same without a blur: a copy. channels >= kLanes.
+template <typename T>
+void gradient_row_channels_last(const T* grad, int64_t width, int64_t channels, const uint8_t* mask,
+                                T* coarse) {
+  for (int64_t w = 0; w < width; ++w) {
+    const T *upper = grad + 2 * w * channels, *lower = upper + 2 * width * channels;
+    for (int64_t first = 0; first < channels; first += kLanes<T>) {
+      const int64_t c = std::min<int64_t>(first, channels - kLanes<T>), cell = w * channels + c;
+      const Cell<lanes_t<T>> cells[1] = {{load_lanes(upper + c), load_lanes(upper + channels + c),
+                                          load_lanes(lower + c), load_lanes(lower + channels + c)}};
+      store_cells(coarse + cell * 4, cells, mask == nullptr ? nullptr : mask + cell / 2);
+    }
+  }
 }
 
 // ---- backward, any factor
@@ -488,23 +577,38 @@ struct Backward {
     }
   }
 
-  // Rows of vectors, factor 2.
-  template <bool kBlur>
+  // Rows of vectors, factor 2; kParts of them together in torch.channels_last.
+  template <bool kBlur, int kParts>
   void rows2(int64_t begin, int64_t end) const {
     const int64_t width = p.width, plane = p.height * width, length = width * p.channels * 4;
     const int64_t row_bytes = mask_row_bytes(width, p.channels, 2);
     const T* grad = static_cast<const T*>(p.grad_output) + begin * length;
     const uint8_t* mask = p.mask == nullptr ? nullptr : p.mask + begin * row_bytes;
     T* const maps = static_cast<T*>(p.grad_input);
+    // What lies beyond the map, and the mask of a contiguous map that has none.
+    const std::unique_ptr<T[]> zeros(new T[length / 2]());
+    const int64_t bytes = p.channels_last ? 0 : row_bytes;
+    const std::unique_ptr<uint8_t[]> ones(new uint8_t[bytes]);
+    std::fill_n(ones.get(), bytes, uint8_t{0xff});
     int64_t b = begin / p.height, h = begin % p.height;
     for (int64_t row = begin; row < end; ++row) {
-      const bool top = h == 0, last = h == p.height - 1;
+      const bool top = h == 0;
+      const T* const below = h == p.height - 1 ? zeros.get() : grad + length;
       if (p.channels_last) {
-        gradient_row_channels_last<kBlur>(grad, top, last, width, p.channels, mask,
-                                          maps + row * length);
+        T* const coarse = maps + row * length;
+        const uint8_t* const bits = p.channels % 2 == 0 ? mask : nullptr;
+        if constexpr (kBlur) {
+          blurred_gradient_row_channels_last<kParts>(grad, below, zeros.get(), top, width,
+                                                     p.channels, bits, coarse);
+        } else {
+          gradient_row_channels_last(grad, width, p.channels, bits, coarse);
+        }
+        if (bits != mask) apply_mask(coarse, length, mask);
       } else {
-        gradient_row_contiguous<kBlur>(grad, top, last, plane, width, mask,
-                                       maps + b * 4 * plane + h * width);
+        const auto gradient_row = kBlur && top ? gradient_row_contiguous<kBlur, true, T>
+                                               : gradient_row_contiguous<kBlur, false, T>;
+        gradient_row(grad, below, plane, width, mask == nullptr ? ones.get() : mask,
+                     maps + b * 4 * plane + h * width);
       }
       grad += length;
       if (mask != nullptr) mask += row_bytes;
@@ -518,10 +622,12 @@ void gradient_rows(const SubpixelUpsampleBackwardParams& p, int64_t begin, int64
   const Backward<T> backward{p, {p.channels, p.height, p.width, p.factor, p.channels_last}};
   if (p.factor != 2 || (p.channels_last ? p.channels : p.width) < kLanes<T>) {
     for (int64_t row = begin; row < end; ++row) backward.row(row / p.height, row % p.height);
-  } else if (p.blur) {
-    backward.template rows2<true>(begin, end);
+  } else if (!p.blur) {
+    backward.template rows2<false, 1>(begin, end);
+  } else if (p.channels_last && p.channels >= kTogether<T> * kLanes<T>) {
+    backward.template rows2<true, kTogether<T>>(begin, end);
   } else {
-    backward.template rows2<false>(begin, end);
+    backward.template rows2<true, 1>(begin, end);
   }
 }
 

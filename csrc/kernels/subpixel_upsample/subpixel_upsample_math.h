@@ -28,17 +28,22 @@ SEGFAST_HOST_DEVICE A sum4(A a, A b, A c, A d) {
   return (((a + b) + c) + d) + A{};
 }
 
-// The mean of four, given their sum without that +0.
+// What is summed to a mean of four: the sum of the first two, the third and the fourth.
 template <typename A>
-SEGFAST_HOST_DEVICE A quarter(A sum) {
-  return (sum + A{}) * 0.25f;
+struct Terms {
+  A pair, third, fourth;
+};
+
+template <typename A>
+SEGFAST_HOST_DEVICE A mean(Terms<A> x) {
+  return (((x.pair + x.third) + x.fourth) + A{}) * 0.25f;
 }
 
 // The blur: the mean of an element, its left and its upper neighbours. Beyond the left and the
 // upper edge stand the edge's own values.
 template <typename A>
 SEGFAST_HOST_DEVICE A mean4(A upper_left, A upper, A left, A center) {
-  return quarter(((upper_left + upper) + left) + center);
+  return mean(Terms<A>{upper_left + upper, left, center});
 }
 
 // A 2x2 cell of the fine tensor, or the four subpixels it is made of: [[a, b], [c, d]].
@@ -59,19 +64,24 @@ SEGFAST_HOST_DEVICE Above<A> above_cell(A c, A d, A corner_d) {
   return {corner_d + c, c + d};
 }
 
-// The blur of a whole cell, as sums of four. left_b, left_d: of the cell to the left.
-template <typename A>
-SEGFAST_HOST_DEVICE Cell<A> blur_sums(Cell<A> s, Above<A> above, A left_b, A left_d) {
-  return {(above.a + left_b) + s.a, (above.b + s.a) + s.b, ((left_b + s.a) + left_d) + s.c,
-          ((s.a + s.b) + s.c) + s.d};
+// What the blur of a cell's element is the mean of: 0 to 3 are a to d. left_b, left_d: of the cell
+// to the left.
+template <int kElement, typename A>
+SEGFAST_HOST_DEVICE Terms<A> blur_terms(Cell<A> s, Above<A> above, A left_b, A left_d) {
+  if constexpr (kElement == 0) return {above.a, left_b, s.a};
+  if constexpr (kElement == 1) return {above.b, s.a, s.b};
+  if constexpr (kElement == 2) return {left_b + s.a, left_d, s.c};
+  return {s.a + s.b, s.c, s.d};
 }
 
 // upper_c, upper_d: of the cell above; corner_d: of the cell above that to the left.
 template <typename A>
 SEGFAST_HOST_DEVICE Cell<A> blur_cell(Cell<A> s, A upper_c, A upper_d, A left_b, A left_d,
                                       A corner_d) {
-  s = blur_sums(s, above_cell(upper_c, upper_d, corner_d), left_b, left_d);
-  return {quarter(s.a), quarter(s.b), quarter(s.c), quarter(s.d)};
+  const Above<A> above = above_cell(upper_c, upper_d, corner_d);
+  return {
+      mean(blur_terms<0>(s, above, left_b, left_d)), mean(blur_terms<1>(s, above, left_b, left_d)),
+      mean(blur_terms<2>(s, above, left_b, left_d)), mean(blur_terms<3>(s, above, left_b, left_d))};
 }
 
 // The blur's derivative at (y, x) of a map of height x width, given grad(y, x), a quarter of the
