@@ -96,12 +96,6 @@ SEGFAST_LANES V upper_pairs(V x, V y, std::integer_sequence<int, kIndex...>) {
   return SEGFAST_SHUFFLE(x, y, Index, (kCount / 2 + kIndex / 2 + kIndex % 2 * kCount)...);
 }
 template <typename V, int... kIndex>
-SEGFAST_LANES V after_first(V first, V x, std::integer_sequence<int, kIndex...>) {
-  using Index = decltype(x == x);
-  constexpr int kCount = sizeof...(kIndex);
-  return SEGFAST_SHUFFLE(first, x, Index, (kIndex == 0 ? 0 : kCount + kIndex - 1)...);
-}
-template <typename V, int... kIndex>
 SEGFAST_LANES V after_last(V previous, V x, std::integer_sequence<int, kIndex...>) {
   using Index = decltype(x == x);
   constexpr int kCount = sizeof...(kIndex);
@@ -176,11 +170,7 @@ template <typename V>
 SEGFAST_LANES V halves(V lower, V upper) {
   return halves(lower, upper, lane_numbers<V>{});
 }
-// The left neighbours of x: first[0] x0 x1 ..., or the last lane of previous, x0 x1 ...
-template <typename V>
-SEGFAST_LANES V after_first(V first, V x) {
-  return after_first(first, x, lane_numbers<V>{});
-}
+// The left neighbours of x: the last lane of previous, x0 x1 ...
 template <typename V>
 SEGFAST_LANES V after_last(V previous, V x) {
   return after_last(previous, x, lane_numbers<V>{});
