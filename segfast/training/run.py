@@ -38,6 +38,7 @@ from segfast.training.callbacks import Bar, Checkpoints, Interrupted, Reporter
 from segfast.training.checkpoint import AtomicCheckpointIO
 from segfast.training.evaluate import write_scores
 from segfast.training.history import History, Row
+from segfast.training.memory import keep_freed_memory
 from segfast.training.module import SegmentationModule
 from segfast.training.pictures import curves, save
 from segfast.training.plan import Plan, chosen
@@ -204,8 +205,11 @@ def build_module(plan: Plan, data: DataReport) -> SegmentationModule:
 
 def build_trainer(plan: Plan, callbacks: list[Callback], **options: Any) -> Trainer:
     """Lightning's trainer, with nothing on that prints or writes by itself."""
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        keep_freed_memory()
     return Trainer(
-        accelerator="cuda" if torch.cuda.is_available() else "cpu",
+        accelerator="cuda" if cuda else "cpu",
         precision=plan.options.precision,  # type: ignore[arg-type]  # checked by make_plan
         callbacks=callbacks,
         num_sanity_val_steps=0,
