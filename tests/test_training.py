@@ -480,8 +480,9 @@ def faults():
 faults()
 given_back = faults()
 keep_freed_memory()
-faults()
-print(given_back, faults())
+# An aligned block needs a little more room than the one freed before it leaves: glibc finds it once
+# neighbours were freed too.
+print(given_back, min(faults() for _ in range(20)))
 """
 
 
