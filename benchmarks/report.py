@@ -102,7 +102,7 @@ def page(results: Results) -> str:
 
 def _targets(results: Results) -> list[str]:
     """What a page says of the targets that rows miss."""
-    missed = list(misses(results.rows, results.machine))
+    missed = list(misses(results.rows))
     if not missed:
         return []
     rows, ours = {miss.row.cell for miss in missed}, {m.row.cell for m in missed if m.is_ours}

@@ -18,7 +18,7 @@ from segfast._extension import C
 from segfast._files import write_text
 from segfast.bench.models import ModelRow
 from segfast.bench.run import Row, as_dict
-from segfast.bench.timing import autograd_seconds, copy_bandwidth
+from segfast.bench.timing import copy_bandwidth
 
 
 @dataclass
@@ -36,7 +36,6 @@ class Results:
         """Empty results, after a look at the machine."""
         machine = describe(device)
         machine["copy_gb_per_s"] = round(copy_bandwidth(device) / 1e9, 1)
-        machine["autograd_ms"] = round(1e3 * autograd_seconds(device), 4)
         return cls(machine, command or shlex.join(sys.orig_argv))
 
     @classmethod

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from segfast.bench.run import Row
 
@@ -88,18 +87,17 @@ def _on_gpu(row: Row) -> Target | None:
     return None
 
 
-def misses(rows: Sequence[Row], machine: dict[str, Any]) -> Iterator[Miss]:
-    """All of ``rows`` on ``machine``, in their order.
+def misses(rows: Sequence[Row]) -> Iterator[Miss]:
+    """All of ``rows``, in their order.
 
-    No kernel can save the time that autograd itself takes: in a backward pass on the CPU it is
-    added to the floor's.
+    No kernel can save the time that autograd itself takes in a backward pass: it is added to the
+    floor's.
     """
     for row in rows:
         to_reach, floor = target(row), row.ms.get("floor")
         if to_reach is None or floor is None:
             continue
-        is_backward = row.threads is not None and row.direction == "backward"
-        fixed = machine.get("autograd_ms", 0.0) if is_backward else 0.0
+        fixed = row.ms.get("autograd", 0.0)
         for name, factor in (("eager", to_reach.eager), ("compile", to_reach.compiled)):
             if row.ratio.get(name, factor) < factor:
                 by_floor = row.ms[name] / (floor + fixed)

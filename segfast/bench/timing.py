@@ -148,14 +148,6 @@ def compare(
             return Timing(samples)
 
 
-def autograd_seconds(device: torch.device, seconds: float = 0.2) -> float:
-    """Of a backward pass that computes nothing: no backward pass of an op can take less."""
-    leaf = torch.ones(1, device=device).requires_grad_()
-    view, grad = leaf.view_as(leaf), torch.ones(1, device=device)
-    call = lambda: torch.autograd.grad(view, leaf, grad, retain_graph=True)  # noqa: E731
-    return compare([call], device, seconds).seconds[0]
-
-
 def copy_bandwidth(device: torch.device, seconds: float = 0.5) -> float:
     """Bytes a second, read and written together, of a copy between two buffers long touched."""
     size = 2**30 if device.type == "cuda" else 2**27
