@@ -1,19 +1,24 @@
 #include "kernels/bandwidth/bandwidth.h"
 
+#include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <utility>
+
 #include "bindings/checks.h"
+#include "bindings/node.h"
 
 namespace segfast {
 namespace {
 
+using Tensors = std::vector<at::Tensor>;
+
 // Reads every byte of `reads`, and returns fresh tensors of the sizes of `writes`, filled with 0.
-std::vector<at::Tensor> read_and_write(const std::vector<at::Tensor>& reads,
-                                       const std::vector<at::Tensor>& writes) {
+Tensors read_and_write(const Tensors& reads, const Tensors& writes) {
   std::vector<const unsigned char*> read_data;
   std::vector<unsigned char*> write_data;
   std::vector<size_t> read_bytes, write_bytes;
-  std::vector<at::Tensor> outputs;
+  Tensors outputs;
   size_t bytes = 0;
   for (const at::Tensor& tensor : reads) {
     TORCH_CHECK_VALUE(tensor.is_cpu() && tensor.is_non_overlapping_and_dense(),
@@ -42,10 +47,33 @@ std::vector<at::Tensor> read_and_write(const std::vector<at::Tensor>& reads,
   return outputs;
 }
 
+// A backward pass that does no more than that: what it takes longer is autograd's own.
+class ReadAndWriteBackward final : public torch::autograd::Node {
+ public:
+  ReadAndWriteBackward(const at::Tensor& input, Tensors reads)
+      : Node(torch::autograd::collect_next_edges(input)),
+        reads_(std::move(reads)),
+        writes_{input.detach()} {}
+
+  Tensors apply(Tensors&&) override { return read_and_write(reads_, writes_); }
+
+ private:
+  Tensors reads_, writes_;
+};
+
+// An output like `output` whose backward pass, for `input`, reads `reads`.
+at::Tensor with_read_and_write_backward(const at::Tensor& input, const at::Tensor& output,
+                                        const Tensors& reads) {
+  at::Tensor result = at::empty_like(output);
+  torch::autograd::set_history(result, make_node<ReadAndWriteBackward>(input, reads));
+  return result;
+}
+
 }  // namespace
 
 void bind_bandwidth(pybind11::module_& m) {
   m.def("read_and_write", &read_and_write, pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def("with_read_and_write_backward", &with_read_and_write_backward);
 }
 
 }  // namespace segfast

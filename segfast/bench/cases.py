@@ -37,7 +37,7 @@ class Comparison:
     reads: Sequence[Tensor]
     writes: Sequence[Tensor]
     tolerance: float = 0.0  # relative and absolute, where the order of sums differs
-    autograd: Call | None = None  # the same pass through autograd, of an op that computes nothing
+    autograd: Call | None = None  # the floor of a backward pass, called by autograd as ours is
 
     @property
     def bytes(self) -> int:
@@ -128,7 +128,8 @@ def backward(
         out = floats(layer(leaf))[0]
         return lambda: torch.autograd.grad(out, leaf, grad, retain_graph=True)
 
-    leaf = torch.ones(1, device=x.device).requires_grad_()
-    view, ones = leaf.view_as(leaf), torch.ones(1, device=x.device)
-    nothing = lambda: torch.autograd.grad(view, leaf, ones, retain_graph=True)  # noqa: E731
-    return Comparison(ours, theirs, call, (grad, *reads), (x,), tolerance, nothing)
+    autograd = None
+    if C is not None and x.is_cpu:
+        floor = C.with_read_and_write_backward
+        autograd = call(lambda leaf: floor(leaf, grad, [grad, *reads]))
+    return Comparison(ours, theirs, call, (grad, *reads), (x,), tolerance, autograd)
