@@ -41,8 +41,12 @@
     apply_to = function)
 #else
 #pragma GCC push_options
+#if defined(SEGFAST_EMULATED_AVX512)
+#pragma GCC target("avx2,fma,f16c,bmi,bmi2")
+#else
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2")
 #pragma GCC target("prefer-vector-width=512")
+#endif
 #endif
 #define SEGFAST_ISA isa_avx512
 #define SEGFAST_ISA_AVX2 1

@@ -11,6 +11,9 @@ bool supported(Isa isa) {
 #if SEGFAST_X86_VARIANTS
   switch (isa) {
     case Isa::avx512:
+#if defined(SEGFAST_EMULATED_AVX512)
+      return supported(Isa::avx2);
+#endif
       return SEGFAST_AVX512_VARIANT && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl") && supported(Isa::avx2);

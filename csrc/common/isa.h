@@ -5,14 +5,14 @@
 // or unsupported name is an error at the first call), which is how each variant is tested.
 #pragma once
 
-// SEGFAST_LANE_BYTES: one variant with lanes as wide as that, without an intrinsic, so that a test
-// can run what the widest ones do on a machine that has none.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(SEGFAST_LANE_BYTES)
+#if defined(__x86_64__) && defined(__GNUC__)
 #define SEGFAST_X86_VARIANTS 1
 #else
 #define SEGFAST_X86_VARIANTS 0
 #endif
-// SEGFAST_NO_AVX512 leaves that variant out, for tests on a machine that could not run it.
+// SEGFAST_NO_AVX512 leaves that variant out, for tests on a machine that could not run it;
+// SEGFAST_EMULATED_AVX512 compiles it for AVX2, with csrc/tests/emulated_avx512.h in place of its
+// instructions.
 #if SEGFAST_X86_VARIANTS && !defined(SEGFAST_NO_AVX512)
 #define SEGFAST_AVX512_VARIANT 1
 #else

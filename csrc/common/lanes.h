@@ -17,8 +17,6 @@ namespace {
 constexpr int kLaneBytes = 64;
 #elif defined(SEGFAST_ISA_AVX2)
 constexpr int kLaneBytes = 32;
-#elif defined(SEGFAST_LANE_BYTES)
-constexpr int kLaneBytes = SEGFAST_LANE_BYTES;
 #else
 constexpr int kLaneBytes = 16;
 #endif
