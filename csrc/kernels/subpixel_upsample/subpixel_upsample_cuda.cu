@@ -13,8 +13,9 @@
 // 170 us).
 #include "common/dispatch.h"
 #include "common/divider.h"
-#include "common/vec.h"
+#include "common/scalar_math.h"
 #include "kernels/pixel_shuffle/pixel_shuffle_math.h"
+#include "kernels/subpixel_upsample/cells_cuda.cuh"
 #include "kernels/subpixel_upsample/subpixel_upsample.h"
 #include "kernels/subpixel_upsample/subpixel_upsample_math.h"
 
@@ -31,40 +32,9 @@ constexpr int64_t kEnoughThreads = 1 << 6;  // so that small tests reach both
 constexpr int64_t kEnoughThreads = 1 << 18;
 #endif
 
-// In 16-byte accesses, or one smaller one.
-template <typename T, int N>
-__device__ __forceinline__ void load_array(const T* address, T (&values)[N]) {
-  constexpr int kStep = N < kVec16<T> ? N : kVec16<T>;
-#pragma unroll
-  for (int first = 0; first < N; first += kStep) {
-    const Vec<T, kStep> part = Vec<T, kStep>::load(address + first);
-#pragma unroll
-    for (int k = 0; k < kStep; ++k) values[first + k] = part.at[k];
-  }
-}
-
-template <typename T, int N>
-__device__ __forceinline__ void store_array(T* address, const T (&values)[N]) {
-  constexpr int kStep = N < kVec16<T> ? N : kVec16<T>;
-#pragma unroll
-  for (int first = 0; first < N; first += kStep) {
-    Vec<T, kStep> part;
-#pragma unroll
-    for (int k = 0; k < kStep; ++k) part.at[k] = values[first + k];
-    part.store(address + first);
-  }
-}
-
-template <typename T, int N>
-__device__ __forceinline__ void store_rounded(T* address, const accumulate_t<T> (&values)[N]) {
-  constexpr int kStep = N < kVec16<T> ? N : kVec16<T>;
-#pragma unroll
-  for (int first = 0; first < N; first += kStep) {
-    accumulate_t<T> part[kStep];
-#pragma unroll
-    for (int k = 0; k < kStep; ++k) part[k] = values[first + k];
-    vec_from_floats<T>(part).store(address + first);
-  }
+template <typename I>
+__device__ __forceinline__ I thread_item() {
+  return static_cast<I>(blockIdx.x) * kThreads + static_cast<I>(threadIdx.x);
 }
 
 // Offsets need I; items are counted in 32 bits.
@@ -74,397 +44,533 @@ struct CellParams {
   T* destination;       // output, or grad_input
   uint8_t* write_mask;  // forward, or nullptr
   const uint8_t* mask;  // backward, or nullptr
-  ShuffleShape<I> shape;
+  I channels, height, width;
   Divider<int32_t> group;   // groups of kCells in a row (contiguous) or in a pixel (channels_last)
-  Divider<int32_t> width;   // channels_last alone
+  Divider<int32_t> pixels;  // of a row: channels_last alone
   Divider<int32_t> strips;  // groups of kRows rows in a map
   int32_t items;
   bool relu, blur;
+
+  template <bool kChannelsLast>
+  __device__ __forceinline__ ShuffleShape<I> shape() const {
+    return {kChannelsLast ? channels : I{1}, height, width, 2, kChannelsLast};
+  }
 };
 
 // Cells side by side of one thread, and where they lie.
 template <typename T>
 constexpr int kUpsampleCells = sizeof(T) >= 4 ? 2 : 4;  // whole bytes of the mask: 4 bits a cell
+template <typename T, typename I>
+constexpr int kBlocks = sizeof(T) < 8 && sizeof(I) == 4 ? 4 : 1;
 
-template <int kCells, int kRows>
+// The cells of one thread: kCells side by side, in kRows rows.
+template <bool kChannelsLast, int kCells, int kRows>
 struct Place {
   int32_t b, h, w, c;
+  int32_t rows;  // of the map, from h on
 
   template <typename P>
   __device__ __forceinline__ Place(const P& p, int32_t item) {
     const int32_t rest = p.group.divide(item);
     const int32_t first = p.group.remainder(item, rest) * kCells;
-    int32_t strip = rest;
-    w = first;
-    c = 0;
-    if (p.shape.channels_last) {
-      strip = p.width.divide(rest);
-      w = p.width.remainder(rest, strip);
-      c = first;
-    }
+    const int32_t strip = kChannelsLast ? p.pixels.divide(rest) : rest;
+    w = kChannelsLast ? p.pixels.remainder(rest, strip) : first;
+    c = kChannelsLast ? first : 0;
     b = p.strips.divide(strip);
     h = p.strips.remainder(strip, b) * kRows;
+    rows = static_cast<int32_t>(p.height) - h;
   }
+  __device__ __forceinline__ bool has_row(int k) const { return k == 0 || k < rows; }
 };
 
 // ---- forward
 
-// What a thread knows of one coarse row: its cells, and b and d of the cell to the left.
-template <typename T, int kCells>
+// What a thread knows of one coarse row: its cells, and b and d of the cell to the left of each.
+template <typename A, int kCells>
 struct CoarseRow {
-  Cell<T> cell[kCells];
-  T left_b, left_d;
+  Cell<A> cell[kCells];
+  A left_b[kCells], left_d[kCells];
 };
 
-// Contiguous: cells w... of row (b, h). corners: also the cell to the left.
-template <int kCells, typename T, typename I>
-__device__ __forceinline__ CoarseRow<T, kCells> load_row(const CellParams<T, I>& p,
-                                                         const T* address, int32_t w,
-                                                         bool corners) {
-  const I plane = p.shape.height * p.shape.width;
-  CoarseRow<T, kCells> row;
-  T s[4][kCells];
-#pragma unroll
-  for (int k = 0; k < 4; ++k) load_array(address + k * plane, s[k]);
-#pragma unroll
-  for (int k = 0; k < kCells; ++k) row.cell[k] = {s[0][k], s[1][k], s[2][k], s[3][k]};
-  if (corners && w > 0) {
-    row.left_b = address[plane - 1];
-    row.left_d = address[3 * plane - 1];
-  } else {
-    row.left_b = s[0][0];
-    row.left_d = s[2][0];
-  }
-  return row;
-}
-
+// The blur of a row. above: what the row above contributes; becomes what this one does to the next.
 template <int kCells, typename A>
-__device__ __forceinline__ void blur_row(Cell<A> (&out)[kCells], const CoarseRow<A, kCells>& row,
-                                         const CoarseRow<A, kCells>& above, bool top) {
+__device__ __forceinline__ void blur_row(const CoarseRow<A, kCells>& row, Above<A> (&above)[kCells],
+                                         Cell<A> (&out)[kCells]) {
 #pragma unroll
-  for (int k = 0; k < kCells; ++k) {
-    const Cell<A> s = row.cell[k];
-    const A left_b = k > 0 ? row.cell[k > 0 ? k - 1 : 0].b : row.left_b;
-    const A left_d = k > 0 ? row.cell[k > 0 ? k - 1 : 0].d : row.left_d;
-    const A above_d = k > 0 ? above.cell[k > 0 ? k - 1 : 0].d : above.left_d;
-    out[k] = blur_cell(s, top ? s.a : above.cell[k].c, top ? s.b : above.cell[k].d, left_b, left_d,
-                       top ? left_b : above_d);
+  for (int v = 0; v < kCells; ++v) {
+    const Cell<A>& s = row.cell[v];
+    out[v] = blur_cell(s, above[v], row.left_b[v], row.left_d[v], Madd{});
+    above[v] = above_cell(s.c, s.d, row.left_d[v]);
   }
 }
 
-template <typename T>
-__device__ __forceinline__ accumulate_t<T> activated(T value, bool with_relu) {
-  const accumulate_t<T> x = to_float(value);
-  return with_relu ? relu(x) : x;
-}
-
-template <int kCells, typename T>
-__device__ __forceinline__ CoarseRow<accumulate_t<T>, kCells> activated(
-    const CoarseRow<T, kCells>& row, bool with_relu) {
-  CoarseRow<accumulate_t<T>, kCells> result;
+// Without a blur, a zero keeps its sign.
+template <int kCells, typename A>
+__device__ __forceinline__ void relu_cells(Cell<A> (&cells)[kCells]) {
 #pragma unroll
-  for (int k = 0; k < kCells; ++k) {
-    const Cell<T>& s = row.cell[k];
-    result.cell[k] = {activated(s.a, with_relu), activated(s.b, with_relu),
-                      activated(s.c, with_relu), activated(s.d, with_relu)};
-  }
-  result.left_b = activated(row.left_b, with_relu);
-  result.left_d = activated(row.left_d, with_relu);
-  return result;
+  for (Cell<A>& s : cells) s = {relu(s.a), relu(s.b), relu(s.c), relu(s.d)};
 }
 
-template <int kCells, typename T>
-__device__ __forceinline__ uint32_t mask_bits(const CoarseRow<T, kCells>& row) {
-  uint32_t bits = 0;
+// Contiguous: a, b, c and d of cells side by side, each from its plane.
+template <typename T, int kCells>
+struct Planes {
+  Packed<T, kCells> of[4];
+
+  template <typename I>
+  __device__ __forceinline__ static Planes load(const T* address, I plane) {
+    Planes planes;
 #pragma unroll
-  for (int k = 0; k < kCells; ++k) {
-    const Cell<T>& s = row.cell[k];
-    bits |= (passes_gradient(to_float(s.a)) ? 1u : 0u) << (4 * k);
-    bits |= (passes_gradient(to_float(s.b)) ? 2u : 0u) << (4 * k);
-    bits |= (passes_gradient(to_float(s.c)) ? 4u : 0u) << (4 * k);
-    bits |= (passes_gradient(to_float(s.d)) ? 8u : 0u) << (4 * k);
+    for (int i = 0; i < 4; ++i) planes.of[i] = Packed<T, kCells>::load(address + i * plane);
+    return planes;
   }
-  return bits;
-}
+  __device__ __forceinline__ void cells(Cell<accumulate_t<T>> (&cells)[kCells],
+                                        bool with_relu) const {
+    accumulate_t<T> s[4][kCells];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) activated(of[i], with_relu).floats(s[i]);
+#pragma unroll
+    for (int v = 0; v < kCells; ++v) cells[v] = {s[0][v], s[1][v], s[2][v], s[3][v]};
+  }
+};
 
-template <int kCells>
-__device__ __forceinline__ void store_bits(uint8_t* address, uint32_t bits) {
-  if constexpr (kCells == 4) {
-    __stcs(reinterpret_cast<uint16_t*>(address), static_cast<uint16_t>(bits));
-  } else {
-    __stcs(address, static_cast<uint8_t>(bits));
+// The k-th of a thread's coarse rows.
+template <int kCells, typename T, typename I, typename P>
+__device__ __forceinline__ void store_row(const CellParams<T, I>& p, const P& at, int k,
+                                          const Planes<T, kCells>& planes,
+                                          const Cell<accumulate_t<T>> (&cells)[kCells]) {
+  accumulate_t<T> fine[2][2 * kCells];
+#pragma unroll
+  for (int v = 0; v < kCells; ++v) {
+    fine[0][2 * v] = cells[v].a;
+    fine[0][2 * v + 1] = cells[v].b;
+    fine[1][2 * v] = cells[v].c;
+    fine[1][2 * v + 1] = cells[v].d;
+  }
+  const I row = at.b * p.height + at.h;
+  T* const out =
+      p.destination + p.template shape<false>().fine(row * 2, I{at.w} * 2, 0) + k * 4 * p.width;
+  vec_from_floats<T>(fine[0]).store(out);
+  vec_from_floats<T>(fine[1]).store(out + 2 * p.width);
+  if (p.write_mask != nullptr) {
+    PassingBits<T> passing;
+    passing.template add<0, 4>(planes.of[0]);
+    passing.template add<1, 4>(planes.of[1]);
+    passing.template add<2, 4>(planes.of[2]);
+    passing.template add<3, 4>(planes.of[3]);
+    passing.store(p.write_mask + ((row * p.width + at.w) >> 1) + k * (p.width >> 1));
   }
 }
 
 template <typename T, typename I, int kRows>
-__global__ void __launch_bounds__(kThreads) upsample_rows_kernel(const CellParams<T, I> p) {
+__global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
+    upsample_rows_kernel(const CellParams<T, I> p) {
   using A = accumulate_t<T>;
   constexpr int kCells = kUpsampleCells<T>;
-  const int32_t item =
-      static_cast<int32_t>(blockIdx.x) * kThreads + static_cast<int32_t>(threadIdx.x);
+  const int32_t item = thread_item<int32_t>();
   if (item >= p.items) return;
-  const Place<kCells, kRows> at(p, item);
-  const I height = p.shape.height, width = p.shape.width;
-  const T* address = p.source + p.shape.coarse(at.b, at.h, at.w, 0, 0, 0);
+  const Place<false, kCells, kRows> at(p, item);
+  const I plane = p.height * p.width;
+  const T* const address = p.source + p.template shape<false>().coarse(at.b, at.h, at.w, 0, 0, 0);
 
-  // All loads before the first use. Row k is row at.h - 1 + k of the map; beyond its end, row at.h.
-  CoarseRow<T, kCells> loaded[kRows + 1];
-  const bool top = at.h == 0;
+  // All loads before the first use. Beyond the map's edges stand the edge's own values: a for b of
+  // the cell to the left and for c of the cell above, and so on.
+  Planes<T, kCells> own[kRows];
 #pragma unroll
-  for (int k = 1; k <= kRows; ++k) {
-    const bool within = at.h + k - 1 < height;
-    loaded[k] = load_row<kCells>(p, within ? address + (k - 1) * width : address, at.w, p.blur);
+  for (int k = 0; k < kRows; ++k) {
+    own[k] = Planes<T, kCells>::load(at.has_row(k) ? address + k * p.width : address, plane);
   }
-  loaded[0] = p.blur && !top ? load_row<kCells>(p, address - width, at.w, true) : loaded[1];
-
-  CoarseRow<A, kCells> above = activated(loaded[0], p.relu);
+  if (!p.blur) {
 #pragma unroll
-  for (int k = 1; k <= kRows; ++k) {
-    if (at.h + k - 1 >= height) break;
-    const CoarseRow<A, kCells> row = activated(loaded[k], p.relu);
+    for (int k = 0; k < kRows; ++k) {
+      if (!at.has_row(k)) break;
+      Cell<A> cells[kCells];
+      own[k].cells(cells, false);
+      if (p.relu) relu_cells(cells);
+      store_row(p, at, k, own[k], cells);
+    }
+    return;
+  }
+  const I to_left = at.w > 0 ? plane - 1 : I{0};  // from a to b of the cell to the left
+  Packed<T, 2> left[kRows];
+#pragma unroll
+  for (int k = 0; k < kRows; ++k) {
+    const T* const row = at.has_row(k) ? address + k * p.width : address;
+    left[k] = packed_pair(row[to_left], row[to_left + 2 * plane]);
+  }
+  const T* const upper = at.h > 0 ? address + (2 * plane - p.width) : address;
+  const auto above_c = Packed<T, kCells>::load(upper);
+  const auto above_d = Packed<T, kCells>::load(upper + plane);
+  const Packed<T, 2> corner = packed_pair(upper[to_left], T{});
+
+  A c[kCells], d[kCells], before[2];
+  activated(above_c, p.relu).floats(c);
+  activated(above_d, p.relu).floats(d);
+  activated(corner, p.relu).floats(before);
+  Above<A> above[kCells];
+#pragma unroll
+  for (int v = 0; v < kCells; ++v) above[v] = above_cell(c[v], d[v], v > 0 ? d[v - 1] : before[0]);
+#pragma unroll
+  for (int k = 0; k < kRows; ++k) {
+    if (!at.has_row(k)) break;
+    CoarseRow<A, kCells> row;
+    own[k].cells(row.cell, p.relu);
+    activated(left[k], p.relu).floats(before);
+    row.left_b[0] = before[0];
+    row.left_d[0] = before[1];
+#pragma unroll
+    for (int v = 1; v < kCells; ++v) {
+      row.left_b[v] = row.cell[v - 1].b;
+      row.left_d[v] = row.cell[v - 1].d;
+    }
     Cell<A> cells[kCells];
-    if (p.blur) {
-      blur_row(cells, row, above, top && k == 1);
-    } else {
-#pragma unroll
-      for (int v = 0; v < kCells; ++v) cells[v] = row.cell[v];
-    }
-    above = row;
-    A fine[2][2 * kCells];
-#pragma unroll
-    for (int v = 0; v < kCells; ++v) {
-      fine[0][2 * v] = cells[v].a;
-      fine[0][2 * v + 1] = cells[v].b;
-      fine[1][2 * v] = cells[v].c;
-      fine[1][2 * v + 1] = cells[v].d;
-    }
-    const I coarse_row = at.b * height + at.h + (k - 1);
-    T* out = p.destination + p.shape.fine(coarse_row * 2, I{at.w} * 2, 0);
-    store_rounded(out, fine[0]);
-    store_rounded(out + 2 * width, fine[1]);
-    if (p.write_mask != nullptr) {
-      store_bits<kCells>(p.write_mask + (coarse_row * width + at.w) / 2, mask_bits(loaded[k]));
-    }
+    blur_row(row, above, cells);
+    store_row(p, at, k, own[k], cells);
   }
 }
 
-// channels_last: channels c... of pixel (b, h, w).
-template <int kCells, typename T>
-__device__ __forceinline__ CoarseRow<T, kCells> load_pixel(const T* address) {
-  T s[4 * kCells];
-  load_array(address, s);
-  CoarseRow<T, kCells> row;
+// channels_last: some cells of one pixel.
+template <int kCells, typename A>
+__device__ __forceinline__ void cells_of(const A (&s)[4 * kCells], Cell<A> (&cells)[kCells]) {
 #pragma unroll
-  for (int k = 0; k < kCells; ++k)
-    row.cell[k] = {s[4 * k], s[4 * k + 1], s[4 * k + 2], s[4 * k + 3]};
-  return row;
+  for (int v = 0; v < kCells; ++v) cells[v] = {s[4 * v], s[4 * v + 1], s[4 * v + 2], s[4 * v + 3]};
+}
+
+// The k-th of a thread's pixels.
+template <int kCells, typename T, typename I, typename P>
+__device__ __forceinline__ void store_pixel(const CellParams<T, I>& p, const P& at, int k,
+                                            const Packed<T, 4 * kCells>& pixel,
+                                            const Cell<accumulate_t<T>> (&cells)[kCells]) {
+  accumulate_t<T> fine[4][kCells];
+#pragma unroll
+  for (int v = 0; v < kCells; ++v) {
+    fine[0][v] = cells[v].a;
+    fine[1][v] = cells[v].b;
+    fine[2][v] = cells[v].c;
+    fine[3][v] = cells[v].d;
+  }
+  const I row = at.b * p.height + at.h, row_length = p.width * p.channels;
+  T* const out = p.destination + p.template shape<true>().fine(row * 2, I{at.w} * 2, at.c) +
+                 k * 4 * row_length;
+  T* const next = out + 2 * row_length;
+  vec_from_floats<T>(fine[0]).store(out);
+  vec_from_floats<T>(fine[1]).store(out + p.channels);
+  vec_from_floats<T>(fine[2]).store(next);
+  vec_from_floats<T>(fine[3]).store(next + p.channels);
+  if (p.write_mask != nullptr) {
+    PassingBits<T> passing;
+    passing.template add<0, 1>(pixel);
+    passing.store(p.write_mask + ((row * row_length + at.w * p.channels + at.c) >> 1) +
+                  k * (row_length >> 1));
+  }
 }
 
 template <typename T, typename I, int kRows>
-__global__ void __launch_bounds__(kThreads) upsample_pixels_kernel(const CellParams<T, I> p) {
+__global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
+    upsample_pixels_kernel(const CellParams<T, I> p) {
   using A = accumulate_t<T>;
   constexpr int kCells = kUpsampleCells<T>;
-  const int32_t item =
-      static_cast<int32_t>(blockIdx.x) * kThreads + static_cast<int32_t>(threadIdx.x);
+  using Pixel = Packed<T, 4 * kCells>;
+  const int32_t item = thread_item<int32_t>();
   if (item >= p.items) return;
-  const Place<kCells, kRows> at(p, item);
-  const I height = p.shape.height, width = p.shape.width, channels = p.shape.channels;
-  const T* address = p.source + p.shape.coarse(at.b, at.h, at.w, at.c, 0, 0);
-  const I row_stride = width * channels * 4;
-  const I to_left = at.w > 0 ? channels * 4 : 0;
+  const Place<true, kCells, kRows> at(p, item);
+  const I pixel = p.channels * 4, row_length = p.width * pixel;
+  const T* const address = p.source + p.template shape<true>().coarse(at.b, at.h, at.w, at.c, 0, 0);
 
-  CoarseRow<T, kCells> own[kRows + 1], left[kRows + 1];
-  const bool top = at.h == 0;
+  Pixel own[kRows];
 #pragma unroll
-  for (int k = 1; k <= kRows; ++k) {
-    const T* row = at.h + k - 1 < height ? address + (k - 1) * row_stride : address;
-    own[k] = load_pixel<kCells>(row);
-    left[k] = p.blur ? load_pixel<kCells>(row - to_left) : own[k];
+  for (int k = 0; k < kRows; ++k) {
+    own[k] = Pixel::load(at.has_row(k) ? address + k * row_length : address);
   }
-  const T* row = top ? address : address - row_stride;
-  own[0] = p.blur ? load_pixel<kCells>(row) : own[1];
-  left[0] = p.blur ? load_pixel<kCells>(row - to_left) : own[1];
-
+  if (!p.blur) {
 #pragma unroll
-  for (int k = 1; k <= kRows; ++k) {
-    if (at.h + k - 1 >= height) break;
-    A fine[4][kCells];
+    for (int k = 0; k < kRows; ++k) {
+      if (!at.has_row(k)) break;
+      A s[4 * kCells];
+      own[k].floats(s);
+      Cell<A> cells[kCells];
+      cells_of(s, cells);
+      if (p.relu) relu_cells(cells);
+      store_pixel(p, at, k, own[k], cells);
+    }
+    return;
+  }
+  const bool top = at.h == 0, first = at.w == 0;
+  const I to_left = first ? I{0} : pixel;
+  Pixel left[kRows];
+#pragma unroll
+  for (int k = 0; k < kRows; ++k) {
+    left[k] = Pixel::load((at.has_row(k) ? address + k * row_length : address) - to_left);
+  }
+  const T* const upper = top ? address : address - row_length;
+  const Pixel upper_own = Pixel::load(upper), upper_left = Pixel::load(upper - to_left);
+
+  A cd[2 * kCells], corner[kCells];
+  activated(lower_pairs(upper_own, top), p.relu).floats(cd);
+  activated(odds_of(lower_pairs(upper_left, top), first), p.relu).floats(corner);
+  Above<A> above[kCells];
+#pragma unroll
+  for (int v = 0; v < kCells; ++v) above[v] = above_cell(cd[2 * v], cd[2 * v + 1], corner[v]);
+#pragma unroll
+  for (int k = 0; k < kRows; ++k) {
+    if (!at.has_row(k)) break;
+    A s[4 * kCells], bd[2 * kCells];
+    activated(own[k], p.relu).floats(s);
+    activated(odds_of(left[k], first), p.relu).floats(bd);
+    CoarseRow<A, kCells> row;
+    cells_of(s, row.cell);
 #pragma unroll
     for (int v = 0; v < kCells; ++v) {
-      const Cell<T>& s = own[k].cell[v];
-      Cell<A> cell{activated(s.a, p.relu), activated(s.b, p.relu), activated(s.c, p.relu),
-                   activated(s.d, p.relu)};
-      if (p.blur) {
-        const bool first_row = top && k == 1;
-        const Cell<T>& l = left[k].cell[v];
-        const Cell<T>& u = own[k - 1].cell[v];
-        const Cell<T>& ul = left[k - 1].cell[v];
-        const A left_b = activated(at.w > 0 ? l.b : s.a, p.relu);
-        const A left_d = activated(at.w > 0 ? l.d : s.c, p.relu);
-        const A upper_c = first_row ? cell.a : activated(u.c, p.relu);
-        const A upper_d = first_row ? cell.b : activated(u.d, p.relu);
-        const A corner = first_row ? left_b : activated(at.w > 0 ? ul.d : u.c, p.relu);
-        cell = blur_cell(cell, upper_c, upper_d, left_b, left_d, corner);
-      }
-      fine[0][v] = cell.a;
-      fine[1][v] = cell.b;
-      fine[2][v] = cell.c;
-      fine[3][v] = cell.d;
+      row.left_b[v] = bd[2 * v];
+      row.left_d[v] = bd[2 * v + 1];
     }
-    const I coarse_row = at.b * height + at.h + (k - 1);
-    T* out = p.destination + p.shape.fine(coarse_row * 2, I{at.w} * 2, at.c);
-    store_rounded(out, fine[0]);
-    store_rounded(out + channels, fine[1]);
-    store_rounded(out + 2 * width * channels, fine[2]);
-    store_rounded(out + (2 * width + 1) * channels, fine[3]);
-    if (p.write_mask != nullptr) {
-      const I cell = (coarse_row * width + at.w) * channels + at.c;
-      store_bits<kCells>(p.write_mask + cell / 2, mask_bits(own[k]));
-    }
+    Cell<A> cells[kCells];
+    blur_row(row, above, cells);
+    store_pixel(p, at, k, own[k], cells);
   }
 }
 
 // ---- backward
 
-// The bits of kCells cells; all ones without a mask. `cell` counts them from the mask's start.
-template <int kCells, typename I>
-__device__ __forceinline__ uint32_t load_bits(const uint8_t* mask, I cell) {
-  if (mask == nullptr) return ~0u;
-  if constexpr (kCells == 4) {
-    return __ldcs(reinterpret_cast<const uint16_t*>(mask + cell / 2));
-  } else {
-    return __ldcs(mask + cell / 2);
+// The mask's bits of a thread's rows; all ones without a mask. first: number of the first cell,
+// row_length: cells of a row.
+template <int kCells, int kRows, typename T, typename I, typename P>
+__device__ __forceinline__ void load_bits(const CellParams<T, I>& p, const P& at, I first,
+                                          I row_length, uint32_t (&bits)[kRows]) {
+#pragma unroll
+  for (int k = 0; k < kRows; ++k) {
+    bits[k] = ~0u;
+    if (p.mask != nullptr) {
+      const uint8_t* const address =
+          p.mask + (first >> 1) + (at.has_row(k) ? k * (row_length >> 1) : I{0});
+      if constexpr (kCells == 4) {
+        bits[k] = __ldcs(reinterpret_cast<const uint16_t*>(address));
+      } else {
+        bits[k] = __ldcs(address);
+      }
+    }
   }
 }
 
-template <typename T>
-__device__ __forceinline__ Cell<T> masked(Cell<T> s, uint32_t bits) {
-  return {(bits & 1u) != 0 ? s.a : T{}, (bits & 2u) != 0 ? s.b : T{}, (bits & 4u) != 0 ? s.c : T{},
-          (bits & 8u) != 0 ? s.d : T{}};
+template <typename A>
+__device__ __forceinline__ Cell<A> masked(Cell<A> s, uint32_t bits) {
+  return {(bits & 1u) != 0 ? s.a : A{}, (bits & 2u) != 0 ? s.b : A{}, (bits & 4u) != 0 ? s.c : A{},
+          (bits & 8u) != 0 ? s.d : A{}};
 }
 
-// The input's gradient of one cell; grad: the output's at its four elements, at the column to the
-// right and at the row below.
 template <typename T>
-__device__ __forceinline__ Cell<T> cell_gradient(const T (&grad)[3][3], bool blur, bool top,
-                                                 bool left, uint32_t bits) {
-  using A = accumulate_t<T>;
-  Cell<T> result{grad[0][0], grad[0][1], grad[1][0], grad[1][1]};
-  if (blur) {
+struct SumOfQuarters {
+  template <typename A>
+  __device__ __forceinline__ A operator()(A a, A b, A c, A d) const {
+    if constexpr (sizeof(T) == 2) {
+      return sum_quarters(a, b, c, d, Madd{});
+    } else {
+      return sum4(a * A(0.25), b * A(0.25), c * A(0.25), d * A(0.25));
+    }
+  }
+};
+
+// The gradients of cells, of which the first kFirst lie in the map's first column if `first`.
+// around: the output's gradient at a cell's elements, to the right of them and below.
+template <typename T, int kFirst, int kCells, typename A>
+__device__ __forceinline__ void blur_gradients(const A (&around)[kCells][3][3], bool top,
+                                               bool first, Cell<A> (&cells)[kCells]) {
+  if (!top && !first) {
+#pragma unroll
+    for (int v = 0; v < kCells; ++v) cells[v] = blur_gradient_cell(around[v], SumOfQuarters<T>{});
+    return;
+  }
+#pragma unroll
+  for (int v = 0; v < kCells; ++v) {
+    cells[v] = blur_gradient_cell(around[v], SumOfQuarters<T>{});
     A q[3][3];
 #pragma unroll
     for (int y = 0; y < 3; ++y) {
 #pragma unroll
-      for (int x = 0; x < 3; ++x) q[y][x] = to_float(grad[y][x]) * A(0.25);
+      for (int x = 0; x < 3; ++x) q[y][x] = around[v][y][x] * A(0.25);
     }
-    Cell<A> s;
-    if (top) {
-      s = left ? blur_gradient_cell<true, true>(q) : blur_gradient_cell<true, false>(q);
+    if (v >= kFirst || !first) {
+      if (top) add_edges<true, false>(q, cells[v]);
+    } else if (top) {
+      add_edges<true, true>(q, cells[v]);
     } else {
-      s = left ? blur_gradient_cell<false, true>(q) : blur_gradient_cell<false, false>(q);
+      add_edges<false, true>(q, cells[v]);
     }
-    result = {from_float<T>(s.a), from_float<T>(s.b), from_float<T>(s.c), from_float<T>(s.d)};
   }
-  return masked(result, bits);
+}
+
+// Contiguous: the k-th of a thread's coarse rows.
+template <int kCells, typename T, typename I, typename P>
+__device__ __forceinline__ void store_gradient_row(const CellParams<T, I>& p, const P& at, int k,
+                                                   const Cell<accumulate_t<T>> (&cells)[kCells],
+                                                   uint32_t bits) {
+  accumulate_t<T> s[4][kCells];
+#pragma unroll
+  for (int v = 0; v < kCells; ++v) {
+    const Cell<accumulate_t<T>> cell = masked(cells[v], bits >> (4 * v));
+    s[0][v] = cell.a;
+    s[1][v] = cell.b;
+    s[2][v] = cell.c;
+    s[3][v] = cell.d;
+  }
+  T* const out =
+      p.destination + p.template shape<false>().coarse(at.b, at.h, at.w, 0, 0, 0) + k * p.width;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) vec_from_floats<T>(s[i]).store(out + i * p.height * p.width);
 }
 
 template <typename T, typename I, int kRows>
-__global__ void __launch_bounds__(kThreads) gradient_rows_kernel(const CellParams<T, I> p) {
+__global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
+    gradient_rows_kernel(const CellParams<T, I> p) {
+  using A = accumulate_t<T>;
   constexpr int kCells = kUpsampleCells<T>;
-  const int32_t item =
-      static_cast<int32_t>(blockIdx.x) * kThreads + static_cast<int32_t>(threadIdx.x);
+  using Row = Packed<T, 2 * kCells>;
+  const int32_t item = thread_item<int32_t>();
   if (item >= p.items) return;
-  const Place<kCells, kRows> at(p, item);
-  const I height = p.shape.height, width = p.shape.width;
-  const I first_row = at.b * height + at.h;
-  const T* address = p.source + p.shape.fine(first_row * 2, I{at.w} * 2, 0);
+  const Place<false, kCells, kRows> at(p, item);
+  const I first_row = at.b * p.height + at.h, row_length = p.width * 2;
+  const T* const address = p.source + p.template shape<false>().fine(first_row * 2, I{at.w} * 2, 0);
+  uint32_t bits[kRows];
+  load_bits<kCells>(p, at, first_row * p.width + at.w, p.width, bits);
 
-  T grad[2 * kRows + 1][2 * kCells + 1];
+  if (!p.blur) {
+    Row own[2 * kRows];
+#pragma unroll
+    for (int k = 0; k < 2 * kRows; ++k) {
+      own[k] = Row::load_if(at.has_row(k / 2), address + k * row_length);
+    }
+#pragma unroll
+    for (int k = 0; k < kRows; ++k) {
+      if (!at.has_row(k)) break;
+      A upper[2 * kCells], lower[2 * kCells];
+      own[2 * k].floats(upper);
+      own[2 * k + 1].floats(lower);
+      Cell<A> cells[kCells];
+#pragma unroll
+      for (int v = 0; v < kCells; ++v) {
+        cells[v] = {upper[2 * v], upper[2 * v + 1], lower[2 * v], lower[2 * v + 1]};
+      }
+      store_gradient_row(p, at, k, cells, bits[k]);
+    }
+    return;
+  }
+
+  Row own[2 * kRows + 1];
+  T right[2 * kRows + 1];
+  const bool has_right = at.w + kCells < p.width;
 #pragma unroll
   for (int k = 0; k <= 2 * kRows; ++k) {
-    T(&row)[2 * kCells + 1] = grad[k];
-    const bool within = at.h * 2 + k < height * 2;
-    T values[2 * kCells] = {};
-    if (within && (p.blur || k < 2 * kRows)) load_array(address + k * width * 2, values);
-#pragma unroll
-    for (int x = 0; x < 2 * kCells; ++x) row[x] = values[x];
-    const bool beyond = !p.blur || !within || at.w + kCells >= width;
-    row[2 * kCells] = beyond ? T{} : address[k * width * 2 + 2 * kCells];
+    const T* const row = address + k * row_length;
+    own[k] = Row::load_if(at.has_row(k / 2), row);
+    right[k] = at.has_row(k / 2) && has_right ? row[2 * kCells] : T{};
   }
-
 #pragma unroll
   for (int k = 0; k < kRows; ++k) {
-    if (at.h + k >= height) break;
-    const uint32_t bits = load_bits<kCells>(p.mask, (first_row + k) * width + at.w);
-    T s[4][kCells];
+    if (!at.has_row(k)) break;
+    A around[kCells][3][3];
 #pragma unroll
-    for (int v = 0; v < kCells; ++v) {
-      T around[3][3];
+    for (int y = 0; y < 3; ++y) {
+      A row[2 * kCells];
+      own[2 * k + y].floats(row);
+      const A beside = to_float(right[2 * k + y]);
 #pragma unroll
-      for (int y = 0; y < 3; ++y) {
-#pragma unroll
-        for (int x = 0; x < 3; ++x) around[y][x] = grad[2 * k + y][2 * v + x];
+      for (int v = 0; v < kCells; ++v) {
+        around[v][y][0] = row[2 * v];
+        around[v][y][1] = row[2 * v + 1];
+        around[v][y][2] = 2 * v + 2 < 2 * kCells ? row[(2 * v + 2) % (2 * kCells)] : beside;
       }
-      const Cell<T> cell =
-          cell_gradient(around, p.blur, at.h + k == 0, at.w + v == 0, bits >> (4 * v));
-      s[0][v] = cell.a;
-      s[1][v] = cell.b;
-      s[2][v] = cell.c;
-      s[3][v] = cell.d;
     }
-    T* out = p.destination + p.shape.coarse(at.b, at.h + k, at.w, 0, 0, 0);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) store_array(out + i * height * width, s[i]);
+    Cell<A> cells[kCells];
+    blur_gradients<T, 1>(around, k == 0 && at.h == 0, at.w == 0, cells);
+    store_gradient_row(p, at, k, cells, bits[k]);
   }
 }
 
-template <typename T, typename I, int kRows>
-__global__ void __launch_bounds__(kThreads) gradient_pixels_kernel(const CellParams<T, I> p) {
-  constexpr int kCells = kUpsampleCells<T>;
-  const int32_t item =
-      static_cast<int32_t>(blockIdx.x) * kThreads + static_cast<int32_t>(threadIdx.x);
-  if (item >= p.items) return;
-  const Place<kCells, kRows> at(p, item);
-  const I height = p.shape.height, width = p.shape.width, channels = p.shape.channels;
-  const I first_row = at.b * height + at.h;
-  const T* address = p.source + p.shape.fine(first_row * 2, I{at.w} * 2, at.c);
+// channels_last: the k-th of a thread's pixels.
+template <int kCells, typename T, typename I, typename P>
+__device__ __forceinline__ void store_gradient_pixel(const CellParams<T, I>& p, const P& at, int k,
+                                                     const Cell<accumulate_t<T>> (&cells)[kCells],
+                                                     uint32_t bits) {
+  accumulate_t<T> s[4 * kCells];
+#pragma unroll
+  for (int v = 0; v < kCells; ++v) {
+    const Cell<accumulate_t<T>> cell = masked(cells[v], bits >> (4 * v));
+    s[4 * v] = cell.a;
+    s[4 * v + 1] = cell.b;
+    s[4 * v + 2] = cell.c;
+    s[4 * v + 3] = cell.d;
+  }
+  vec_from_floats<T>(s).store(p.destination +
+                              p.template shape<true>().coarse(at.b, at.h, at.w, at.c, 0, 0) +
+                              k * 4 * p.width * p.channels);
+}
 
-  T grad[2 * kRows + 1][3][kCells];
+template <typename T, typename I, int kRows>
+__global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
+    gradient_pixels_kernel(const CellParams<T, I> p) {
+  using A = accumulate_t<T>;
+  constexpr int kCells = kUpsampleCells<T>;
+  using Channels = Packed<T, kCells>;
+  const int32_t item = thread_item<int32_t>();
+  if (item >= p.items) return;
+  const Place<true, kCells, kRows> at(p, item);
+  const I channels = p.channels, row_length = p.width * 2 * channels;
+  const I first_row = at.b * p.height + at.h;
+  const T* const address =
+      p.source + p.template shape<true>().fine(first_row * 2, I{at.w} * 2, at.c);
+  uint32_t bits[kRows];
+  load_bits<kCells>(p, at, (first_row * p.width + at.w) * channels + at.c, p.width * channels,
+                    bits);
+
+  if (!p.blur) {
+    Channels own[2 * kRows][2];
+#pragma unroll
+    for (int k = 0; k < 2 * kRows; ++k) {
+#pragma unroll
+      for (int x = 0; x < 2; ++x) {
+        own[k][x] = Channels::load_if(at.has_row(k / 2), address + k * row_length + x * channels);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kRows; ++k) {
+      if (!at.has_row(k)) break;
+      A s[4][kCells];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) own[2 * k + i / 2][i % 2].floats(s[i]);
+      Cell<A> cells[kCells];
+#pragma unroll
+      for (int v = 0; v < kCells; ++v) cells[v] = {s[0][v], s[1][v], s[2][v], s[3][v]};
+      store_gradient_pixel(p, at, k, cells, bits[k]);
+    }
+    return;
+  }
+
+  Channels own[2 * kRows + 1][3];
+  const bool has_right = at.w + 1 < p.width;
 #pragma unroll
   for (int k = 0; k <= 2 * kRows; ++k) {
 #pragma unroll
     for (int x = 0; x < 3; ++x) {
-      const bool needed = p.blur || (k < 2 * kRows && x < 2);
-      const bool within = at.h * 2 + k < height * 2 && at.w * 2 + x < width * 2;
-      T values[kCells] = {};
-      if (needed && within) load_array(address + x * channels, values);
-#pragma unroll
-      for (int v = 0; v < kCells; ++v) grad[k][x][v] = values[v];
+      own[k][x] = Channels::load_if(at.has_row(k / 2) && (x < 2 || has_right),
+                                    address + k * row_length + x * channels);
     }
-    address += width * 2 * channels;
   }
-
 #pragma unroll
   for (int k = 0; k < kRows; ++k) {
-    if (at.h + k >= height) break;
-    const uint32_t bits =
-        load_bits<kCells>(p.mask, ((first_row + k) * width + at.w) * channels + at.c);
-    T s[4 * kCells];
+    if (!at.has_row(k)) break;
+    A around[kCells][3][3];
 #pragma unroll
-    for (int v = 0; v < kCells; ++v) {
-      T around[3][3];
+    for (int y = 0; y < 3; ++y) {
 #pragma unroll
-      for (int y = 0; y < 3; ++y) {
+      for (int x = 0; x < 3; ++x) {
+        A grad[kCells];
+        own[2 * k + y][x].floats(grad);
 #pragma unroll
-        for (int x = 0; x < 3; ++x) around[y][x] = grad[2 * k + y][x][v];
+        for (int v = 0; v < kCells; ++v) around[v][y][x] = grad[v];
       }
-      const Cell<T> cell = cell_gradient(around, p.blur, at.h + k == 0, at.w == 0, bits >> (4 * v));
-      s[4 * v] = cell.a;
-      s[4 * v + 1] = cell.b;
-      s[4 * v + 2] = cell.c;
-      s[4 * v + 3] = cell.d;
     }
-    store_array(p.destination + p.shape.coarse(at.b, at.h + k, at.w, at.c, 0, 0), s);
+    Cell<A> cells[kCells];
+    blur_gradients<T, kCells>(around, k == 0 && at.h == 0, at.w == 0, cells);
+    store_gradient_pixel(p, at, k, cells, bits[k]);
   }
 }
 
@@ -483,11 +589,6 @@ struct AnyParams {
   Activation activation;
   bool blur;
 };
-
-template <typename I>
-__device__ __forceinline__ I thread_item() {
-  return static_cast<I>(blockIdx.x) * kThreads + static_cast<I>(threadIdx.x);
-}
 
 // Whether the mask passes subpixel (i, j) of a cell.
 template <typename T, typename I>
@@ -636,7 +737,7 @@ bool launch_cells(const P& params, CellParams<T, I> p, const CellKernel<T, I>& k
     return false;
   }
   p.group = Divider<int32_t>(run / kCells);
-  p.width = Divider<int32_t>(params.width);
+  p.pixels = Divider<int32_t>(params.width);
   p.strips = Divider<int32_t>(tall ? ceil_div<int64_t>(params.height, kTallRows) : params.height);
   p.items = static_cast<int32_t>(items);
   error = launch(tall ? kernel.tall : kernel.single, ceil_div<int64_t>(items, kThreads), kThreads,
@@ -669,7 +770,9 @@ cudaError_t upsample_with(const SubpixelUpsampleParams& params, cudaStream_t str
                              static_cast<T*>(params.output),
                              writes_mask ? params.mask : nullptr,
                              nullptr,
-                             shape_of<I>(params),
+                             static_cast<I>(params.channels),
+                             static_cast<I>(params.height),
+                             static_cast<I>(params.width),
                              Divider<int32_t>(1),
                              Divider<int32_t>(1),
                              Divider<int32_t>(1),
@@ -702,7 +805,9 @@ cudaError_t gradient_with(const SubpixelUpsampleBackwardParams& params, cudaStre
                                static_cast<T*>(params.grad_input),
                                nullptr,
                                params.mask,
-                               shape_of<I>(params),
+                               static_cast<I>(params.channels),
+                               static_cast<I>(params.height),
+                               static_cast<I>(params.width),
                                Divider<int32_t>(1),
                                Divider<int32_t>(1),
                                Divider<int32_t>(1),

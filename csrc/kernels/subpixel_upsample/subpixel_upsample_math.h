@@ -39,6 +39,14 @@ SEGFAST_HOST_DEVICE A mean(Terms<A> x) {
   return (((x.pair + x.third) + x.fourth) + A{}) * 0.25f;
 }
 
+// The same bits where there is a fused madd(a, b, c) = a * b + c: the product is rounded once
+// either way, and +0 is the sum of two zeros that are not both negative.
+template <typename A, typename Madd>
+SEGFAST_HOST_DEVICE A mean(Terms<A> x, Madd madd) {
+  const A zero{}, quarter = zero + 0.25f;
+  return madd((x.pair + x.third) + x.fourth, quarter, zero);
+}
+
 // The blur: the mean of an element, its left and its upper neighbours. Beyond the left and the
 // upper edge stand the edge's own values.
 template <typename A>
@@ -74,14 +82,12 @@ SEGFAST_HOST_DEVICE Terms<A> blur_terms(Cell<A> s, Above<A> above, A left_b, A l
   return {s.a + s.b, s.c, s.d};
 }
 
-// upper_c, upper_d: of the cell above; corner_d: of the cell above that to the left.
-template <typename A>
-SEGFAST_HOST_DEVICE Cell<A> blur_cell(Cell<A> s, A upper_c, A upper_d, A left_b, A left_d,
-                                      A corner_d) {
-  const Above<A> above = above_cell(upper_c, upper_d, corner_d);
-  return {
-      mean(blur_terms<0>(s, above, left_b, left_d)), mean(blur_terms<1>(s, above, left_b, left_d)),
-      mean(blur_terms<2>(s, above, left_b, left_d)), mean(blur_terms<3>(s, above, left_b, left_d))};
+template <typename A, typename Madd>
+SEGFAST_HOST_DEVICE Cell<A> blur_cell(Cell<A> s, Above<A> above, A left_b, A left_d, Madd madd) {
+  return {mean(blur_terms<0>(s, above, left_b, left_d), madd),
+          mean(blur_terms<1>(s, above, left_b, left_d), madd),
+          mean(blur_terms<2>(s, above, left_b, left_d), madd),
+          mean(blur_terms<3>(s, above, left_b, left_d), madd)};
 }
 
 // The blur's derivative at (y, x) of a map of height x width, given grad(y, x), a quarter of the
@@ -103,7 +109,8 @@ SEGFAST_HOST_DEVICE A blur_gradient(I y, I x, I height, I width, const Grad& gra
   return sum;
 }
 
-// What the padded edge adds to a cell's sums. kTop, kLeft: the cell is the first. q as below.
+// What the padded edge adds to a cell's sums. kTop, kLeft: the cell is the first. q: quarters of
+// what blur_gradient_cell() takes.
 template <bool kTop, bool kLeft, typename A>
 SEGFAST_HOST_DEVICE void add_edges(const A (&q)[3][3], Cell<A>& s) {
   const A above_a = q[0][0] + q[0][1];
@@ -119,14 +126,21 @@ SEGFAST_HOST_DEVICE void add_edges(const A (&q)[3][3], Cell<A>& s) {
   if (kLeft) s.c = (q[1][0] + q[2][0]) + s.c;
 }
 
-// The same for a whole cell. q: quarters of the output's gradient at its four elements, at the
-// column to the right and at the row below; 0 beyond the map.
-template <bool kTop, bool kLeft, typename A>
-SEGFAST_HOST_DEVICE Cell<A> blur_gradient_cell(const A (&q)[3][3]) {
-  Cell<A> s{sum4(q[0][0], q[0][1], q[1][0], q[1][1]), sum4(q[0][1], q[0][2], q[1][1], q[1][2]),
-            sum4(q[1][0], q[1][1], q[2][0], q[2][1]), sum4(q[1][1], q[1][2], q[2][1], q[2][2])};
-  add_edges<kTop, kLeft>(q, s);
-  return s;
+// sum4() of quarters of elements whose quarters are exact, those of 16 bits: then a fused
+// multiply-add rounds as the sum of a quarter does.
+template <typename A, typename Madd>
+SEGFAST_HOST_DEVICE A sum_quarters(A a, A b, A c, A d, Madd madd) {
+  const A zero{}, quarter = zero + 0.25f;
+  return madd(d, quarter, madd(c, quarter, madd(b, quarter, madd(a, quarter, zero))));
+}
+
+// The same for a whole cell, without the padded edge. g: the output's gradient at its four
+// elements, at the column to the right and at the row below; 0 beyond the map. sum: of four
+// quarters.
+template <typename A, typename Sum>
+SEGFAST_HOST_DEVICE Cell<A> blur_gradient_cell(const A (&g)[3][3], Sum sum) {
+  return {sum(g[0][0], g[0][1], g[1][0], g[1][1]), sum(g[0][1], g[0][2], g[1][1], g[1][2]),
+          sum(g[1][0], g[1][1], g[2][0], g[2][1]), sum(g[1][1], g[1][2], g[2][1], g[2][2])};
 }
 
 }  // namespace segfast
