@@ -19,6 +19,10 @@
 #include "kernels/subpixel_upsample/subpixel_upsample.h"
 #include "kernels/subpixel_upsample/subpixel_upsample_math.h"
 
+#define SEGFAST_FORMULAS fused
+#define SEGFAST_FORMULA SEGFAST_HOST_DEVICE
+#include "kernels/subpixel_upsample/blur_fused_math.h"
+
 namespace segfast {
 namespace {
 
@@ -81,6 +85,11 @@ struct Place {
     rows = static_cast<int32_t>(p.height) - h;
   }
   __device__ __forceinline__ bool has_row(int k) const { return k == 0 || k < rows; }
+  // Of the k-th row; beyond the map, of the first.
+  template <typename I>
+  __device__ __forceinline__ I row_offset(int k, I length) const {
+    return has_row(k) ? k * length : I{0};
+  }
 };
 
 // ---- forward
@@ -99,8 +108,12 @@ __device__ __forceinline__ void blur_row(const CoarseRow<A, kCells>& row, Above<
 #pragma unroll
   for (int v = 0; v < kCells; ++v) {
     const Cell<A>& s = row.cell[v];
-    out[v] = blur_cell(s, above[v], row.left_b[v], row.left_d[v], Madd{});
-    above[v] = above_cell(s.c, s.d, row.left_d[v]);
+    const A left_b = row.left_b[v], left_d = row.left_d[v];
+    out[v] = {fused::mean(blur_terms<0>(s, above[v], left_b, left_d)),
+              fused::mean(blur_terms<1>(s, above[v], left_b, left_d)),
+              fused::mean(blur_terms<2>(s, above[v], left_b, left_d)),
+              fused::mean(blur_terms<3>(s, above[v], left_b, left_d))};
+    above[v] = above_cell(s.c, s.d, left_d);
   }
 }
 
@@ -123,11 +136,14 @@ struct Planes {
     for (int i = 0; i < 4; ++i) planes.of[i] = Packed<T, kCells>::load(address + i * plane);
     return planes;
   }
-  __device__ __forceinline__ void cells(Cell<accumulate_t<T>> (&cells)[kCells],
-                                        bool with_relu) const {
+  __device__ __forceinline__ void activate(bool with_relu) {
+#pragma unroll
+    for (Packed<T, kCells>& plane : of) plane = activated(plane, with_relu);
+  }
+  __device__ __forceinline__ void cells(Cell<accumulate_t<T>> (&cells)[kCells]) const {
     accumulate_t<T> s[4][kCells];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) activated(of[i], with_relu).floats(s[i]);
+    for (int i = 0; i < 4; ++i) of[i].floats(s[i]);
 #pragma unroll
     for (int v = 0; v < kCells; ++v) cells[v] = {s[0][v], s[1][v], s[2][v], s[3][v]};
   }
@@ -177,14 +193,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
   Planes<T, kCells> own[kRows];
 #pragma unroll
   for (int k = 0; k < kRows; ++k) {
-    own[k] = Planes<T, kCells>::load(at.has_row(k) ? address + k * p.width : address, plane);
+    own[k] = Planes<T, kCells>::load(address + at.row_offset(k, p.width), plane);
   }
   if (!p.blur) {
 #pragma unroll
     for (int k = 0; k < kRows; ++k) {
       if (!at.has_row(k)) break;
       Cell<A> cells[kCells];
-      own[k].cells(cells, false);
+      own[k].cells(cells);
       if (p.relu) relu_cells(cells);
       store_row(p, at, k, own[k], cells);
     }
@@ -194,10 +210,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
   Packed<T, 2> left[kRows];
 #pragma unroll
   for (int k = 0; k < kRows; ++k) {
-    const T* const row = at.has_row(k) ? address + k * p.width : address;
+    const T* const row = address + at.row_offset(k, p.width);
     left[k] = packed_pair(row[to_left], row[to_left + 2 * plane]);
   }
-  const T* const upper = at.h > 0 ? address + (2 * plane - p.width) : address;
+  const T* const upper = address + (at.h > 0 ? 2 * plane - p.width : I{0});
   const auto above_c = Packed<T, kCells>::load(upper);
   const auto above_d = Packed<T, kCells>::load(upper + plane);
   const Packed<T, 2> corner = packed_pair(upper[to_left], T{});
@@ -213,7 +229,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
   for (int k = 0; k < kRows; ++k) {
     if (!at.has_row(k)) break;
     CoarseRow<A, kCells> row;
-    own[k].cells(row.cell, p.relu);
+    own[k].activate(p.relu);
+    own[k].cells(row.cell);
     activated(left[k], p.relu).floats(before);
     row.left_b[0] = before[0];
     row.left_d[0] = before[1];
@@ -279,7 +296,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
   Pixel own[kRows];
 #pragma unroll
   for (int k = 0; k < kRows; ++k) {
-    own[k] = Pixel::load(at.has_row(k) ? address + k * row_length : address);
+    own[k] = Pixel::load(address + at.row_offset(k, row_length));
   }
   if (!p.blur) {
 #pragma unroll
@@ -299,9 +316,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
   Pixel left[kRows];
 #pragma unroll
   for (int k = 0; k < kRows; ++k) {
-    left[k] = Pixel::load((at.has_row(k) ? address + k * row_length : address) - to_left);
+    left[k] = Pixel::load(address + at.row_offset(k, row_length) - to_left);
   }
-  const T* const upper = top ? address : address - row_length;
+  const T* const upper = address - (top ? I{0} : row_length);
   const Pixel upper_own = Pixel::load(upper), upper_left = Pixel::load(upper - to_left);
 
   A cd[2 * kCells], corner[kCells];
@@ -314,7 +331,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
   for (int k = 0; k < kRows; ++k) {
     if (!at.has_row(k)) break;
     A s[4 * kCells], bd[2 * kCells];
-    activated(own[k], p.relu).floats(s);
+    own[k] = activated(own[k], p.relu);
+    own[k].floats(s);
     activated(odds_of(left[k], first), p.relu).floats(bd);
     CoarseRow<A, kCells> row;
     cells_of(s, row.cell);
@@ -340,8 +358,7 @@ __device__ __forceinline__ void load_bits(const CellParams<T, I>& p, const P& at
   for (int k = 0; k < kRows; ++k) {
     bits[k] = ~0u;
     if (p.mask != nullptr) {
-      const uint8_t* const address =
-          p.mask + (first >> 1) + (at.has_row(k) ? k * (row_length >> 1) : I{0});
+      const uint8_t* const address = p.mask + (first >> 1) + at.row_offset(k, row_length >> 1);
       if constexpr (kCells == 4) {
         bits[k] = __ldcs(reinterpret_cast<const uint16_t*>(address));
       } else {
@@ -357,43 +374,28 @@ __device__ __forceinline__ Cell<A> masked(Cell<A> s, uint32_t bits) {
           (bits & 8u) != 0 ? s.d : A{}};
 }
 
-template <typename T>
-struct SumOfQuarters {
-  template <typename A>
-  __device__ __forceinline__ A operator()(A a, A b, A c, A d) const {
-    if constexpr (sizeof(T) == 2) {
-      return sum_quarters(a, b, c, d, Madd{});
-    } else {
-      return sum4(a * A(0.25), b * A(0.25), c * A(0.25), d * A(0.25));
-    }
+// As blur_fused_math.h takes them: quarters, but of 16 bits the elements.
+template <typename T, int N>
+__device__ __forceinline__ void gradients_of(const Packed<T, N>& x, accumulate_t<T> (&g)[N]) {
+  x.floats(g);
+  if constexpr (sizeof(T) != 2) {
+#pragma unroll
+    for (T& grad : g) grad *= T(0.25);
   }
-};
+}
 
 // The gradients of cells, of which the first kFirst lie in the map's first column if `first`.
-// around: the output's gradient at a cell's elements, to the right of them and below.
 template <typename T, int kFirst, int kCells, typename A>
-__device__ __forceinline__ void blur_gradients(const A (&around)[kCells][3][3], bool top,
-                                               bool first, Cell<A> (&cells)[kCells]) {
-  if (!top && !first) {
+__device__ __forceinline__ void blur_gradients(const A (&g)[kCells][3][3], bool top, bool first,
+                                               Cell<A> (&cells)[kCells]) {
+  constexpr bool kNarrow = sizeof(T) == 2;
+  if (!top && !first) {  // one branch for all: in most threads
 #pragma unroll
-    for (int v = 0; v < kCells; ++v) cells[v] = blur_gradient_cell(around[v], SumOfQuarters<T>{});
-    return;
-  }
+    for (int v = 0; v < kCells; ++v) cells[v] = fused::inner_gradient<kNarrow>(g[v]);
+  } else {
 #pragma unroll
-  for (int v = 0; v < kCells; ++v) {
-    cells[v] = blur_gradient_cell(around[v], SumOfQuarters<T>{});
-    A q[3][3];
-#pragma unroll
-    for (int y = 0; y < 3; ++y) {
-#pragma unroll
-      for (int x = 0; x < 3; ++x) q[y][x] = around[v][y][x] * A(0.25);
-    }
-    if (v >= kFirst || !first) {
-      if (top) add_edges<true, false>(q, cells[v]);
-    } else if (top) {
-      add_edges<true, true>(q, cells[v]);
-    } else {
-      add_edges<false, true>(q, cells[v]);
+    for (int v = 0; v < kCells; ++v) {
+      cells[v] = fused::blur_gradient_cell<kNarrow>(g[v], top, v < kFirst && first);
     }
   }
 }
@@ -466,21 +468,21 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
 #pragma unroll
   for (int k = 0; k < kRows; ++k) {
     if (!at.has_row(k)) break;
-    A around[kCells][3][3];
+    A g[kCells][3][3];
 #pragma unroll
     for (int y = 0; y < 3; ++y) {
-      A row[2 * kCells];
-      own[2 * k + y].floats(row);
-      const A beside = to_float(right[2 * k + y]);
+      A row[2 * kCells], beside[2];
+      gradients_of(own[2 * k + y], row);
+      gradients_of(packed_pair(right[2 * k + y], T{}), beside);
 #pragma unroll
       for (int v = 0; v < kCells; ++v) {
-        around[v][y][0] = row[2 * v];
-        around[v][y][1] = row[2 * v + 1];
-        around[v][y][2] = 2 * v + 2 < 2 * kCells ? row[(2 * v + 2) % (2 * kCells)] : beside;
+        g[v][y][0] = row[2 * v];
+        g[v][y][1] = row[2 * v + 1];
+        g[v][y][2] = v + 1 < kCells ? row[(2 * v + 2) % (2 * kCells)] : beside[0];
       }
     }
     Cell<A> cells[kCells];
-    blur_gradients<T, 1>(around, k == 0 && at.h == 0, at.w == 0, cells);
+    blur_gradients<T, 1>(g, k == 0 && at.h == 0, at.w == 0, cells);
     store_gradient_row(p, at, k, cells, bits[k]);
   }
 }
@@ -557,19 +559,19 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
 #pragma unroll
   for (int k = 0; k < kRows; ++k) {
     if (!at.has_row(k)) break;
-    A around[kCells][3][3];
+    A g[kCells][3][3];
 #pragma unroll
     for (int y = 0; y < 3; ++y) {
 #pragma unroll
       for (int x = 0; x < 3; ++x) {
-        A grad[kCells];
-        own[2 * k + y][x].floats(grad);
+        A channels[kCells];
+        gradients_of(own[2 * k + y][x], channels);
 #pragma unroll
-        for (int v = 0; v < kCells; ++v) around[v][y][x] = grad[v];
+        for (int v = 0; v < kCells; ++v) g[v][y][x] = channels[v];
       }
     }
     Cell<A> cells[kCells];
-    blur_gradients<T, kCells>(around, k == 0 && at.h == 0, at.w == 0, cells);
+    blur_gradients<T, kCells>(g, k == 0 && at.h == 0, at.w == 0, cells);
     store_gradient_pixel(p, at, k, cells, bits[k]);
   }
 }

@@ -39,14 +39,6 @@ SEGFAST_HOST_DEVICE A mean(Terms<A> x) {
   return (((x.pair + x.third) + x.fourth) + A{}) * 0.25f;
 }
 
-// The same bits where there is a fused madd(a, b, c) = a * b + c: the product is rounded once
-// either way, and +0 is the sum of two zeros that are not both negative.
-template <typename A, typename Madd>
-SEGFAST_HOST_DEVICE A mean(Terms<A> x, Madd madd) {
-  const A zero{}, quarter = zero + 0.25f;
-  return madd((x.pair + x.third) + x.fourth, quarter, zero);
-}
-
 // The blur: the mean of an element, its left and its upper neighbours. Beyond the left and the
 // upper edge stand the edge's own values.
 template <typename A>
@@ -82,14 +74,6 @@ SEGFAST_HOST_DEVICE Terms<A> blur_terms(Cell<A> s, Above<A> above, A left_b, A l
   return {s.a + s.b, s.c, s.d};
 }
 
-template <typename A, typename Madd>
-SEGFAST_HOST_DEVICE Cell<A> blur_cell(Cell<A> s, Above<A> above, A left_b, A left_d, Madd madd) {
-  return {mean(blur_terms<0>(s, above, left_b, left_d), madd),
-          mean(blur_terms<1>(s, above, left_b, left_d), madd),
-          mean(blur_terms<2>(s, above, left_b, left_d), madd),
-          mean(blur_terms<3>(s, above, left_b, left_d), madd)};
-}
-
 // The blur's derivative at (y, x) of a map of height x width, given grad(y, x), a quarter of the
 // output's gradient. The map is thought padded by a row above and a column to the left: an output
 // reaches the four padded elements up and left of it, and the padded edge belongs to the map's
@@ -110,7 +94,7 @@ SEGFAST_HOST_DEVICE A blur_gradient(I y, I x, I height, I width, const Grad& gra
 }
 
 // What the padded edge adds to a cell's sums. kTop, kLeft: the cell is the first. q: quarters of
-// what blur_gradient_cell() takes.
+// the output's gradient at its four elements, at the column to the right and at the row below.
 template <bool kTop, bool kLeft, typename A>
 SEGFAST_HOST_DEVICE void add_edges(const A (&q)[3][3], Cell<A>& s) {
   const A above_a = q[0][0] + q[0][1];
@@ -124,23 +108,6 @@ SEGFAST_HOST_DEVICE void add_edges(const A (&q)[3][3], Cell<A>& s) {
   }
   if (kTop) s.b = (q[0][1] + q[0][2]) + s.b;
   if (kLeft) s.c = (q[1][0] + q[2][0]) + s.c;
-}
-
-// sum4() of quarters of elements whose quarters are exact, those of 16 bits: then a fused
-// multiply-add rounds as the sum of a quarter does.
-template <typename A, typename Madd>
-SEGFAST_HOST_DEVICE A sum_quarters(A a, A b, A c, A d, Madd madd) {
-  const A zero{}, quarter = zero + 0.25f;
-  return madd(d, quarter, madd(c, quarter, madd(b, quarter, madd(a, quarter, zero))));
-}
-
-// The same for a whole cell, without the padded edge. g: the output's gradient at its four
-// elements, at the column to the right and at the row below; 0 beyond the map. sum: of four
-// quarters.
-template <typename A, typename Sum>
-SEGFAST_HOST_DEVICE Cell<A> blur_gradient_cell(const A (&g)[3][3], Sum sum) {
-  return {sum(g[0][0], g[0][1], g[1][0], g[1][1]), sum(g[0][1], g[0][2], g[1][1], g[1][2]),
-          sum(g[1][0], g[1][1], g[2][0], g[2][1]), sum(g[1][1], g[1][2], g[2][1], g[2][2])};
 }
 
 }  // namespace segfast
