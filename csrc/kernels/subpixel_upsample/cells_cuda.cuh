@@ -57,22 +57,22 @@ __device__ __forceinline__ Packed<T, N> activated(Packed<T, N> x, bool with_relu
   return x;
 }
 
-// A thread's bits of the mask, fewer than 16. Those of 16-bit elements are collected in both halves
-// of a word.
+// A thread's bits of the mask, at most 16. Those of 16-bit elements are collected in both halves of
+// a word: the lower element's in the lower half.
 template <typename T>
 struct PassingBits {
   uint32_t bits = 0;
 
-  // Elements whose bits are kStep apart.
-  template <int kFirst, int kStep, int N>
-  __device__ __forceinline__ void add(const Packed<T, N>& x) {
+  // Elements whose bits are `step` apart.
+  template <int N>
+  __device__ __forceinline__ void add(const Packed<T, N>& x, int first, int step) {
 #pragma unroll
     for (int i = 0; i < x.kWords; ++i) {
       if constexpr (sizeof(T) == 2) {
-        const uint32_t lower = 1u << (kFirst + 2 * i * kStep), upper = lower << (16 + kStep);
+        const uint32_t lower = 1u << (first + 2 * i * step), upper = lower << (16 + step);
         bits |= passing_halves<T>(x.word[i]) & (lower | upper);
       } else {
-        bits |= passes_gradient(x.word[i]) ? 1u << (kFirst + i * kStep) : 0u;
+        bits |= passes_gradient(x.word[i]) ? 1u << (first + i * step) : 0u;
       }
     }
   }

@@ -54,16 +54,13 @@ struct CellParams {
   Divider<int32_t> strips;  // groups of kRows rows in a map
   int32_t items;
   bool relu, blur;
-
-  template <bool kChannelsLast>
-  __device__ __forceinline__ ShuffleShape<I> shape() const {
-    return {kChannelsLast ? channels : I{1}, height, width, 2, kChannelsLast};
-  }
 };
 
-// Cells side by side of one thread, and where they lie.
+// Cells side by side of one thread.
 template <typename T>
 constexpr int kUpsampleCells = sizeof(T) >= 4 ? 2 : 4;  // whole bytes of the mask: 4 bits a cell
+// Blocks in a multiprocessor, so that loads and arithmetic of different ones overlap: 64 registers
+// a thread suffice for types and offsets of up to 32 bits.
 template <typename T, typename I>
 constexpr int kBlocks = sizeof(T) < 8 && sizeof(I) == 4 ? 4 : 1;
 
@@ -89,6 +86,27 @@ struct Place {
   template <typename I>
   __device__ __forceinline__ I row_offset(int k, I length) const {
     return has_row(k) ? k * length : I{0};
+  }
+
+  // Of the first cell: its place in either tensor, and its number, which counts fours of the mask's
+  // bits.
+  template <typename T, typename I>
+  __device__ __forceinline__ I coarse(const CellParams<T, I>& p) const {
+    return shape(p).coarse(b, h, w, c, 0, 0);
+  }
+  template <typename T, typename I>
+  __device__ __forceinline__ I fine(const CellParams<T, I>& p) const {
+    return shape(p).fine((b * p.height + h) * 2, I{w} * 2, c);
+  }
+  template <typename T, typename I>
+  __device__ __forceinline__ I number(const CellParams<T, I>& p) const {
+    return ((b * p.height + h) * p.width + w) * shape(p).channels + c;
+  }
+
+ private:
+  template <typename T, typename I>
+  __device__ __forceinline__ static ShuffleShape<I> shape(const CellParams<T, I>& p) {
+    return {kChannelsLast ? p.channels : I{1}, p.height, p.width, 2, kChannelsLast};
   }
 };
 
@@ -162,18 +180,14 @@ __device__ __forceinline__ void store_row(const CellParams<T, I>& p, const P& at
     fine[1][2 * v] = cells[v].c;
     fine[1][2 * v + 1] = cells[v].d;
   }
-  const I row = at.b * p.height + at.h;
-  T* const out =
-      p.destination + p.template shape<false>().fine(row * 2, I{at.w} * 2, 0) + k * 4 * p.width;
+  T* const out = p.destination + at.fine(p) + k * 4 * p.width;
   vec_from_floats<T>(fine[0]).store(out);
   vec_from_floats<T>(fine[1]).store(out + 2 * p.width);
   if (p.write_mask != nullptr) {
     PassingBits<T> passing;
-    passing.template add<0, 4>(planes.of[0]);
-    passing.template add<1, 4>(planes.of[1]);
-    passing.template add<2, 4>(planes.of[2]);
-    passing.template add<3, 4>(planes.of[3]);
-    passing.store(p.write_mask + ((row * p.width + at.w) >> 1) + k * (p.width >> 1));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) passing.add(planes.of[i], i, 4);
+    passing.store(p.write_mask + (at.number(p) >> 1) + k * (p.width >> 1));
   }
 }
 
@@ -186,7 +200,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
   if (item >= p.items) return;
   const Place<false, kCells, kRows> at(p, item);
   const I plane = p.height * p.width;
-  const T* const address = p.source + p.template shape<false>().coarse(at.b, at.h, at.w, 0, 0, 0);
+  const T* const address = p.source + at.coarse(p);
 
   // All loads before the first use. Beyond the map's edges stand the edge's own values: a for b of
   // the cell to the left and for c of the cell above, and so on.
@@ -265,19 +279,17 @@ __device__ __forceinline__ void store_pixel(const CellParams<T, I>& p, const P& 
     fine[2][v] = cells[v].c;
     fine[3][v] = cells[v].d;
   }
-  const I row = at.b * p.height + at.h, row_length = p.width * p.channels;
-  T* const out = p.destination + p.template shape<true>().fine(row * 2, I{at.w} * 2, at.c) +
-                 k * 4 * row_length;
-  T* const next = out + 2 * row_length;
+  const I row_cells = p.width * p.channels;
+  T* const out = p.destination + at.fine(p) + k * 4 * row_cells;
+  T* const next = out + 2 * row_cells;
   vec_from_floats<T>(fine[0]).store(out);
   vec_from_floats<T>(fine[1]).store(out + p.channels);
   vec_from_floats<T>(fine[2]).store(next);
   vec_from_floats<T>(fine[3]).store(next + p.channels);
   if (p.write_mask != nullptr) {
     PassingBits<T> passing;
-    passing.template add<0, 1>(pixel);
-    passing.store(p.write_mask + ((row * row_length + at.w * p.channels + at.c) >> 1) +
-                  k * (row_length >> 1));
+    passing.add(pixel, 0, 1);
+    passing.store(p.write_mask + (at.number(p) >> 1) + k * (row_cells >> 1));
   }
 }
 
@@ -291,7 +303,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
   if (item >= p.items) return;
   const Place<true, kCells, kRows> at(p, item);
   const I pixel = p.channels * 4, row_length = p.width * pixel;
-  const T* const address = p.source + p.template shape<true>().coarse(at.b, at.h, at.w, at.c, 0, 0);
+  const T* const address = p.source + at.coarse(p);
 
   Pixel own[kRows];
 #pragma unroll
@@ -349,16 +361,16 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
 
 // ---- backward
 
-// The mask's bits of a thread's rows; all ones without a mask. first: number of the first cell,
-// row_length: cells of a row.
+// The mask's bits of a thread's rows; all ones without a mask. row_cells: cells of a row.
 template <int kCells, int kRows, typename T, typename I, typename P>
-__device__ __forceinline__ void load_bits(const CellParams<T, I>& p, const P& at, I first,
-                                          I row_length, uint32_t (&bits)[kRows]) {
+__device__ __forceinline__ void load_bits(const CellParams<T, I>& p, const P& at, I row_cells,
+                                          uint32_t (&bits)[kRows]) {
 #pragma unroll
   for (int k = 0; k < kRows; ++k) {
     bits[k] = ~0u;
     if (p.mask != nullptr) {
-      const uint8_t* const address = p.mask + (first >> 1) + at.row_offset(k, row_length >> 1);
+      const uint8_t* const address =
+          p.mask + (at.number(p) >> 1) + at.row_offset(k, row_cells >> 1);
       if constexpr (kCells == 4) {
         bits[k] = __ldcs(reinterpret_cast<const uint16_t*>(address));
       } else {
@@ -414,8 +426,7 @@ __device__ __forceinline__ void store_gradient_row(const CellParams<T, I>& p, co
     s[2][v] = cell.c;
     s[3][v] = cell.d;
   }
-  T* const out =
-      p.destination + p.template shape<false>().coarse(at.b, at.h, at.w, 0, 0, 0) + k * p.width;
+  T* const out = p.destination + at.coarse(p) + k * p.width;
 #pragma unroll
   for (int i = 0; i < 4; ++i) vec_from_floats<T>(s[i]).store(out + i * p.height * p.width);
 }
@@ -429,10 +440,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
   const int32_t item = thread_item<int32_t>();
   if (item >= p.items) return;
   const Place<false, kCells, kRows> at(p, item);
-  const I first_row = at.b * p.height + at.h, row_length = p.width * 2;
-  const T* const address = p.source + p.template shape<false>().fine(first_row * 2, I{at.w} * 2, 0);
+  const I row_length = p.width * 2;
+  const T* const address = p.source + at.fine(p);
   uint32_t bits[kRows];
-  load_bits<kCells>(p, at, first_row * p.width + at.w, p.width, bits);
+  load_bits<kCells>(p, at, p.width, bits);
 
   if (!p.blur) {
     Row own[2 * kRows];
@@ -501,9 +512,7 @@ __device__ __forceinline__ void store_gradient_pixel(const CellParams<T, I>& p, 
     s[4 * v + 2] = cell.c;
     s[4 * v + 3] = cell.d;
   }
-  vec_from_floats<T>(s).store(p.destination +
-                              p.template shape<true>().coarse(at.b, at.h, at.w, at.c, 0, 0) +
-                              k * 4 * p.width * p.channels);
+  vec_from_floats<T>(s).store(p.destination + at.coarse(p) + k * 4 * p.width * p.channels);
 }
 
 template <typename T, typename I, int kRows>
@@ -515,13 +524,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
   const int32_t item = thread_item<int32_t>();
   if (item >= p.items) return;
   const Place<true, kCells, kRows> at(p, item);
-  const I channels = p.channels, row_length = p.width * 2 * channels;
-  const I first_row = at.b * p.height + at.h;
-  const T* const address =
-      p.source + p.template shape<true>().fine(first_row * 2, I{at.w} * 2, at.c);
+  const I row_length = p.width * 2 * p.channels;
+  const T* const address = p.source + at.fine(p);
   uint32_t bits[kRows];
-  load_bits<kCells>(p, at, (first_row * p.width + at.w) * channels + at.c, p.width * channels,
-                    bits);
+  load_bits<kCells>(p, at, p.width * p.channels, bits);
 
   if (!p.blur) {
     Channels own[2 * kRows][2];
@@ -529,7 +535,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
     for (int k = 0; k < 2 * kRows; ++k) {
 #pragma unroll
       for (int x = 0; x < 2; ++x) {
-        own[k][x] = Channels::load_if(at.has_row(k / 2), address + k * row_length + x * channels);
+        own[k][x] = Channels::load_if(at.has_row(k / 2), address + k * row_length + x * p.channels);
       }
     }
 #pragma unroll
@@ -553,7 +559,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
 #pragma unroll
     for (int x = 0; x < 3; ++x) {
       own[k][x] = Channels::load_if(at.has_row(k / 2) && (x < 2 || has_right),
-                                    address + k * row_length + x * channels);
+                                    address + k * row_length + x * p.channels);
     }
   }
 #pragma unroll
