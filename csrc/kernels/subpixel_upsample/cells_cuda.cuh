@@ -7,6 +7,7 @@
 #include "kernels/subpixel_upsample/subpixel_upsample_math.h"
 
 namespace segfast {
+namespace {
 
 #if defined(__CUDA_ARCH__)
 // A word as CUDA's functions of two 16-bit numbers take it.
@@ -30,7 +31,7 @@ __device__ __forceinline__ uint32_t passing_halves(uint32_t word) {
 #endif
 }
 
-// ReLU, and 0 of -0, which a blur does not show.
+// ReLU; of -0 either zero, which a blur does not show. NaN stays.
 template <typename T>
 __device__ __forceinline__ uint32_t positive_part(uint32_t word) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -124,4 +125,5 @@ __device__ __forceinline__ Packed<T, N / 2> lower_pairs(const Packed<T, N>& cell
   return result;
 }
 
+}  // namespace
 }  // namespace segfast
