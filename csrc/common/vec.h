@@ -59,7 +59,6 @@ SEGFAST_HOST_DEVICE void floats_of_word(uint32_t word, float& lower, float& uppe
 template <typename T, int N, typename A>
 SEGFAST_HOST_DEVICE void floats_of(const Vec<T, N>& vec, A (&values)[N]) {
   if constexpr (sizeof(T) == 2 && N % 2 == 0) {
-#pragma unroll
     for (int i = 0; i < N; i += 2) {
       uint32_t word;
       memcpy(&word, &vec.at[i], sizeof word);

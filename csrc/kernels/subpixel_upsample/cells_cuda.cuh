@@ -1,13 +1,101 @@
-// cells_cuda.cuh: elements of cells in a thread's registers, two 16-bit ones a word (packed.h):
-// ReLU, the mask's bits, and neighbours picked from cells that were loaded whole.
+// cells_cuda.cuh: the cells of one thread of the kernels for factor 2: where they lie in the map,
+// and how its registers hold them, 16-bit elements two a word (packed.h): ReLU, the mask's bits,
+// and neighbours picked from cells that were loaded whole.
 #pragma once
 
+#include "common/divider.h"
 #include "common/launch.h"
 #include "common/packed.h"
+#include "common/scalar_math.h"
+#include "kernels/pixel_shuffle/pixel_shuffle_math.h"
 #include "kernels/subpixel_upsample/subpixel_upsample_math.h"
+
+#define SEGFAST_FORMULAS fused
+#define SEGFAST_FORMULA SEGFAST_HOST_DEVICE
+#include "kernels/subpixel_upsample/blur_fused_math.h"
 
 namespace segfast {
 namespace {
+
+constexpr int kThreads = 256;
+
+template <typename I>
+__device__ __forceinline__ I thread_item() {
+  return static_cast<I>(blockIdx.x) * kThreads + static_cast<I>(threadIdx.x);
+}
+
+// ---- where they lie
+
+// Offsets need I; items are counted in 32 bits.
+template <typename T, typename I>
+struct CellParams {
+  const T* source;      // input, or grad_output
+  T* destination;       // output, or grad_input
+  uint8_t* write_mask;  // forward, or nullptr
+  const uint8_t* mask;  // backward, or nullptr
+  I channels, height, width;
+  Divider<int32_t> group;   // groups of kCells in a row (contiguous) or in a pixel (channels_last)
+  Divider<int32_t> pixels;  // of a row: channels_last alone
+  Divider<int32_t> strips;  // groups of kRows rows in a map
+  int32_t items;
+  bool relu, blur;
+};
+
+// Cells side by side of one thread.
+template <typename T>
+constexpr int kUpsampleCells = sizeof(T) >= 4 ? 2 : 4;  // whole bytes of the mask: 4 bits a cell
+// Blocks in a multiprocessor, so that loads and arithmetic of different ones overlap: 64 registers
+// a thread suffice for types and offsets of up to 32 bits.
+template <typename T, typename I>
+constexpr int kBlocks = sizeof(T) < 8 && sizeof(I) == 4 ? 4 : 1;
+
+// The cells of one thread: kCells side by side, in kRows rows.
+template <bool kChannelsLast, int kCells, int kRows>
+struct Place {
+  int32_t b, h, w, c;
+  int32_t rows;  // of the map, from h on
+
+  template <typename P>
+  __device__ __forceinline__ Place(const P& p, int32_t item) {
+    const int32_t rest = p.group.divide(item);
+    const int32_t first = p.group.remainder(item, rest) * kCells;
+    const int32_t strip = kChannelsLast ? p.pixels.divide(rest) : rest;
+    w = kChannelsLast ? p.pixels.remainder(rest, strip) : first;
+    c = kChannelsLast ? first : 0;
+    b = p.strips.divide(strip);
+    h = p.strips.remainder(strip, b) * kRows;
+    rows = static_cast<int32_t>(p.height) - h;
+  }
+  __device__ __forceinline__ bool has_row(int k) const { return k == 0 || k < rows; }
+  // Of the k-th row; beyond the map, of the first.
+  template <typename I>
+  __device__ __forceinline__ I row_offset(int k, I length) const {
+    return has_row(k) ? k * length : I{0};
+  }
+
+  // Of the first cell: its place in either tensor, and its number, which counts fours of the mask's
+  // bits.
+  template <typename T, typename I>
+  __device__ __forceinline__ I coarse(const CellParams<T, I>& p) const {
+    return shape(p).coarse(b, h, w, c, 0, 0);
+  }
+  template <typename T, typename I>
+  __device__ __forceinline__ I fine(const CellParams<T, I>& p) const {
+    return shape(p).fine((b * p.height + h) * 2, I{w} * 2, c);
+  }
+  template <typename T, typename I>
+  __device__ __forceinline__ I number(const CellParams<T, I>& p) const {
+    return ((b * p.height + h) * p.width + w) * shape(p).channels + c;
+  }
+
+ private:
+  template <typename T, typename I>
+  __device__ __forceinline__ static ShuffleShape<I> shape(const CellParams<T, I>& p) {
+    return {kChannelsLast ? p.channels : I{1}, p.height, p.width, 2, kChannelsLast};
+  }
+};
+
+// ---- in registers
 
 #if defined(__CUDA_ARCH__)
 // A word as CUDA's functions of two 16-bit numbers take it.
