@@ -113,6 +113,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
     return;
   }
 
+  // All loads before the first use; zeros beyond the map.
   Row own[2 * kRows + 1];
   T right[2 * kRows + 1];
   const bool has_right = at.w + kCells < p.width;
@@ -198,6 +199,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
     return;
   }
 
+  // All loads before the first use; zeros beyond the map.
   Channels own[2 * kRows + 1][3];
   const bool has_right = at.w + 1 < p.width;
 #pragma unroll

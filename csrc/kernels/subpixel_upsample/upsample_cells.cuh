@@ -200,6 +200,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T, I>)
   const I pixel = p.channels * 4, row_length = p.width * pixel;
   const T* const address = p.source + at.coarse(p);
 
+  // Loads and edges as above.
   Pixel own[kRows];
 #pragma unroll
   for (int k = 0; k < kRows; ++k) {
