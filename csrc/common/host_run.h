@@ -214,5 +214,14 @@ T atomicMax(T* address, std::common_type_t<T> value) {
 }
 inline void __threadfence() {}
 
+// Bytes of y and x, numbered from x's lowest: four hexadecimal digits of s, 0 to 7, say which.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned s) {
+  const uint64_t bytes = uint64_t{y} << 32 | x;
+  unsigned result = 0;
+  for (unsigned i = 0; i < 4; ++i) {
+    result |= static_cast<unsigned>(bytes >> (8 * (s >> (4 * i) & 7u)) & 0xffu) << (8 * i);
+  }
+  return result;
+}
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }

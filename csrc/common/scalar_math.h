@@ -20,6 +20,10 @@ SEGFAST_HOST_DEVICE double log_positive(double x) { return log(x); }
 SEGFAST_HOST_DEVICE float log1p_unit(float e) { return log1pf(e); }
 SEGFAST_HOST_DEVICE double log1p_unit(double e) { return log1p(e); }
 
+// a * b + c, rounded once.
+SEGFAST_HOST_DEVICE float madd(float a, float b, float c) { return fmaf(a, b, c); }
+SEGFAST_HOST_DEVICE double madd(double a, double b, double c) { return fma(a, b, c); }
+
 template <typename R>
 SEGFAST_HOST_DEVICE R constant(double x) {
   return static_cast<R>(x);

@@ -1,4 +1,5 @@
-// vec.h: a group of neighbouring elements that moves in one access (16 bytes is the widest).
+// vec.h: a group of neighbouring elements that moves in one access, or, beyond 16 bytes, in
+// several.
 #pragma once
 
 #include <cmath>
@@ -10,7 +11,7 @@
 namespace segfast {
 
 template <typename T, int N>
-struct alignas(sizeof(T) * N) Vec {
+struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Vec {
   T at[N];
 
   SEGFAST_HOST_DEVICE static Vec load(const T* address) {
@@ -36,27 +37,34 @@ struct alignas(sizeof(T) * N) Vec {
   SEGFAST_HOST_DEVICE void store(T* address) const { *reinterpret_cast<Vec*>(address) = *this; }
 };
 
-// values[i] = vec.at[i]. A GPU makes a float of each half of a word in one operation.
+// The two 16-bit numbers of a word, each in one operation of a GPU.
+template <typename T>
+SEGFAST_HOST_DEVICE void floats_of_word(uint32_t word, float& lower, float& upper) {
+  if constexpr (std::is_same_v<T, Half>) {
+#if defined(__CUDA_ARCH__)
+    const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&word));
+    lower = pair.x;
+    upper = pair.y;
+#else
+    lower = to_float(Half{static_cast<uint16_t>(word)});
+    upper = to_float(Half{static_cast<uint16_t>(word >> 16)});
+#endif
+  } else {
+    lower = detail::bits_to_float(word << 16);
+    upper = detail::bits_to_float(word & 0xffff0000u);
+  }
+}
+
+// values[i] = vec.at[i].
 template <typename T, int N, typename A>
 SEGFAST_HOST_DEVICE void floats_of(const Vec<T, N>& vec, A (&values)[N]) {
-#if defined(__CUDA_ARCH__)
   if constexpr (sizeof(T) == 2 && N % 2 == 0) {
-#pragma unroll
     for (int i = 0; i < N; i += 2) {
       uint32_t word;
       memcpy(&word, &vec.at[i], sizeof word);
-      if constexpr (std::is_same_v<T, Half>) {
-        const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&word));
-        values[i] = pair.x;
-        values[i + 1] = pair.y;
-      } else {
-        values[i] = __uint_as_float(word << 16);
-        values[i + 1] = __uint_as_float(word & 0xffff0000u);
-      }
+      floats_of_word<T>(word, values[i], values[i + 1]);
     }
-  } else
-#endif
-  {
+  } else {
     for (int i = 0; i < N; ++i) values[i] = to_float(vec.at[i]);
   }
 }

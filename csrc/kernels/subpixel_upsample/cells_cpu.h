@@ -221,7 +221,7 @@ SEGFAST_LANES Stored<T> stored_cells(const Four<T>& x) {
 }
 
 // ---- gradients: pairs of a row and the element after each pair, 0 beyond the row. Quarters of
-// them, but of 16-bit elements the elements: see sum_quarters().
+// them, but of 16-bit elements the elements: see fused::sum_quarters().
 
 template <typename T, typename A>
 SEGFAST_LANES A quartered_unless_narrow(A grad) {
@@ -301,12 +301,11 @@ SEGFAST_LANES void store_planes(T* address, int64_t plane, const Stored<T>& x) {
 template <typename T>
 SEGFAST_LANES lanes_t<T> mean_lanes(Terms<lanes_t<T>> x) {
 #if defined(SEGFAST_ISA_AVX2)
-  // Rounded once, as the product is; of -0, +0.
-  const lanes_t<T> zero{}, quarter = zero + 0.25f;
   if constexpr (std::is_same_v<T, Half>) {  // whose sums stay finite: on the ports that multiply
+    const lanes_t<T> zero{}, quarter = zero + 0.25f;
     return madd(x.fourth, quarter, madd(x.third, quarter, madd(x.pair, quarter, zero)));
   }
-  return madd((x.pair + x.third) + x.fourth, quarter, zero);
+  return fused::mean(x);
 #else
   return mean(x);
 #endif

@@ -5,6 +5,11 @@
 // that are given to the forward pass, go element by element.
 #include "common/lanes.h"
 #include "common/lanes_math.h"
+
+#define SEGFAST_FORMULAS SEGFAST_ISA::fused
+#define SEGFAST_FORMULA SEGFAST_LANES
+#include "kernels/subpixel_upsample/blur_fused_math.h"
+
 #include "kernels/subpixel_upsample/cells_cpu.h"
 #include "kernels/subpixel_upsample/runs_cpu.h"
 
@@ -374,42 +379,6 @@ void upsample_rows(const SubpixelUpsampleParams& p, int64_t begin, int64_t end) 
 
 // ---- backward, factor 2
 
-// The sums of quarters that a gradient's cells are made of. Gradients of 16 bits are still whole:
-// their quarters are exact, so that a fused multiply-add rounds as the sum of a quarter does.
-template <typename T>
-SEGFAST_LANES lanes_t<T> sum_quarters(lanes_t<T> a, lanes_t<T> b, lanes_t<T> c, lanes_t<T> d) {
-  if constexpr (kNarrow<T>) {
-    const lanes_t<T> zero{}, quarter = zero + 0.25f;
-    return madd(d, quarter, madd(c, quarter, madd(b, quarter, madd(a, quarter, zero))));
-  } else {
-    return sum4(a, b, c, d);
-  }
-}
-
-// Cells that lie in the map's first row or whose first lane lies in its first column.
-template <typename T>
-SEGFAST_LANES Cell<lanes_t<T>> blur_gradient_vector(const lanes_t<T> (&g)[3][3], bool top,
-                                                    bool left) {
-  Cell<lanes_t<T>> s{sum_quarters<T>(g[0][0], g[0][1], g[1][0], g[1][1]),
-                     sum_quarters<T>(g[0][1], g[0][2], g[1][1], g[1][2]),
-                     sum_quarters<T>(g[1][0], g[1][1], g[2][0], g[2][1]),
-                     sum_quarters<T>(g[1][1], g[1][2], g[2][1], g[2][2])};
-  if (top || left) {
-    lanes_t<T> q[3][3];
-    for (int y = 0; y < 3; ++y) {
-      for (int x = 0; x < 3; ++x) q[y][x] = kNarrow<T> ? g[y][x] * 0.25f : g[y][x];
-    }
-    if (!left) {
-      add_edges<true, false>(q, s);
-    } else if (top) {
-      add_edges<true, true>(q, s);
-    } else {
-      add_edges<false, true>(q, s);
-    }
-  }
-  return s;
-}
-
 // x with the first lane of y.
 template <typename T>
 SEGFAST_LANES lanes_t<T> with_first(lanes_t<T> x, lanes_t<T> y) {
@@ -430,9 +399,9 @@ SEGFAST_LANES void gradient_cells(const T* grad, const T* below, bool top, int64
     load_gradients(row, has_right, g[0]);
     load_gradients(next, has_right, g[1]);
     load_gradients(below + 2 * w, has_right, g[2]);
-    Cell<lanes_t<T>> s = blur_gradient_vector<T>(g, top, false);
+    Cell<lanes_t<T>> s = fused::blur_gradient_cell<kNarrow<T>>(g, top, false);
     if (left) {
-      const Cell<lanes_t<T>> edge = blur_gradient_vector<T>(g, top, true);
+      const Cell<lanes_t<T>> edge = fused::blur_gradient_cell<kNarrow<T>>(g, top, true);
       s.a = with_first<T>(s.a, edge.a);
       s.c = with_first<T>(s.c, edge.c);
     }
@@ -476,7 +445,7 @@ SEGFAST_LANES void gradient_channels(const T* const (&own)[3], const T* const (&
       g[y][2] = quartered_unless_narrow<T>(load_channels<kParts>(right[y] + c, part));
       (*kept)[y] = g[y][2];
     }
-    cells[part] = blur_gradient_vector<T>(g, top, left);
+    cells[part] = fused::blur_gradient_cell<kNarrow<T>>(g, top, left);
   }
   store_cells(coarse, cells, mask);
 }

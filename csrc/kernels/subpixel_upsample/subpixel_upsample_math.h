@@ -74,16 +74,6 @@ SEGFAST_HOST_DEVICE Terms<A> blur_terms(Cell<A> s, Above<A> above, A left_b, A l
   return {s.a + s.b, s.c, s.d};
 }
 
-// upper_c, upper_d: of the cell above; corner_d: of the cell above that to the left.
-template <typename A>
-SEGFAST_HOST_DEVICE Cell<A> blur_cell(Cell<A> s, A upper_c, A upper_d, A left_b, A left_d,
-                                      A corner_d) {
-  const Above<A> above = above_cell(upper_c, upper_d, corner_d);
-  return {
-      mean(blur_terms<0>(s, above, left_b, left_d)), mean(blur_terms<1>(s, above, left_b, left_d)),
-      mean(blur_terms<2>(s, above, left_b, left_d)), mean(blur_terms<3>(s, above, left_b, left_d))};
-}
-
 // The blur's derivative at (y, x) of a map of height x width, given grad(y, x), a quarter of the
 // output's gradient. The map is thought padded by a row above and a column to the left: an output
 // reaches the four padded elements up and left of it, and the padded edge belongs to the map's
@@ -103,7 +93,8 @@ SEGFAST_HOST_DEVICE A blur_gradient(I y, I x, I height, I width, const Grad& gra
   return sum;
 }
 
-// What the padded edge adds to a cell's sums. kTop, kLeft: the cell is the first. q as below.
+// What the padded edge adds to a cell's sums. kTop, kLeft: the cell is the first. q: quarters of
+// the output's gradient at its four elements, at the column to the right and at the row below.
 template <bool kTop, bool kLeft, typename A>
 SEGFAST_HOST_DEVICE void add_edges(const A (&q)[3][3], Cell<A>& s) {
   const A above_a = q[0][0] + q[0][1];
@@ -117,16 +108,6 @@ SEGFAST_HOST_DEVICE void add_edges(const A (&q)[3][3], Cell<A>& s) {
   }
   if (kTop) s.b = (q[0][1] + q[0][2]) + s.b;
   if (kLeft) s.c = (q[1][0] + q[2][0]) + s.c;
-}
-
-// The same for a whole cell. q: quarters of the output's gradient at its four elements, at the
-// column to the right and at the row below; 0 beyond the map.
-template <bool kTop, bool kLeft, typename A>
-SEGFAST_HOST_DEVICE Cell<A> blur_gradient_cell(const A (&q)[3][3]) {
-  Cell<A> s{sum4(q[0][0], q[0][1], q[1][0], q[1][1]), sum4(q[0][1], q[0][2], q[1][1], q[1][2]),
-            sum4(q[1][0], q[1][1], q[2][0], q[2][1]), sum4(q[1][1], q[1][2], q[2][1], q[2][2])};
-  add_edges<kTop, kLeft>(q, s);
-  return s;
 }
 
 }  // namespace segfast
