@@ -598,6 +598,35 @@ SEGFAST_LANES V join_bytes(V a, V b) {
 #endif
 }
 
+// Four vectors of int64 as int16, or the one of these that is nearest.
+SEGFAST_LANES TwiceLanes16 saturate16(LaneTypes<double>::Bits a, LaneTypes<double>::Bits b,
+                                      LaneTypes<double>::Bits c, LaneTypes<double>::Bits d) {
+  // Halves saturate to halves of 32 bits, and these once more.
+#if defined(SEGFAST_ISA_AVX512)
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i ab = _mm512_maskz_packs_epi32(~__mmask32{}, (__m512i)a, (__m512i)b);
+  const __m512i cd = _mm512_maskz_packs_epi32(~__mmask32{}, (__m512i)c, (__m512i)d);
+  const __m512i all = _mm512_maskz_packs_epi32(~__mmask32{}, ab, cd);
+  return (TwiceLanes16)_mm512_maskz_permutexvar_epi32(0xffff, order, all);
+#elif defined(SEGFAST_ISA_AVX2)
+  const __m256i all = _mm256_packs_epi32(_mm256_packs_epi32((__m256i)a, (__m256i)b),
+                                         _mm256_packs_epi32((__m256i)c, (__m256i)d));
+  return (TwiceLanes16)_mm256_permutevar8x32_epi32(all, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+#elif SEGFAST_X86_VARIANTS
+  return (TwiceLanes16)_mm_packs_epi32(_mm_packs_epi32((__m128i)a, (__m128i)b),
+                                       _mm_packs_epi32((__m128i)c, (__m128i)d));
+#else
+  using Signed = LaneTypes<double>::Signed;
+  TwiceLanes16 parts[4];
+  const LaneTypes<double>::Bits given[4] = {a, b, c, d};
+  for (int v = 0; v < 4; ++v) {
+    const Signed x = (Signed)given[v], low = x < -0x8000 ? Signed{} - 0x8000 : x;
+    parts[v] = (TwiceLanes16)(low > 0x7fff ? Signed{} + 0x7fff : low);
+  }
+  return evens(evens(parts[0], parts[1]), evens(parts[2], parts[3]));
+#endif
+}
+
 template <typename T>
 struct Pair {
   lanes_t<T> even, odd;

@@ -147,12 +147,11 @@ void scatter_planes(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   }
 }
 
-// The elements of two rows of the map that a row of windows names. (Moves runs, as ScatterRow.)
+// The elements of two rows of the map that a row of windows names. (Moved as ScatterRow is.)
 template <typename T>
 struct GatherColumns {
   using Element = T;
-  using Seen = TapTile::Seen<T>;
-  static constexpr int kWindows = kLanes<T>;
+  static constexpr bool kReadsCodes = true;
   const T *upper, *lower;
   T* out;
   int64_t windows, width;
@@ -172,21 +171,12 @@ struct GatherColumns {
            (load_vector<own_t<T>>(lower + column) & coded.is_lower);
   }
 
-  SEGFAST_LANES void by_indices(int64_t at, const TapTile& tile, const int64_t* indices,
-                                int64_t origin, Seen& seen) const {
+  SEGFAST_LANES void place(int64_t at, const Won<T>& won) const {
     const T *const above = upper + 2 * at, *const below = lower + 2 * at;
-    if (ahead != 0) prefetch_pairs<kLanes<T>>(above + ahead, below + ahead);
-    const auto places = tile.read_places<T>(indices + at, origin + 2 * at, 2, seen);
-    const auto is_lower = places.is_lower != 0, is_right = places.column != 0;
-    if constexpr (kNarrow<T>) {  // both columns' elements in a lane
-      const bits_t<T> pair =
-          is_lower ? load_vector<bits_t<T>>(below) : load_vector<bits_t<T>>(above);
-      store_words(out + at, (is_right ? pair >> 16 : pair) & 0xffffu);
-    } else {
-      const WordPair<T> a = load_word_pairs(above), b = load_word_pairs(below);
-      const bits_t<T> left = is_lower ? b.even : a.even, right = is_lower ? b.odd : a.odd;
-      store_words(out + at, is_right ? right : left);
-    }
+    if (ahead != 0) prefetch_pairs<kOwnLanes<T>>(above + ahead, below + ahead);
+    const OwnPair<T> a = load_own_pairs(above), b = load_own_pairs(below);
+    const own_t<T> left = won.is_lower ? b.even : a.even, right = won.is_lower ? b.odd : a.odd;
+    store_vector(out + at, won.is_right ? right : left);
   }
 
   SEGFAST_LANES void next() {
@@ -199,19 +189,11 @@ struct GatherColumns {
 template <typename T>
 struct GatherChannels {
   using Element = T;
-  using Seen = TapTile::Seen<T>;
-  static constexpr int kWindows = kOwnLanes<T>;
+  static constexpr bool kReadsCodes = false;
   const T *upper, *lower;
   T* out;
   int64_t right;
 
-  SEGFAST_LANES void by_codes(int64_t at, const uint8_t* codes) const {
-    place(at, load_coded<T>(codes));
-  }
-  SEGFAST_LANES void by_indices(int64_t at, const TapTile& tile, const int64_t* indices,
-                                int64_t origin, Seen& seen) const {
-    place(at, tile.read_won<T>(indices + at, origin, 0, seen));
-  }
   SEGFAST_LANES void place(int64_t at, const Won<T>& won) const {
     const T *const a = upper + at, *const c = lower + at;
     const own_t<T> in_left = won.is_lower ? load_vector<own_t<T>>(c) : load_vector<own_t<T>>(a);

@@ -250,9 +250,19 @@ SEGFAST_LANES OwnPair<T> load_own_pairs(const T* address) {
     return {(own_t<T>)_mm256_unpacklo_epi64(low, high), (own_t<T>)_mm256_unpackhi_epi64(low, high)};
   }
 #endif
+  if constexpr (sizeof(T) == 4) {
+    const WordPair<T> words = load_word_pairs(address);
+    return {words.even, words.odd};
+  }
   const auto x = load_vector<own_t<T>>(address);
   const auto y = load_vector<own_t<T>>(address + kOwnLanes<T>);
   return {evens(x, y), odds(x, y)};
+}
+
+template <typename T, typename V>
+SEGFAST_LANES void store_own_pairs(T* address, V even, V odd) {
+  store_vector(address, lower_pairs(even, odd));
+  store_vector(address + kOwnLanes<T>, upper_pairs(even, odd));
 }
 
 template <typename T>
@@ -347,19 +357,29 @@ SEGFAST_LANES Won<T> load_coded(const uint8_t* codes) {
 // What is read of codes at once may reach so far behind them.
 constexpr int kCodesRead = 16;
 
-// move.by_codes(at, codes) for each kOwnLanes of n windows, which are at least as many.
+// kOwnLanes windows by their codes.
+template <typename Move>
+SEGFAST_LANES void move_coded(const Move& move, int64_t at, const uint8_t* codes) {
+  if constexpr (Move::kReadsCodes) {
+    move.by_codes(at, codes);
+  } else {
+    move.place(at, load_coded<typename Move::Element>(codes));
+  }
+}
+
+// The same of n windows, at least as many.
 template <typename Move>
 SEGFAST_LANES void for_each_coded(const Move& move, const uint8_t* codes, int64_t n) {
   constexpr int kCount = kOwnLanes<typename Move::Element>;
   int64_t at = 0;
-  for (; at + kCount <= n; at += kCount) move.by_codes(at, codes + at / kCodesPerByte);
+  for (; at + kCount <= n; at += kCount) move_coded(move, at, codes + at / kCodesPerByte);
   if (at == n) return;
   at = n - kCount;  // overlaps; its first code may lie within a byte
   const uint8_t* const first = codes + at / kCodesPerByte;
   const int shift = static_cast<int>(2 * (at % kCodesPerByte));
   const uint64_t last[2] = {
       load_vector<uint64_t>(first) >> shift | uint64_t{first[8]} << (63 - shift) << 1, 0};
-  move.by_codes(at, reinterpret_cast<const uint8_t*>(last));
+  move_coded(move, at, reinterpret_cast<const uint8_t*>(last));
 }
 
 // The first n lanes.

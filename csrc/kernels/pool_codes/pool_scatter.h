@@ -40,6 +40,66 @@ namespace segfast {
 namespace SEGFAST_ISA {
 namespace {
 
+// Tells 2x2 windows apart by their indices, as long as these lie in their own windows.
+template <typename T>
+struct IndexedTaps {
+  using Lanes = mask_t<T>;
+  using Lane = std::remove_reference_t<decltype(std::declval<Lanes&>()[0])>;
+
+  const Lanes width, last;    // of the upper row
+  Lanes columns{}, uppers{};  // of all that were read; the upper halves where they are wide
+
+  // Of windows with origins up to `end`.
+  IndexedTaps(const PoolShape& s, int64_t end)
+      : width(all(static_cast<Lane>(s.width))),
+        last(all(s.width > 1)) {  // in a map one column wide the second row begins at 1
+    // Those whose lower halves do not tell are left to those who take any indices.
+    if constexpr (sizeof(T) == 4) uppers += static_cast<Lane>((end + s.width + 2) >> 32 != 0);
+  }
+
+  // Whether 16 bits tell how far from a window, and a row of them, its elements lie.
+  static bool can_read(const PoolShape& s) { return !kNarrow<T> || s.width < 1 << 14; }
+
+  // Those of kOwnLanes windows, `step` apart.
+  SEGFAST_LANES Won<T> read(const int64_t* index, int64_t origin, int64_t step) {
+    const Lanes offset = from_origins(index, origin, step);
+    const Lanes is_lower = offset > last;
+    const Lanes column = offset - (is_lower & width);
+    columns |= column;
+    return {-column, is_lower};
+  }
+
+  // Not zero where any of them lay in no such window.
+  SEGFAST_LANES bits_t<float> foreign() const {
+    return (bits_t<float>)((columns & static_cast<Lane>(~1)) | uppers);
+  }
+
+ private:
+  SEGFAST_LANES static Lanes all(Lane lane) { return Lanes{} + lane; }
+  SEGFAST_LANES Lanes from_origins(const int64_t* index, int64_t origin, int64_t step) {
+    if constexpr (kNarrow<T>) {
+      constexpr int kWide = kLanes<double>;
+      using Wide = bits_t<double>;
+      Wide from[4];
+      for (int v = 0; v < 4; ++v) {
+        from[v] = load_vector<Wide>(index + v * kWide) - static_cast<uint64_t>(origin);
+      }
+      return (Lanes)saturate16(from[0], from[1], from[2], from[3]) -
+             along(step, lane_numbers<Lanes>{});
+    } else if constexpr (sizeof(T) == 4) {
+      const WordPair<float> halves = load_word_pairs(reinterpret_cast<const float*>(index));
+      uppers |= (Lanes)halves.odd;
+      return (Lanes)(halves.even - lane_positions<T>(origin, step));
+    } else {
+      return (Lanes)(load_vector<bits_t<T>>(index) - lane_positions<T>(origin, step));
+    }
+  }
+  template <int... kLane>
+  SEGFAST_LANES static Lanes along(int64_t step, std::integer_sequence<int, kLane...>) {
+    return Lanes{static_cast<Lane>(kLane)...} * static_cast<Lane>(step);
+  }
+};
+
 // The taps of up to kTile 2x2 windows of a run, a byte each, from codes or from indices.
 struct TapTile {
   using Words = bits_t<float>;
@@ -71,8 +131,8 @@ struct TapTile {
   }
   template <typename T>
   bool is_indexed() const {
-    return is_whole() && indices.data != nullptr &&
-           run_length() >= (s.inner == 1 ? kLanes<T> : kOwnLanes<T>);
+    return is_whole() && indices.data != nullptr && run_length() >= kOwnLanes<T> &&
+           IndexedTaps<T>::can_read(s);
   }
 
   // How many runs have enough behind their codes for a vector to be read.
@@ -87,100 +147,34 @@ struct TapTile {
     }
     const int64_t step = run.along_row ? 2 : 0, start = run.number * run.length + first;
     const int64_t origin = 2 * (run.oh * s.width + run.ow) + first * step;
-    const Elements<int64_t> all = indices;
-    Seen<float> seen;
-    foreign |= unknown(origin + n * step);
+    const int64_t* const all = indices.data + start;
+    IndexedTaps<float> indexed(s, origin + n * step);
     for (int at = 0; at < n; at += kLanes<float>) {
       const int i = n < kLanes<float> ? 0 : std::min(at, n - kLanes<float>);  // may overlap
       if (n >= kLanes<float>) {
-        store_places(read_places<float>(all.data + start + i, origin + i * step, step, seen),
-                     taps + i);
+        store_taps<float>(taps + i, indexed.read(all + i, origin + i * step, step).tap());
       } else {
         int64_t some[kLanes<float>];
-        for (int k = 0; k < kLanes<float>; ++k) some[k] = all.data[start + std::min(k, n - 1)];
-        Seen<float> here;
-        store_places(read_places<float>(some, origin, step, here), taps);
-        foreign |= here.foreign() & (lane_positions<float>(0, 1) < n ? ~Words{} : Words{});
+        for (int k = 0; k < kLanes<float>; ++k) some[k] = all[std::min(k, n - 1)];
+        store_taps<float>(taps, indexed.read(some, origin, step).tap());
+        // Those of the other lanes are no windows.
+        indexed.columns &= (IndexedTaps<float>::Lanes)(lane_positions<float>(0, 1) < n);
       }
     }
-    foreign |= seen.foreign();
-  }
-
-  // Not zero where windows with origins up to `last` need the upper half of an index: they are left
-  // to those who take any indices.
-  SEGFAST_LANES Words unknown(int64_t last) const {
-    return Words{} + static_cast<uint32_t>((last + s.width + 2) >> 32 != 0);
-  }
-
-  // Where indices lie in their own windows.
-  template <typename T>
-  struct Places {
-    bits_t<T> is_lower;  // all bits or none
-    bits_t<T> column;    // 0 or 1
-  };
-
-  // What shows whether any of the indices that were read lay elsewhere.
-  template <typename T>
-  struct Seen {
-    bits_t<T> columns{}, upper_halves{};
-
-    SEGFAST_LANES Words foreign() const {
-      return (Words)((columns & ~word_t<T>{1}) | upper_halves);
-    }
-  };
-
-  template <typename T>
-  SEGFAST_LANES Places<T> read_places(const int64_t* index, int64_t origin, int64_t step,
-                                      Seen<T>& seen) const {
-    bits_t<T> all;
-    if constexpr (sizeof(word_t<T>) == 8) {
-      all = load_vector<bits_t<T>>(index);
-    } else {
-      const WordPair<float> halves = load_word_pairs(reinterpret_cast<const float*>(index));
-      all = halves.even;
-      seen.upper_halves |= halves.odd;
-    }
-    const auto width = static_cast<word_t<T>>(s.width);
-    const bits_t<T> offset = all - lane_positions<T>(origin, step);
-    // In a map one column wide the second row begins at 1.
-    const auto is_lower = (bits_t<T>)((signed_t<T>)offset > (s.width > 1 ? 1 : 0));
-    const bits_t<T> column = offset - (is_lower & width);
-    seen.columns |= column;
-    return {is_lower, column};
-  }
-
-  // The same of kOwnLanes windows.
-  template <typename T>
-  SEGFAST_LANES Won<T> read_won(const int64_t* index, int64_t origin, int64_t step,
-                                Seen<T>& seen) const {
-    const Places<T> first = read_places<T>(index, origin, step, seen);
-    if constexpr (kNarrow<T>) {
-      const Places<T> second =
-          read_places<T>(index + kLanes<T>, origin + kLanes<T> * step, step, seen);
-      const auto columns = narrow_masks<mask_t<T>>(first.column, second.column);
-      const auto lower = narrow_masks<mask_t<T>>(first.is_lower, second.is_lower);
-      return {-in_order<2>(columns), in_order<2>(lower)};
-    } else {
-      return {-(mask_t<T>)first.column, (mask_t<T>)first.is_lower};
-    }
-  }
-
-  SEGFAST_LANES static void store_places(const Places<float>& places, uint8_t* to) {
-    store_taps<float>(to, (places.column & 1) + (places.is_lower & 2));
+    foreign |= indexed.foreign();
   }
 
   bool has_foreign() const { return any_lane(foreign); }
 };
 
-// ---- what moves kWindows windows of a run by indices, or kOwnLanes by packed codes; next(): to
-// the next run
+// ---- what moves kOwnLanes windows of a run, as place() is told how they won, or by_codes(), where
+// it reads packed codes itself; next(): to the next run
 
 // A row of windows to the two rows of the map that they see.
 template <typename T>
 struct ScatterRow {
   using Element = T;
-  using Seen = TapTile::Seen<T>;
-  static constexpr int kWindows = kLanes<T>;
+  static constexpr bool kReadsCodes = true;
   const T* values;
   T *upper, *lower;
   int64_t windows, width;
@@ -198,20 +192,11 @@ struct ScatterRow {
     store_vector(below + kOwnLanes<T>, high & in_high.is_lower);
   }
 
-  SEGFAST_LANES void by_indices(int64_t at, const TapTile& tile, const int64_t* indices,
-                                int64_t origin, Seen& seen) const {
-    const auto places = tile.read_places<T>(indices + at, origin + 2 * at, 2, seen);
-    const bits_t<T> value = load_words(values + at), is_right = -places.column;
-    T *const above = upper + 2 * at, *const below = lower + 2 * at;
-    if constexpr (kNarrow<T>) {
-      const bits_t<T> chosen = (value | value << 16) & (is_right ^ 0xffffu);
-      store_vector(above, chosen & ~places.is_lower);
-      store_vector(below, chosen & places.is_lower);
-    } else {
-      const bits_t<T> left = value & ~is_right, right = value & is_right;
-      store_word_pairs(above, left & ~places.is_lower, right & ~places.is_lower);
-      store_word_pairs(below, left & places.is_lower, right & places.is_lower);
-    }
+  SEGFAST_LANES void place(int64_t at, const Won<T>& won) const {
+    const auto value = (mask_t<T>)load_vector<own_t<T>>(values + at);
+    const auto left = value & ~won.is_right, right = value & won.is_right;
+    store_own_pairs(upper + 2 * at, left & ~won.is_lower, right & ~won.is_lower);
+    store_own_pairs(lower + 2 * at, left & won.is_lower, right & won.is_lower);
   }
 
   SEGFAST_LANES void next() {
@@ -225,19 +210,11 @@ struct ScatterRow {
 template <typename T>
 struct ScatterChannels {
   using Element = T;
-  using Seen = TapTile::Seen<T>;
-  static constexpr int kWindows = kOwnLanes<T>;
+  static constexpr bool kReadsCodes = false;
   const T* values;
   T *upper, *lower;
   int64_t right;
 
-  SEGFAST_LANES void by_codes(int64_t at, const uint8_t* codes) const {
-    place(at, load_coded<T>(codes));
-  }
-  SEGFAST_LANES void by_indices(int64_t at, const TapTile& tile, const int64_t* indices,
-                                int64_t origin, Seen& seen) const {
-    place(at, tile.read_won<T>(indices + at, origin, 0, seen));
-  }
   SEGFAST_LANES void place(int64_t at, const Won<T>& won) const {
     const auto value = (mask_t<T>)load_vector<own_t<T>>(values + at);
     const auto in_left = value & ~won.is_right, in_right = value & won.is_right;
@@ -255,6 +232,7 @@ struct ScatterChannels {
 // The first of `count` runs of windows from `first` on, told apart without a tile: how many.
 template <typename Move>
 SEGFAST_LANES int64_t move_runs(Move move, TapTile& tile, const Run& first, int64_t count) {
+  using T = typename Move::Element;
   const int64_t n = first.length;
   if (tile.codes.data != nullptr) {
     const int64_t bytes = tile.s.run_bytes();
@@ -268,20 +246,19 @@ SEGFAST_LANES int64_t move_runs(Move move, TapTile& tile, const Run& first, int6
     return count;
   }
   const int64_t* indices = tile.indices.data + first.number * n;
-  const int64_t down = first.along_row ? 2 * tile.s.width : 2;
+  const int64_t down = first.along_row ? 2 * tile.s.width : 2, step = first.along_row ? 2 : 0;
   int64_t origin = 2 * first.oh * tile.s.width;
-  tile.foreign |= tile.unknown(origin + count * down);
-  typename Move::Seen seen;
+  IndexedTaps<T> indexed(tile.s, origin + count * down);
   for (int64_t i = 0; i < count; ++i) {
-    for (int64_t start = 0; start < n; start += Move::kWindows) {
-      const int64_t at = std::min(start, n - Move::kWindows);  // the last may overlap
-      move.by_indices(at, tile, indices, origin, seen);
+    for (int64_t start = 0; start < n; start += kOwnLanes<T>) {
+      const int64_t at = std::min(start, n - kOwnLanes<T>);  // the last may overlap
+      move.place(at, indexed.read(indices + at, origin + at * step, step));
     }
     indices += n;
     origin += down;
     move.next();
   }
-  tile.foreign |= seen.foreign();
+  tile.foreign |= indexed.foreign();
   return count;
 }
 
