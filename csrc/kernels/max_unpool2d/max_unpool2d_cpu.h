@@ -151,32 +151,31 @@ void scatter_planes(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
 template <typename T>
 struct GatherColumns {
   using Element = T;
-  static constexpr bool kReadsCodes = true;
+  using Windows = FoldedWindows<T>;
+  static constexpr bool kByColumns = true, kTwoRows = false;
   const T *upper, *lower;
   T* out;
   int64_t windows, width;
   int64_t ahead;  // the rows of the next but one such row, from there; 0: they are foreseen
 
-  SEGFAST_LANES void by_codes(int64_t at, const uint8_t* codes) const {
+  SEGFAST_LANES void place(int64_t at, const CodedPair<T>& coded) const {
     if (ahead != 0) prefetch_pairs<kOwnLanes<T>>(upper + ahead + 2 * at, lower + ahead + 2 * at);
-    store_vector(out + at, join_columns(pick<0>(at, codes), pick<1>(at, codes)));
+    store_vector(out + at,
+                 join_columns(pick(2 * at, coded.low), pick(2 * at + kOwnLanes<T>, coded.high)));
   }
 
   // Half of the windows: the named element in its lane, 0 in the other.
-  template <int kHalf>
-  SEGFAST_LANES own_t<T> pick(int64_t at, const uint8_t* codes) const {
-    const auto coded = CodedColumns<T>::template load<kHalf>(codes);
-    const int64_t column = 2 * at + kHalf * kOwnLanes<T>;
-    return (load_vector<own_t<T>>(upper + column) & coded.is_upper) |
-           (load_vector<own_t<T>>(lower + column) & coded.is_lower);
+  SEGFAST_LANES own_t<T> pick(int64_t at, const CodedColumns<T>& coded) const {
+    return (load_vector<own_t<T>>(upper + at) & coded.template won<0>()) |
+           (load_vector<own_t<T>>(lower + at) & coded.template won<1>());
   }
 
   SEGFAST_LANES void place(int64_t at, const Won<T>& won) const {
     const T *const above = upper + 2 * at, *const below = lower + 2 * at;
     if (ahead != 0) prefetch_pairs<kOwnLanes<T>>(above + ahead, below + ahead);
-    const OwnPair<T> a = load_own_pairs(above), b = load_own_pairs(below);
+    const OwnPair<T> a = load_folded_pairs(above), b = load_folded_pairs(below);
     const own_t<T> left = won.is_lower ? b.even : a.even, right = won.is_lower ? b.odd : a.odd;
-    store_vector(out + at, won.is_right ? right : left);
+    store_vector(out + at, unfold(won.is_right ? right : left));
   }
 
   SEGFAST_LANES void next() {
@@ -185,11 +184,25 @@ struct GatherColumns {
   }
 };
 
+// The same of 16-bit elements, both columns of a window in a word.
+template <typename T>
+struct GatherWords : GatherColumns<T> {
+  using Windows = WordWindows;
+
+  SEGFAST_LANES void place(int64_t at, const Won<float>& won) const {
+    const auto above = load_vector<bits_t<T>>(this->upper + 2 * at);
+    const auto below = load_vector<bits_t<T>>(this->lower + 2 * at);
+    const bits_t<T> pair = won.is_lower ? below : above;
+    store_words(this->out + at, (won.is_right ? pair >> 16 : pair) & 0xffffu);
+  }
+};
+
 // The elements of four pixels of the map that the channels of a window name.
 template <typename T>
 struct GatherChannels {
   using Element = T;
-  static constexpr bool kReadsCodes = false;
+  using Windows = ChannelWindows<T>;
+  static constexpr bool kByColumns = false, kTwoRows = false;
   const T *upper, *lower;
   T* out;
   int64_t right;
@@ -251,6 +264,12 @@ struct GatherRow {
       const Run run = row_run(s, o, row);
       const GatherColumns<T> rows{upper,      upper + map_row, out + run.number * run.length,
                                   run.length, s.width,         ahead};
+      if constexpr (kNarrow<T>) {
+        if (is_indexed && !tile.fills_lanes<T>()) {
+          move_indexed(GatherWords<T>{rows}, tile, run, count);
+          return count;
+        }
+      }
       return move_runs(rows, tile, run, count);
     }
     for (int64_t i = 0; i < count; ++i, upper += 2 * map_row) {
