@@ -9,9 +9,9 @@
 // fp32 2.0 and 1.8, 16 bits 2.4 and 2.2; factor 4 fp32 2.1 and 2.0, 16 bits 3.3 and 3.9.
 // What AVX2 gained there for factor 2, in us of half an odd map [2, 64, 65, 127]: rows whose last
 // vector overlaps, joined by halves, fp32 unshuffled 93 -> 71, 16 bits shuffled 44 -> 37,
-// unshuffled 67 -> 50; pixels fp32 shuffled 109 -> 77. Several vectors of a row written before those
-// of the next, halves joined in registers rather than by loads (two threads): rows unshuffled, 16
-// bits 52 -> 40, fp32 75 -> 71.
+// unshuffled 67 -> 50; pixels fp32 shuffled 109 -> 77. Several vectors of a row written before
+// those of the next, halves joined in registers rather than by loads (two threads): rows
+// unshuffled, 16 bits 52 -> 40, fp32 75 -> 71.
 
 namespace segfast {
 namespace SEGFAST_ISA {
