@@ -36,65 +36,53 @@ void move_row(T* __restrict coarse, T* __restrict fine, int64_t plane, int64_t w
 
 #ifdef SEGFAST_ISA_AVX2
 
-// 64 bytes in which the elements of two rows alternate, and 32 of each row.
-struct Alternating {
-  __m256i low, high;
-};
+// 32 bytes of each of two rows to the 64 in which their elements alternate.
+inline void join_vectors2(const uint16_t* even, const uint16_t* odd, uint16_t* both) {
+  const auto x = load_vector<__m256i>(even), y = load_vector<__m256i>(odd);
+  const __m256i low = _mm256_unpacklo_epi16(x, y), high = _mm256_unpackhi_epi16(x, y);
+  store_vector(both, _mm256_permute2x128_si256(low, high, 0x20));
+  store_vector(both + 16, _mm256_permute2x128_si256(low, high, 0x31));
+}
+inline void join_vectors2(const uint32_t* even, const uint32_t* odd, uint32_t* both) {
+  const auto x = load_vector<__m256i>(even), y = load_vector<__m256i>(odd);
+  const __m256i low = _mm256_unpacklo_epi32(x, y), high = _mm256_unpackhi_epi32(x, y);
+  store_vector(both, _mm256_permute2x128_si256(low, high, 0x20));
+  store_vector(both + 8, _mm256_permute2x128_si256(low, high, 0x31));
+}
+
+// And back. (Loads of halves would cross more cache lines, which takes longer than halves that
+// cross.)
 struct Apart {
   __m256i even, odd;
+
+  Apart(__m256i even_by_16, __m256i odd_by_16)
+      : even(_mm256_permute4x64_epi64(even_by_16, _MM_SHUFFLE(3, 1, 2, 0))),
+        odd(_mm256_permute4x64_epi64(odd_by_16, _MM_SHUFFLE(3, 1, 2, 0))) {}
 };
-
-// Into the order of rows what was joined or split half by half. (Loads of halves cross more cache
-// lines, which takes longer than halves that cross.)
-SEGFAST_LANES Alternating cross(Alternating x) {
-  return {_mm256_permute2x128_si256(x.low, x.high, 0x20),
-          _mm256_permute2x128_si256(x.low, x.high, 0x31)};
-}
-SEGFAST_LANES Apart cross(Apart x) {
-  return {_mm256_permute4x64_epi64(x.even, _MM_SHUFFLE(3, 1, 2, 0)),
-          _mm256_permute4x64_epi64(x.odd, _MM_SHUFFLE(3, 1, 2, 0))};
-}
-
-SEGFAST_LANES Alternating join_rows(const uint16_t* even, const uint16_t* odd) {
-  const auto x = load_vector<__m256i>(even), y = load_vector<__m256i>(odd);
-  return cross(Alternating{_mm256_unpacklo_epi16(x, y), _mm256_unpackhi_epi16(x, y)});
-}
-SEGFAST_LANES Alternating join_rows(const uint32_t* even, const uint32_t* odd) {
-  const auto x = load_vector<__m256i>(even), y = load_vector<__m256i>(odd);
-  return cross(Alternating{_mm256_unpacklo_epi32(x, y), _mm256_unpackhi_epi32(x, y)});
-}
-
-SEGFAST_LANES Apart split_rows(const uint16_t* both) {
+inline Apart split_vectors2(const uint16_t* both) {
   const __m256i apart = _mm256_broadcastsi128_si256(pairs_apart());
   const __m256i x = _mm256_shuffle_epi8(load_vector<__m256i>(both), apart);
   const __m256i y = _mm256_shuffle_epi8(load_vector<__m256i>(both + 16), apart);
-  return cross(Apart{_mm256_unpacklo_epi64(x, y), _mm256_unpackhi_epi64(x, y)});
+  return {_mm256_unpacklo_epi64(x, y), _mm256_unpackhi_epi64(x, y)};
 }
-SEGFAST_LANES Apart split_rows(const uint32_t* both) {
+inline Apart split_vectors2(const uint32_t* both) {
   const auto x = load_vector<__m256>(both), y = load_vector<__m256>(both + 8);
-  return cross(Apart{(__m256i)_mm256_shuffle_ps(x, y, _MM_SHUFFLE(2, 0, 2, 0)),
-                     (__m256i)_mm256_shuffle_ps(x, y, _MM_SHUFFLE(3, 1, 3, 1))});
+  return {(__m256i)_mm256_shuffle_ps(x, y, _MM_SHUFFLE(2, 0, 2, 0)),
+          (__m256i)_mm256_shuffle_ps(x, y, _MM_SHUFFLE(3, 1, 3, 1))};
 }
 
-// kVectors vectors of two rows. Each row's are written together: where rows do not begin on cache
-// lines, going to and fro takes longer.
-template <bool kShuffle, int kVectors, typename T>
-SEGFAST_LANES void move_vectors2(T* even, T* odd, T* both) {
-  constexpr int64_t kCount = 32 / sizeof(T);
+// Each row's vectors are written together: where rows do not begin on cache lines, going to and fro
+// takes longer.
+template <int kVectors, typename T>
+inline void split_vectors2(const T* both, T* even, T* odd) {
+  constexpr int kCount = 32 / sizeof(T);
   __m256i odds[kVectors];
   for (int v = 0; v < kVectors; ++v) {
-    const int64_t at = v * kCount;
-    if constexpr (kShuffle) {
-      const Alternating joined = join_rows(even + at, odd + at);
-      store_vector(both + 2 * at, joined.low);
-      store_vector(both + 2 * at + kCount, joined.high);
-    } else {
-      const Apart rows = split_rows(both + 2 * at);
-      store_vector(even + at, rows.even);
-      odds[v] = rows.odd;
-    }
+    const Apart rows = split_vectors2(both + 2 * v * kCount);
+    store_vector(even + v * kCount, rows.even);
+    odds[v] = rows.odd;
   }
-  for (int v = 0; !kShuffle && v < kVectors; ++v) store_vector(odd + v * kCount, odds[v]);
+  for (int v = 0; v < kVectors; ++v) store_vector(odd + v * kCount, odds[v]);
 }
 
 // A row of whole vectors, the last of which may overlap, where GCC leaves the last elements scalar.
@@ -102,19 +90,23 @@ template <bool kShuffle, typename T>
 void move_row2(T* coarse, T* fine, int64_t plane, int64_t width) {
   constexpr int64_t kCount = 32 / sizeof(T);
   constexpr int kTogether = 8 / sizeof(T);  // measured for either
+  constexpr int64_t kGroup = kTogether * kCount;
   T* const odd = coarse + plane;
   int64_t w = 0;
-  for (; w + kTogether * kCount <= width; w += kTogether * kCount) {
-    move_vectors2<kShuffle, kTogether>(coarse + w, odd + w, fine + 2 * w);
+  for (; !kShuffle && w + kGroup <= width; w += kGroup) {
+    split_vectors2<kTogether>(fine + 2 * w, coarse + w, odd + w);
   }
-  if (w > 0 && w + (kTogether - 1) * kCount < width) {
-    w = width - kTogether * kCount;
-    move_vectors2<kShuffle, kTogether>(coarse + w, odd + w, fine + 2 * w);
-    return;
+  if (w > 0 && w + kGroup - kCount < width) {
+    w = width - kGroup;
+    return split_vectors2<kTogether>(fine + 2 * w, coarse + w, odd + w);
   }
   for (; w < width; w += kCount) {
     const int64_t at = std::min(w, width - kCount);
-    move_vectors2<kShuffle, 1>(coarse + at, odd + at, fine + 2 * at);
+    if constexpr (kShuffle) {
+      join_vectors2(coarse + at, odd + at, fine + 2 * at);
+    } else {
+      split_vectors2<1>(fine + 2 * at, coarse + at, odd + at);
+    }
   }
 }
 

@@ -47,16 +47,17 @@ namespace {
 // Tells 2x2 windows apart by their indices, as long as these lie in their own windows.
 template <typename T>
 struct IndexedTaps {
-  using Lanes = mask_t<T>;
+  using Lanes = own_t<T>;
   using Lane = std::remove_reference_t<decltype(std::declval<Lanes&>()[0])>;
 
-  const Lanes width, last;    // of the upper row
+  const Lanes width;
+  const mask_t<T> last;       // of the upper row
   Lanes columns{}, uppers{};  // of all that were read; the upper halves where they are wide
 
   // Of windows with origins up to `end`.
   IndexedTaps(const PoolShape& s, int64_t end)
       : width(all(static_cast<Lane>(s.width))),
-        last(all(s.width > 1)) {  // in a map one column wide the second row begins at 1
+        last((mask_t<T>)all(s.width > 1)) {  // in a map one column wide the second row begins at 1
     // Those whose lower halves do not tell are left to those who take any indices.
     if constexpr (sizeof(T) == 4) uppers += static_cast<Lane>((end + s.width + 2) >> 32 != 0);
   }
@@ -109,10 +110,10 @@ struct IndexedTaps {
   };
 
   SEGFAST_LANES Won<T> tell(Lanes offset) {
-    const Lanes is_lower = offset > last;
-    const Lanes column = offset - (is_lower & width);
+    const mask_t<T> is_lower = (mask_t<T>)offset > last;
+    const Lanes column = offset - ((Lanes)is_lower & width);
     columns |= column;
-    return {-column, is_lower};
+    return {(mask_t<T>)-column, is_lower};
   }
 
   template <typename Order>
