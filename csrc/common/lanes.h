@@ -130,6 +130,35 @@ SEGFAST_LANES V repeat_lanes(V x, std::integer_sequence<int, kIndex...>) {
   constexpr int kBlock = 16 / sizeof x[0];  // no lane need cross
   return SEGFAST_SHUFFLE(x, x, Index, (kIndex / kBlock * kBlock + kIndex / kRun % kBlock)...);
 }
+// In each 16 bytes of x and y.
+template <typename V, int... kIndex>
+SEGFAST_LANES V lower_pairs_by_16(V x, V y, std::integer_sequence<int, kIndex...>) {
+  using Index = decltype(x == x);
+  constexpr int kCount = sizeof...(kIndex), kBlock = 16 / sizeof x[0];
+  return SEGFAST_SHUFFLE(x, y, Index,
+                         (kIndex / kBlock * kBlock + kIndex % kBlock / 2 + kIndex % 2 * kCount)...);
+}
+template <typename V, int... kIndex>
+SEGFAST_LANES V upper_pairs_by_16(V x, V y, std::integer_sequence<int, kIndex...>) {
+  using Index = decltype(x == x);
+  constexpr int kCount = sizeof...(kIndex), kBlock = 16 / sizeof x[0];
+  return SEGFAST_SHUFFLE(
+      x, y, Index,
+      (kIndex / kBlock * kBlock + kBlock / 2 + kIndex % kBlock / 2 + kIndex % 2 * kCount)...);
+}
+template <int kFirst, typename V, int... kIndex>
+SEGFAST_LANES V every_second_by_16(V x, V y, std::integer_sequence<int, kIndex...>) {
+  using Index = decltype(x == x);
+  constexpr int kCount = sizeof...(kIndex), kBlock = 16 / sizeof x[0], kHalf = kBlock / 2;
+  return SEGFAST_SHUFFLE(x, y, Index,
+                         (kIndex / kBlock * kBlock + kIndex % kHalf * 2 + kFirst +
+                          kIndex % kBlock / kHalf * kCount)...);
+}
+template <typename Order, typename V, int... kIndex>
+SEGFAST_LANES V reorder(V x, std::integer_sequence<int, kIndex...>) {
+  using Index = decltype(x == x);
+  return SEGFAST_SHUFFLE(x, x, Index, Order::from(kIndex)...);
+}
 #undef SEGFAST_SHUFFLE
 
 #if defined(SEGFAST_ISA_AVX2)
@@ -177,6 +206,31 @@ SEGFAST_LANES V after_last(V previous, V x) {
 template <typename V>
 SEGFAST_LANES V before_last(V x, V last) {
   return before_last(x, last, lane_numbers<V>{});
+}
+
+// lower_pairs(), upper_pairs(), evens() and odds() of each 16 bytes of x and y, which no lane
+// leaves.
+template <typename V>
+SEGFAST_LANES V lower_pairs_by_16(V x, V y) {
+  return lower_pairs_by_16(x, y, lane_numbers<V>{});
+}
+template <typename V>
+SEGFAST_LANES V upper_pairs_by_16(V x, V y) {
+  return upper_pairs_by_16(x, y, lane_numbers<V>{});
+}
+template <typename V>
+SEGFAST_LANES V evens_by_16(V x, V y) {
+  return every_second_by_16<0>(x, y, lane_numbers<V>{});
+}
+template <typename V>
+SEGFAST_LANES V odds_by_16(V x, V y) {
+  return every_second_by_16<1>(x, y, lane_numbers<V>{});
+}
+
+// Lane k becomes what lane Order::from(k) was.
+template <typename Order, typename V>
+SEGFAST_LANES V reorder(V x) {
+  return reorder<Order>(x, lane_numbers<V>{});
 }
 
 // x0 in the first kRun lanes, x1 in the next, ..., where every 16 bytes of x hold the same.
@@ -596,6 +650,26 @@ SEGFAST_LANES V join_bytes(V a, V b) {
 #endif
 }
 
+// 32-bit lanes as 16-bit ones, or the nearest there is: in each 16 bytes those of a, then those of
+// b.
+SEGFAST_LANES TwiceLanes16 saturate_by_16(LaneTypes<float>::Bits a, LaneTypes<float>::Bits b) {
+#if defined(SEGFAST_ISA_AVX512)
+  return (TwiceLanes16)_mm512_maskz_packs_epi32(~__mmask32{}, (__m512i)a, (__m512i)b);
+#elif defined(SEGFAST_ISA_AVX2)
+  return (TwiceLanes16)_mm256_packs_epi32((__m256i)a, (__m256i)b);
+#elif SEGFAST_X86_VARIANTS
+  return (TwiceLanes16)_mm_packs_epi32((__m128i)a, (__m128i)b);
+#else
+  using Signed = LaneTypes<float>::Signed;
+  TwiceLanes16 near[2];
+  for (int v = 0; v < 2; ++v) {
+    const Signed x = (Signed)(v == 0 ? a : b), above = x < -0x8000 ? Signed{} - 0x8000 : x;
+    near[v] = (TwiceLanes16)(above > 0x7fff ? Signed{} + 0x7fff : above);
+  }
+  return evens_by_16(near[0], near[1]);
+#endif
+}
+
 template <typename T>
 struct Pair {
   lanes_t<T> even, odd;
@@ -605,6 +679,17 @@ struct Pair {
 // For a shuffle of bytes: the even ones of eight 16-bit elements before the odd ones.
 SEGFAST_LANES __m128i pairs_apart() {
   return _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+}
+#endif
+
+#if defined(SEGFAST_ISA_AVX512)
+SEGFAST_LANES TwiceLanes16 apart_by_16(TwiceLanes16 x) {
+  const __m512i apart = _mm512_maskz_broadcast_i32x4(0xffff, pairs_apart());
+  return (TwiceLanes16)_mm512_maskz_shuffle_epi8(~__mmask64{}, (__m512i)x, apart);
+}
+#elif defined(SEGFAST_ISA_AVX2)
+SEGFAST_LANES TwiceLanes16 apart_by_16(TwiceLanes16 x) {
+  return (TwiceLanes16)_mm256_shuffle_epi8((__m256i)x, _mm256_broadcastsi128_si256(pairs_apart()));
 }
 #endif
 

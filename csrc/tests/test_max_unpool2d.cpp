@@ -145,6 +145,38 @@ void test_index_beyond_a_cut_window(Backend backend, bool channels_last, int64_t
   if (backend == Backend::cuda) check_same(output, expected, "output");
 }
 
+// Whatever the kernels tell windows apart by, an index beside its window is seen in every lane.
+template <typename T>
+void test_index_beside_its_window(bool channels_last, int64_t C, int64_t W) {
+  const Pooling pooling({"", 1, C, 4, W, {2, 2, 2, 2, 0, 0, 1, 1}, false}, channels_last);
+  const int64_t windows = pooling.shape.pooled_width;
+  Array<T> input(pooling.shape.pooled_numel()), output(pooling.shape.map_numel());
+  RecordArray record(pooling, Record::indices);
+  const auto own = [&](int64_t oh, int64_t ow) { return 2 * oh * W + 2 * ow; };
+  const auto is_foreign = [&] {
+    Array<int32_t> foreign(1);
+    foreign[0] = 0;
+    const MaxUnpool2dParams p{input.data(),    record.data(), output.data(), foreign.data(),
+                              Record::indices, dtype_of<T>(), pooling.shape, pooling.window};
+    max_unpool2d_cpu(p, 0, max_unpool2d_items(p));
+    return foreign[0] == 1;
+  };
+  pooling.for_each_window([&](int64_t n, int64_t c, int64_t oh, int64_t ow) {
+    record.set(n, c, oh, ow, 0, own(oh, ow) + random_integer(0, 1) + W * random_integer(0, 1));
+  });
+  CHECK(!is_foreign(), "windows' own indices are called foreign");
+  for (int64_t ow : {int64_t{0}, random_integer(0, windows - 1), windows - 1}) {
+    const int64_t c = random_integer(0, C - 1), bit = int64_t{1} << random_integer(15, 62);
+    for (int64_t beside : {int64_t{-1}, int64_t{2}, W - 1, W + 2, 2 * W, -W, int64_t{1} << 16, bit,
+                           -bit, bit + W, W - bit, std::numeric_limits<int64_t>::min()}) {
+      record.set(0, c, 1, ow, 0, own(1, ow) + beside);
+      CHECK(is_foreign(), "window " + std::to_string(ow) + ", " + std::to_string(beside) +
+                              " from its first pixel: called its own");
+    }
+    record.set(0, c, 1, ow, 0, own(1, ow));
+  }
+}
+
 // A code that names a position outside the map, or no tap of its window, is refused.
 void test_bad_code(Backend backend, const PoolCase& c, bool channels_last, int64_t oh, int64_t ow,
                    int code) {
@@ -177,6 +209,16 @@ void test_max_unpool2d(Backend backend) {
     });
   });
   for (bool channels_last : {false, true}) {
+    for_each_type([&](auto tag) {
+      using T = typename decltype(tag)::type;
+      // Fewer windows than a vector's, whole vectors and not, wider than 16 bits tell.
+      for (int64_t W : {4, 7, 22, 64, 127, (1 << 14) - 1, 1 << 14, (1 << 16) + 3}) {
+        const int64_t C = channels_last && W < 1000 ? random_integer(1, 80) : 1;
+        context = std::string(type_name<T>()) + ", maps " + std::to_string(W) + " wide" +
+                  (channels_last ? ", channels_last" : "");
+        if (backend == Backend::cpu) test_index_beside_its_window<T>(channels_last, C, W);
+      }
+    });
     for (int64_t bad : {int64_t{-1}, int64_t{48}, int64_t{1} << 33}) {
       context = "index " + std::to_string(bad) + (channels_last ? ", channels_last" : "");
       test_bad_index(backend, channels_last, bad);

@@ -22,6 +22,9 @@
 //   14, indices fp32 50 -> 29, bf16 42 -> 25 contiguous, a row after the other by pointers, indices
 //   told apart by one comparison: backward codes bf16 21 -> 15, indices bf16 42 -> 34; forward
 //   codes bf16 21 -> 17, indices fp32 54 -> 45, bf16 40 -> 33
+// Backward from indices of [2, 64, 65, 127], contiguous (two threads of it), as many windows a step
+// as 16-bit lanes tell apart, and no lane crossing but at the end: bf16 57 -> 39, fp32 85 -> 58,
+// float64 119 -> 105
 #include "common/lanes.h"
 #include "common/lanes_math.h"
 #include "kernels/pool_codes/pool_lanes.h"
@@ -147,46 +150,35 @@ void scatter_planes(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   }
 }
 
-// The elements of two rows of the map that a row of windows names. (Moves runs, as ScatterRow.)
+// The elements of two rows of the map that a row of windows names. (Moved as ScatterRow is.)
 template <typename T>
 struct GatherColumns {
   using Element = T;
-  using Seen = TapTile::Seen<T>;
-  static constexpr int kWindows = kLanes<T>;
+  using Windows = FoldedWindows<T>;
+  static constexpr bool kByColumns = true, kTwoRows = false;
   const T *upper, *lower;
   T* out;
   int64_t windows, width;
   int64_t ahead;  // the rows of the next but one such row, from there; 0: they are foreseen
 
-  SEGFAST_LANES void by_codes(int64_t at, const uint8_t* codes) const {
+  SEGFAST_LANES void place(int64_t at, const CodedPair<T>& coded) const {
     if (ahead != 0) prefetch_pairs<kOwnLanes<T>>(upper + ahead + 2 * at, lower + ahead + 2 * at);
-    store_vector(out + at, join_columns(pick<0>(at, codes), pick<1>(at, codes)));
+    store_vector(out + at,
+                 join_columns(pick(2 * at, coded.low), pick(2 * at + kOwnLanes<T>, coded.high)));
   }
 
   // Half of the windows: the named element in its lane, 0 in the other.
-  template <int kHalf>
-  SEGFAST_LANES own_t<T> pick(int64_t at, const uint8_t* codes) const {
-    const auto coded = CodedColumns<T>::template load<kHalf>(codes);
-    const int64_t column = 2 * at + kHalf * kOwnLanes<T>;
-    return (load_vector<own_t<T>>(upper + column) & coded.is_upper) |
-           (load_vector<own_t<T>>(lower + column) & coded.is_lower);
+  SEGFAST_LANES own_t<T> pick(int64_t at, const CodedColumns<T>& coded) const {
+    return (load_vector<own_t<T>>(upper + at) & coded.template won<0>()) |
+           (load_vector<own_t<T>>(lower + at) & coded.template won<1>());
   }
 
-  SEGFAST_LANES void by_indices(int64_t at, const TapTile& tile, const int64_t* indices,
-                                int64_t origin, Seen& seen) const {
+  SEGFAST_LANES void place(int64_t at, const Won<T>& won) const {
     const T *const above = upper + 2 * at, *const below = lower + 2 * at;
-    if (ahead != 0) prefetch_pairs<kLanes<T>>(above + ahead, below + ahead);
-    const auto places = tile.read_places<T>(indices + at, origin + 2 * at, 2, seen);
-    const auto is_lower = places.is_lower != 0, is_right = places.column != 0;
-    if constexpr (kNarrow<T>) {  // both columns' elements in a lane
-      const bits_t<T> pair =
-          is_lower ? load_vector<bits_t<T>>(below) : load_vector<bits_t<T>>(above);
-      store_words(out + at, (is_right ? pair >> 16 : pair) & 0xffffu);
-    } else {
-      const WordPair<T> a = load_word_pairs(above), b = load_word_pairs(below);
-      const bits_t<T> left = is_lower ? b.even : a.even, right = is_lower ? b.odd : a.odd;
-      store_words(out + at, is_right ? right : left);
-    }
+    if (ahead != 0) prefetch_pairs<kOwnLanes<T>>(above + ahead, below + ahead);
+    const OwnPair<T> a = load_folded_pairs(above), b = load_folded_pairs(below);
+    const own_t<T> left = won.is_lower ? b.even : a.even, right = won.is_lower ? b.odd : a.odd;
+    store_vector(out + at, unfold(won.is_right ? right : left));
   }
 
   SEGFAST_LANES void next() {
@@ -195,23 +187,29 @@ struct GatherColumns {
   }
 };
 
+// The same of 16-bit elements, both columns of a window in a word.
+template <typename T>
+struct GatherWords : GatherColumns<T> {
+  using Windows = WordWindows;
+
+  SEGFAST_LANES void place(int64_t at, const Won<float>& won) const {
+    const auto above = load_vector<bits_t<T>>(this->upper + 2 * at);
+    const auto below = load_vector<bits_t<T>>(this->lower + 2 * at);
+    const bits_t<T> pair = won.is_lower ? below : above;
+    store_words(this->out + at, (won.is_right ? pair >> 16 : pair) & 0xffffu);
+  }
+};
+
 // The elements of four pixels of the map that the channels of a window name.
 template <typename T>
 struct GatherChannels {
   using Element = T;
-  using Seen = TapTile::Seen<T>;
-  static constexpr int kWindows = kOwnLanes<T>;
+  using Windows = ChannelWindows<T>;
+  static constexpr bool kByColumns = false, kTwoRows = false;
   const T *upper, *lower;
   T* out;
   int64_t right;
 
-  SEGFAST_LANES void by_codes(int64_t at, const uint8_t* codes) const {
-    place(at, load_coded<T>(codes));
-  }
-  SEGFAST_LANES void by_indices(int64_t at, const TapTile& tile, const int64_t* indices,
-                                int64_t origin, Seen& seen) const {
-    place(at, tile.read_won<T>(indices + at, origin, 0, seen));
-  }
   SEGFAST_LANES void place(int64_t at, const Won<T>& won) const {
     const T *const a = upper + at, *const c = lower + at;
     const own_t<T> in_left = won.is_lower ? load_vector<own_t<T>>(c) : load_vector<own_t<T>>(a);
@@ -269,6 +267,12 @@ struct GatherRow {
       const Run run = row_run(s, o, row);
       const GatherColumns<T> rows{upper,      upper + map_row, out + run.number * run.length,
                                   run.length, s.width,         ahead};
+      if constexpr (kNarrow<T>) {
+        if (is_indexed && !tile.fills_lanes<T>()) {
+          move_indexed(GatherWords<T>{rows}, tile, run, count);
+          return count;
+        }
+      }
       return move_runs(rows, tile, run, count);
     }
     for (int64_t i = 0; i < count; ++i, upper += 2 * map_row) {

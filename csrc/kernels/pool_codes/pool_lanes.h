@@ -255,6 +255,65 @@ SEGFAST_LANES OwnPair<T> load_own_pairs(const T* address) {
   return {evens(x, y), odds(x, y)};
 }
 
+// ---- windows of a row in the order in which the left and right elements of two vectors give, 16
+// bytes by 16 bytes, the first and the second half of all
+
+template <typename V>
+struct Folded {
+  static constexpr int kCount = sizeof(V) / sizeof(std::declval<V>()[0]);
+  static constexpr int kBlock = 16 * kCount / static_cast<int>(sizeof(V)), kHalf = kBlock / 2;
+
+  // The window of a lane.
+  static constexpr int from(int lane) {
+    return lane / kBlock * kHalf + lane % kHalf + lane % kBlock / kHalf * (kCount / 2);
+  }
+};
+template <typename V>
+struct Unfolded : Folded<V> {
+  // The lane of a window.
+  static constexpr int from(int window) {
+    using Order = Folded<V>;
+    const int other = window % (Order::kCount / 2);
+    return other / Order::kHalf * Order::kBlock + other % Order::kHalf +
+           window / (Order::kCount / 2) * Order::kHalf;
+  }
+};
+
+template <typename V>
+SEGFAST_LANES V fold(V lanes) {
+  using Wide = bits_t<double>;
+  return (V)reorder<Folded<Wide>>((Wide)lanes);
+}
+template <typename V>
+SEGFAST_LANES V unfold(V lanes) {
+  using Wide = bits_t<double>;
+  return (V)reorder<Unfolded<Wide>>((Wide)lanes);
+}
+
+template <typename T>
+SEGFAST_LANES OwnPair<T> load_folded_pairs(const T* address) {
+  const auto x = load_vector<own_t<T>>(address);
+  const auto y = load_vector<own_t<T>>(address + kOwnLanes<T>);
+#if defined(SEGFAST_ISA_AVX2)
+  if constexpr (sizeof(T) == 2) {
+    using Wide = bits_t<double>;
+    const auto low = (Wide)apart_by_16(x), high = (Wide)apart_by_16(y);
+    return {(own_t<T>)lower_pairs_by_16(low, high), (own_t<T>)upper_pairs_by_16(low, high)};
+  } else if constexpr (sizeof(T) == 4) {
+    using Values = lanes_t<float>;
+    return {(own_t<T>)evens_by_16((Values)x, (Values)y),
+            (own_t<T>)odds_by_16((Values)x, (Values)y)};
+  }
+#endif
+  return {evens_by_16(x, y), odds_by_16(x, y)};
+}
+
+template <typename T, typename V>
+SEGFAST_LANES void store_folded_pairs(T* address, V even, V odd) {
+  store_vector(address, lower_pairs_by_16(even, odd));
+  store_vector(address + kOwnLanes<T>, upper_pairs_by_16(even, odd));
+}
+
 template <typename T>
 SEGFAST_LANES own_t<T> load_own_taps(const uint8_t* taps) {
   return widen_bytes<own_t<T>>(taps);
@@ -269,18 +328,26 @@ struct CodedColumns {
   using Lane = std::remove_reference_t<decltype(std::declval<Lanes&>()[0])>;
   static constexpr int kWindows = kOwnLanes<T> / 2, kLaneBits = 8 * sizeof(T);
 
-  Lanes is_upper, is_lower;  // all bits or none: whether it is the element of its row that won
+  Lanes codes;  // each window's, where a lane finds it
 
   // 2-bit codes from an address on, of which 8 bytes more can be read than these windows have.
   template <int kHalf>
   SEGFAST_LANES static CodedColumns load(const uint8_t* codes) {
-    return {spread<2 * kWindows * kHalf>(codes), lane_numbers<Lanes>{}};
+    return {spread<2 * kWindows * kHalf>(codes) & taps<3, 0>(lane_numbers<Lanes>{})};
+  }
+
+  // All bits or none: whether it is the element of the upper or the lower row that won.
+  template <int kRow>
+  SEGFAST_LANES Lanes won() const {
+    return (Lanes)(codes == taps<2 * kRow, 1>(lane_numbers<Lanes>{}));
   }
 
  private:
-  // Where a lane finds its window's code.
-  static constexpr Lane code(int lane, int tap) {
-    return static_cast<Lane>(Lane(tap) << (lane / 2 * 2 % kLaneBits));
+  // A window's code `tap`, and `right` more in its second lane.
+  template <int kTap, int kRight, int... kLane>
+  SEGFAST_LANES static Lanes taps(std::integer_sequence<int, kLane...>) {
+    return Lanes{
+        static_cast<Lane>(Lane(kTap + kLane % 2 * kRight) << (kLane / 2 * 2 % kLaneBits))...};
   }
 
   // The codes from a bit on, in every lane. 64 bytes of 16-bit lanes do not hold all: the upper
@@ -294,12 +361,15 @@ struct CodedColumns {
       return halves(Lanes{} + first, Lanes{} + load_vector<Lane>(codes + (kBit + kLaneBits) / 8));
     }
   }
+};
 
-  template <int... kLane>
-  SEGFAST_LANES CodedColumns(Lanes codes, std::integer_sequence<int, kLane...>) {
-    const Lanes own = codes & Lanes{code(kLane, 3)...};
-    is_upper = (Lanes)(own == Lanes{code(kLane, kLane % 2)...});
-    is_lower = (Lanes)(own == Lanes{code(kLane, 2 + kLane % 2)...});
+// Of kOwnLanes windows.
+template <typename T>
+struct CodedPair {
+  CodedColumns<T> low, high;
+
+  SEGFAST_LANES static CodedPair load(const uint8_t* codes) {
+    return {CodedColumns<T>::template load<0>(codes), CodedColumns<T>::template load<1>(codes)};
   }
 };
 
@@ -346,21 +416,6 @@ SEGFAST_LANES Won<T> load_coded(const uint8_t* codes) {
 
 // What is read of codes at once may reach so far behind them.
 constexpr int kCodesRead = 16;
-
-// move.by_codes(at, codes) for each kOwnLanes of n windows, which are at least as many.
-template <typename Move>
-SEGFAST_LANES void for_each_coded(const Move& move, const uint8_t* codes, int64_t n) {
-  constexpr int kCount = kOwnLanes<typename Move::Element>;
-  int64_t at = 0;
-  for (; at + kCount <= n; at += kCount) move.by_codes(at, codes + at / kCodesPerByte);
-  if (at == n) return;
-  at = n - kCount;  // overlaps; its first code may lie within a byte
-  const uint8_t* const first = codes + at / kCodesPerByte;
-  const int shift = static_cast<int>(2 * (at % kCodesPerByte));
-  const uint64_t last[2] = {
-      load_vector<uint64_t>(first) >> shift | uint64_t{first[8]} << (63 - shift) << 1, 0};
-  move.by_codes(at, reinterpret_cast<const uint8_t*>(last));
-}
 
 // The first n lanes.
 template <typename T>

@@ -31,6 +31,10 @@
 //   two vectors of a row stored before those of the next (rows that begin at an odd element): bf16
 //   138 -> 112; unpooling, with less to do for a row: channels_last bf16 75 -> 44, contiguous 92 ->
 //   72
+//   contiguous unpooling (two threads), two vectors' windows to one row and then to the other, the
+//   last element of an odd row without a call of memset: from codes bf16 34 -> 31, fp32 62 -> 49,
+//   float64 123 -> 111; from indices, told apart in 16-bit lanes where elements have them, bf16 76
+//   -> 47, fp32 101 -> 64, float64 153 -> 126
 // Tried without gain for contiguous maps whose windows are visited: four maps side by side (fp32
 // 375 -> 490 us), rows of the map in a ring that is copied out, what eight windows hold added up by
 // vectors (gathered, and compared with their neighbours' places), places ahead of the windows. For
@@ -43,6 +47,112 @@
 namespace segfast {
 namespace SEGFAST_ISA {
 namespace {
+
+// Tells 2x2 windows apart by their indices, as long as these lie in their own windows.
+template <typename T>
+struct IndexedTaps {
+  using Lanes = own_t<T>;
+  using Lane = std::remove_reference_t<decltype(std::declval<Lanes&>()[0])>;
+
+  const Lanes width;
+  const mask_t<T> last;       // of the upper row
+  Lanes columns{}, uppers{};  // of all that were read; the upper halves where they are wide
+
+  // Of windows with origins up to `end`.
+  IndexedTaps(const PoolShape& s, int64_t end)
+      : width(all(static_cast<Lane>(s.width))),
+        last((mask_t<T>)all(s.width > 1)) {  // in a map one column wide the second row begins at 1
+    // Those whose lower halves do not tell are left to those who take any indices.
+    if constexpr (sizeof(T) == 4) uppers += static_cast<Lane>((end + s.width + 2) >> 32 != 0);
+  }
+
+  // Whether 16 bits tell how far from a window, and a row of them, its elements lie.
+  static bool can_read(const PoolShape& s) { return !kNarrow<T> || s.width < 1 << 14; }
+
+  // Those of the channels of a window.
+  SEGFAST_LANES Won<T> read_channels(const int64_t* index, int64_t origin) {
+    return tell(from_origin<Channels>(index, origin));
+  }
+  // Those of a row of windows, folded or in order.
+  SEGFAST_LANES Won<T> read_folded(const int64_t* index, int64_t origin) {
+    return tell(from_origin<Row>(index, origin) - from_first<Folded<Lanes>>(lane_numbers<Lanes>{}));
+  }
+  SEGFAST_LANES Won<T> read_row(const int64_t* index, int64_t origin) {
+    return tell(from_origin<Channels>(index, origin) - from_first<InOrder>(lane_numbers<Lanes>{}));
+  }
+
+  // Not zero where any of them lay in no such window.
+  SEGFAST_LANES bits_t<float> foreign() const {
+    return (bits_t<float>)((columns & static_cast<Lane>(~1)) | uppers);
+  }
+
+ private:
+  // The order of lanes; that of 32-bit words of 16-bit ones, from saturate_by_16() of four vectors.
+  struct Channels {
+    static constexpr bool kFolded = false;
+    static constexpr int from(int word) {
+      constexpr int kBlocks = kLaneBytes / 16;
+      return word % kBlocks * 4 + word / kBlocks;
+    }
+  };
+  struct Row {
+    static constexpr bool kFolded = true;
+    static constexpr int from(int word) {
+      return Channels::from(Folded<bits_t<float>>::from(word));
+    }
+  };
+
+  SEGFAST_LANES static Lanes all(Lane lane) { return Lanes{} + lane; }
+
+  // How far after the first window of a row the others begin.
+  template <typename Order, int... kLane>
+  SEGFAST_LANES static Lanes from_first(std::integer_sequence<int, kLane...>) {
+    return Lanes{static_cast<Lane>(2 * Order::from(kLane))...};
+  }
+  struct InOrder {
+    static constexpr int from(int lane) { return lane; }
+  };
+
+  SEGFAST_LANES Won<T> tell(Lanes offset) {
+    const mask_t<T> is_lower = (mask_t<T>)offset > last;
+    const Lanes column = offset - ((Lanes)is_lower & width);
+    columns |= column;
+    return {(mask_t<T>)-column, is_lower};
+  }
+
+  template <typename Order>
+  SEGFAST_LANES Lanes from_origin(const int64_t* index, int64_t origin) {
+    if constexpr (kNarrow<T>) {
+      using Wide = bits_t<double>;
+      using Words = bits_t<float>;
+      Words from[4];
+      for (int v = 0; v < 4; ++v) {
+        const auto indices = load_vector<Wide>(index + v * kLanes<double>);
+        from[v] = (Words)(indices - static_cast<uint64_t>(origin));
+      }
+      // Both halves of 64 bits, and these 32.
+      const auto low = (Words)saturate_by_16(from[0], from[1]);
+      const auto high = (Words)saturate_by_16(from[2], from[3]);
+      return (Lanes)reorder<Order>((Words)saturate_by_16(low, high));
+    } else if constexpr (sizeof(T) == 4) {
+      const auto* const halves = reinterpret_cast<const float*>(index);
+      bits_t<T> lower, upper;
+      if constexpr (Order::kFolded) {
+        const OwnPair<float> pairs = load_folded_pairs(halves);
+        lower = pairs.even, upper = pairs.odd;
+      } else {
+        const WordPair<float> pairs = load_word_pairs(halves);
+        lower = pairs.even, upper = pairs.odd;
+      }
+      uppers |= (Lanes)upper;
+      return (Lanes)(lower - static_cast<uint32_t>(origin));
+    } else {
+      const auto from = load_vector<Lanes>(index) - static_cast<Lane>(origin);
+      if constexpr (Order::kFolded) return fold(from);
+      return from;
+    }
+  }
+};
 
 // The taps of up to kTile 2x2 windows of a run, a byte each, from codes or from indices.
 struct TapTile {
@@ -75,8 +185,14 @@ struct TapTile {
   }
   template <typename T>
   bool is_indexed() const {
-    return is_whole() && indices.data != nullptr &&
-           run_length() >= (s.inner == 1 ? kLanes<T> : kOwnLanes<T>);
+    if (!is_whole() || indices.data == nullptr) return false;
+    return fills_lanes<T>() || (s.inner == 1 && run_length() >= kLanes<T>);
+  }
+
+  // Whether indices are told apart in lanes as wide as elements, else 16-bit ones in words.
+  template <typename T>
+  bool fills_lanes() const {
+    return run_length() >= kOwnLanes<T> && IndexedTaps<T>::can_read(s);
   }
 
   // How many runs have enough behind their codes for a vector to be read.
@@ -91,137 +207,147 @@ struct TapTile {
     }
     const int64_t step = run.along_row ? 2 : 0, start = run.number * run.length + first;
     const int64_t origin = 2 * (run.oh * s.width + run.ow) + first * step;
-    const Elements<int64_t> all = indices;
-    Seen<float> seen;
-    foreign |= unknown(origin + n * step);
+    const int64_t* const all = indices.data + start;
+    IndexedTaps<float> indexed(s, origin + n * step);
     for (int at = 0; at < n; at += kLanes<float>) {
       const int i = n < kLanes<float> ? 0 : std::min(at, n - kLanes<float>);  // may overlap
       if (n >= kLanes<float>) {
-        store_places(read_places<float>(all.data + start + i, origin + i * step, step, seen),
-                     taps + i);
+        store_taps<float>(taps + i, read_taps(indexed, all + i, origin + i * step, step));
       } else {
         int64_t some[kLanes<float>];
-        for (int k = 0; k < kLanes<float>; ++k) some[k] = all.data[start + std::min(k, n - 1)];
-        Seen<float> here;
-        store_places(read_places<float>(some, origin, step, here), taps);
-        foreign |= here.foreign() & (lane_positions<float>(0, 1) < n ? ~Words{} : Words{});
+        for (int k = 0; k < kLanes<float>; ++k) some[k] = all[std::min(k, n - 1)];
+        store_taps<float>(taps, read_taps(indexed, some, origin, step));
+        // Those of the other lanes are no windows.
+        indexed.columns &= (IndexedTaps<float>::Lanes)(lane_positions<float>(0, 1) < n);
       }
     }
-    foreign |= seen.foreign();
+    foreign |= indexed.foreign();
   }
 
-  // Not zero where windows with origins up to `last` need the upper half of an index: they are left
-  // to those who take any indices.
-  SEGFAST_LANES Words unknown(int64_t last) const {
-    return Words{} + static_cast<uint32_t>((last + s.width + 2) >> 32 != 0);
-  }
-
-  // Where indices lie in their own windows.
-  template <typename T>
-  struct Places {
-    bits_t<T> is_lower;  // all bits or none
-    bits_t<T> column;    // 0 or 1
-  };
-
-  // What shows whether any of the indices that were read lay elsewhere.
-  template <typename T>
-  struct Seen {
-    bits_t<T> columns{}, upper_halves{};
-
-    SEGFAST_LANES Words foreign() const {
-      return (Words)((columns & ~word_t<T>{1}) | upper_halves);
-    }
-  };
-
-  template <typename T>
-  SEGFAST_LANES Places<T> read_places(const int64_t* index, int64_t origin, int64_t step,
-                                      Seen<T>& seen) const {
-    bits_t<T> all;
-    if constexpr (sizeof(word_t<T>) == 8) {
-      all = load_vector<bits_t<T>>(index);
-    } else {
-      const WordPair<float> halves = load_word_pairs(reinterpret_cast<const float*>(index));
-      all = halves.even;
-      seen.upper_halves |= halves.odd;
-    }
-    const auto width = static_cast<word_t<T>>(s.width);
-    const bits_t<T> offset = all - lane_positions<T>(origin, step);
-    // In a map one column wide the second row begins at 1.
-    const auto is_lower = (bits_t<T>)((signed_t<T>)offset > (s.width > 1 ? 1 : 0));
-    const bits_t<T> column = offset - (is_lower & width);
-    seen.columns |= column;
-    return {is_lower, column};
-  }
-
-  // The same of kOwnLanes windows.
-  template <typename T>
-  SEGFAST_LANES Won<T> read_won(const int64_t* index, int64_t origin, int64_t step,
-                                Seen<T>& seen) const {
-    const Places<T> first = read_places<T>(index, origin, step, seen);
-    if constexpr (kNarrow<T>) {
-      const Places<T> second =
-          read_places<T>(index + kLanes<T>, origin + kLanes<T> * step, step, seen);
-      const auto columns = narrow_masks<mask_t<T>>(first.column, second.column);
-      const auto lower = narrow_masks<mask_t<T>>(first.is_lower, second.is_lower);
-      return {-in_order<2>(columns), in_order<2>(lower)};
-    } else {
-      return {-(mask_t<T>)first.column, (mask_t<T>)first.is_lower};
-    }
-  }
-
-  SEGFAST_LANES static void store_places(const Places<float>& places, uint8_t* to) {
-    store_taps<float>(to, (places.column & 1) + (places.is_lower & 2));
+  SEGFAST_LANES static Words read_taps(IndexedTaps<float>& indexed, const int64_t* index,
+                                       int64_t origin, int64_t step) {
+    return (step != 0 ? indexed.read_row(index, origin) : indexed.read_channels(index, origin))
+        .tap();
   }
 
   bool has_foreign() const { return any_lane(foreign); }
 };
 
-// ---- what moves kWindows windows of a run by indices, or kOwnLanes by packed codes; next(): to
-// the next run
+// ---- what moves kOwnLanes windows of a run as they won (those of a row folded) or, with
+// kByColumns, as packed codes say in two lanes each; next(): to the next run. Where they go to two
+// rows of the map, take() gives what put() writes to either.
+
+// How windows are read by their indices. next(): how far from a run's origin the next one's lies.
+template <typename T>
+struct FoldedWindows {
+  using Taps = IndexedTaps<T>;
+  static constexpr int kCount = kOwnLanes<T>;
+  static int64_t next(int64_t width) { return 2 * width; }
+  SEGFAST_LANES static Won<T> read(Taps& taps, const int64_t* indices, int64_t origin, int64_t at) {
+    return taps.read_folded(indices + at, origin + 2 * at);
+  }
+};
+// In words: a row of fewer windows, or of wider maps.
+struct WordWindows {
+  using Taps = IndexedTaps<float>;
+  static constexpr int kCount = kLanes<float>;
+  static int64_t next(int64_t width) { return 2 * width; }
+  SEGFAST_LANES static Won<float> read(Taps& taps, const int64_t* indices, int64_t origin,
+                                       int64_t at) {
+    return taps.read_row(indices + at, origin + 2 * at);
+  }
+};
+template <typename T>
+struct ChannelWindows {
+  using Taps = IndexedTaps<T>;
+  static constexpr int kCount = kOwnLanes<T>;
+  static int64_t next(int64_t) { return 2; }
+  SEGFAST_LANES static Won<T> read(Taps& taps, const int64_t* indices, int64_t origin, int64_t at) {
+    return taps.read_channels(indices + at, origin);
+  }
+};
+
+template <typename T>
+struct Taken {
+  mask_t<T> of_left, of_right, is_lower;  // the values of windows that the left, the right one won
+
+  SEGFAST_LANES Taken(own_t<T> value, const Won<T>& won)
+      : of_left((mask_t<T>)value & ~won.is_right),
+        of_right((mask_t<T>)value & won.is_right),
+        is_lower(won.is_lower) {}
+
+  template <int kRow>
+  SEGFAST_LANES mask_t<T> left() const {
+    return of_left & (kRow == 0 ? ~is_lower : is_lower);
+  }
+  template <int kRow>
+  SEGFAST_LANES mask_t<T> right() const {
+    return of_right & (kRow == 0 ? ~is_lower : is_lower);
+  }
+};
 
 // A row of windows to the two rows of the map that they see.
 template <typename T>
 struct ScatterRow {
   using Element = T;
-  using Seen = TapTile::Seen<T>;
-  static constexpr int kWindows = kLanes<T>;
+  using Windows = FoldedWindows<T>;
+  static constexpr bool kByColumns = true, kTwoRows = true;
   const T* values;
   T *upper, *lower;
   int64_t windows, width;
 
-  SEGFAST_LANES void by_codes(int64_t at, const uint8_t* codes) const {
-    const auto value = load_vector<own_t<T>>(values + at);
-    // The value of each window in both of its lanes.
-    const own_t<T> low = lower_pairs(value, value), high = upper_pairs(value, value);
-    const auto in_low = CodedColumns<T>::template load<0>(codes);
-    const auto in_high = CodedColumns<T>::template load<1>(codes);
-    T *const above = upper + 2 * at, *const below = lower + 2 * at;
-    store_vector(above, low & in_low.is_upper);
-    store_vector(above + kOwnLanes<T>, high & in_high.is_upper);
-    store_vector(below, low & in_low.is_lower);
-    store_vector(below + kOwnLanes<T>, high & in_high.is_lower);
+  struct ByColumns {
+    own_t<T> low, high;  // the value of each window in both of its lanes
+    CodedPair<T> coded;
+  };
+  SEGFAST_LANES ByColumns take(int64_t at, const CodedPair<T>& coded) const {
+    const auto value = fold(load_vector<own_t<T>>(values + at));
+    return {lower_pairs_by_16(value, value), upper_pairs_by_16(value, value), coded};
+  }
+  template <int kRow>
+  SEGFAST_LANES void put(int64_t at, const ByColumns& taken) const {
+    T* const to = (kRow == 0 ? upper : lower) + 2 * at;
+    store_vector(to, taken.low & taken.coded.low.template won<kRow>());
+    store_vector(to + kOwnLanes<T>, taken.high & taken.coded.high.template won<kRow>());
   }
 
-  SEGFAST_LANES void by_indices(int64_t at, const TapTile& tile, const int64_t* indices,
-                                int64_t origin, Seen& seen) const {
-    const auto places = tile.read_places<T>(indices + at, origin + 2 * at, 2, seen);
-    const bits_t<T> value = load_words(values + at), is_right = -places.column;
-    T *const above = upper + 2 * at, *const below = lower + 2 * at;
-    if constexpr (kNarrow<T>) {
-      const bits_t<T> chosen = (value | value << 16) & (is_right ^ 0xffffu);
-      store_vector(above, chosen & ~places.is_lower);
-      store_vector(below, chosen & places.is_lower);
-    } else {
-      const bits_t<T> left = value & ~is_right, right = value & is_right;
-      store_word_pairs(above, left & ~places.is_lower, right & ~places.is_lower);
-      store_word_pairs(below, left & places.is_lower, right & places.is_lower);
-    }
+  SEGFAST_LANES Taken<T> take(int64_t at, const Won<T>& won) const {
+    return {fold(load_vector<own_t<T>>(values + at)), won};
+  }
+  template <int kRow>
+  SEGFAST_LANES void put(int64_t at, const Taken<T>& taken) const {
+    store_folded_pairs((kRow == 0 ? upper : lower) + 2 * at, taken.template left<kRow>(),
+                       taken.template right<kRow>());
   }
 
   SEGFAST_LANES void next() {
-    for (int64_t x = 2 * windows; x < width; ++x) upper[x] = lower[x] = T{};
+    for (T* const row : {upper, lower}) {
+      // One element as a rule: GCC makes a call of a loop.
+      if (2 * windows < width) row[width - 1] = T{};
+      if (2 * windows + 1 < width) std::fill(row + 2 * windows, row + width - 1, T{});
+    }
     values += windows;
     upper += 2 * width, lower += 2 * width;
+  }
+};
+
+// The same of 16-bit elements, both columns of a window in a word.
+template <typename T>
+struct ScatterWords : ScatterRow<T> {
+  using Windows = WordWindows;
+  using Mask = mask_t<float>;
+
+  struct Pairs {
+    Mask both, is_lower;
+  };
+  SEGFAST_LANES Pairs take(int64_t at, const Won<float>& won) const {
+    const auto value = (Mask)load_words(this->values + at);
+    return {(value | value << 16) & (won.is_right ^ 0xffff), won.is_lower};
+  }
+  template <int kRow>
+  SEGFAST_LANES void put(int64_t at, const Pairs& pairs) const {
+    store_vector((kRow == 0 ? this->upper : this->lower) + 2 * at,
+                 pairs.both & (kRow == 0 ? ~pairs.is_lower : pairs.is_lower));
   }
 };
 
@@ -229,26 +355,20 @@ struct ScatterRow {
 template <typename T>
 struct ScatterChannels {
   using Element = T;
-  using Seen = TapTile::Seen<T>;
-  static constexpr int kWindows = kOwnLanes<T>;
+  using Windows = ChannelWindows<T>;
+  static constexpr bool kByColumns = false, kTwoRows = true;
   const T* values;
   T *upper, *lower;
   int64_t right;
 
-  SEGFAST_LANES void by_codes(int64_t at, const uint8_t* codes) const {
-    place(at, load_coded<T>(codes));
+  SEGFAST_LANES Taken<T> take(int64_t at, const Won<T>& won) const {
+    return {load_vector<own_t<T>>(values + at), won};
   }
-  SEGFAST_LANES void by_indices(int64_t at, const TapTile& tile, const int64_t* indices,
-                                int64_t origin, Seen& seen) const {
-    place(at, tile.read_won<T>(indices + at, origin, 0, seen));
-  }
-  SEGFAST_LANES void place(int64_t at, const Won<T>& won) const {
-    const auto value = (mask_t<T>)load_vector<own_t<T>>(values + at);
-    const auto in_left = value & ~won.is_right, in_right = value & won.is_right;
-    store_vector(upper + at, in_left & ~won.is_lower);
-    store_vector(upper + right + at, in_right & ~won.is_lower);
-    store_vector(lower + at, in_left & won.is_lower);
-    store_vector(lower + right + at, in_right & won.is_lower);
+  template <int kRow>
+  SEGFAST_LANES void put(int64_t at, const Taken<T>& taken) const {
+    T* const to = (kRow == 0 ? upper : lower) + at;
+    store_vector(to, taken.template left<kRow>());
+    store_vector(to + right, taken.template right<kRow>());
   }
   SEGFAST_LANES void next() {
     values += right;
@@ -256,36 +376,121 @@ struct ScatterChannels {
   }
 };
 
-// The first of `count` runs of windows from `first` on, told apart without a tile: how many.
+// What a run's records say of kOwnLanes windows; read_last(): of the last ones.
+
+// 2-bit codes, of which kCodesRead bytes more can be read.
 template <typename Move>
-SEGFAST_LANES int64_t move_runs(Move move, TapTile& tile, const Run& first, int64_t count) {
-  const int64_t n = first.length;
-  if (tile.codes.data != nullptr) {
-    const int64_t bytes = tile.s.run_bytes();
-    count = std::clamp<int64_t>(tile.packed_runs() - first.number, 0, count);
-    const uint8_t* codes = tile.codes.data + first.number * bytes;
-    for (int64_t i = 0; i < count; ++i) {
-      for_each_coded(move, codes, n);
-      codes += bytes;
-      move.next();
-    }
-    return count;
+struct CodedRun {
+  const uint8_t* codes;
+
+  SEGFAST_LANES auto read(int64_t at) const { return told(codes + at / kCodesPerByte); }
+  // The first of them may lie within a byte.
+  SEGFAST_LANES auto read_last(int64_t at) const {
+    const uint8_t* const first = codes + at / kCodesPerByte;
+    const int shift = static_cast<int>(2 * (at % kCodesPerByte));
+    const uint64_t last[2] = {
+        load_vector<uint64_t>(first) >> shift | uint64_t{first[8]} << (63 - shift) << 1, 0};
+    return told(reinterpret_cast<const uint8_t*>(last));
   }
-  const int64_t* indices = tile.indices.data + first.number * n;
-  const int64_t down = first.along_row ? 2 * tile.s.width : 2;
-  int64_t origin = 2 * first.oh * tile.s.width;
-  tile.foreign |= tile.unknown(origin + count * down);
-  typename Move::Seen seen;
-  for (int64_t i = 0; i < count; ++i) {
-    for (int64_t start = 0; start < n; start += Move::kWindows) {
-      const int64_t at = std::min(start, n - Move::kWindows);  // the last may overlap
-      move.by_indices(at, tile, indices, origin, seen);
+
+ private:
+  SEGFAST_LANES static auto told(const uint8_t* from) {
+    using T = typename Move::Element;
+    if constexpr (Move::kByColumns) {
+      return CodedPair<T>::load(from);
+    } else {
+      return load_coded<T>(from);
     }
-    indices += n;
-    origin += down;
+  }
+};
+
+template <typename Windows>
+struct IndexedRun {
+  typename Windows::Taps& taps;
+  const int64_t* indices;
+  int64_t origin;
+
+  SEGFAST_LANES auto read(int64_t at) const { return Windows::read(taps, indices, origin, at); }
+  SEGFAST_LANES auto read_last(int64_t at) const { return read(at); }
+};
+
+template <typename Move, typename Told>
+SEGFAST_LANES void move_one(const Move& move, int64_t at, const Told& told) {
+  if constexpr (Move::kTwoRows) {
+    const auto taken = move.take(at, told);
+    move.template put<0>(at, taken);
+    move.template put<1>(at, taken);
+  } else {
+    move.place(at, told);
+  }
+}
+template <typename Move, typename Told>
+SEGFAST_LANES void move_two(const Move& move, int64_t first, const Told& told_first, int64_t second,
+                            const Told& told_second) {
+  const auto taken_first = move.take(first, told_first);
+  const auto taken_second = move.take(second, told_second);
+  move.template put<0>(first, taken_first);
+  move.template put<0>(second, taken_second);
+  move.template put<1>(first, taken_first);
+  move.template put<1>(second, taken_second);
+}
+
+// A run of n windows, a vector at least. By twos where they go to two rows: what goes to one is
+// written together, for where rows do not begin on cache lines, going to and fro takes longer.
+template <typename Move, typename Records>
+SEGFAST_LANES void move_run(const Move& move, const Records& records, int64_t n) {
+  constexpr int kCount = Move::Windows::kCount;
+  const int64_t last = n - kCount;  // may overlap
+  int64_t at = 0;
+  if constexpr (Move::kTwoRows) {
+    for (; at + kCount <= last; at += 2 * kCount) {
+      move_two(move, at, records.read(at), at + kCount, records.read(at + kCount));
+    }
+    if (at < last) return move_two(move, at, records.read(at), last, records.read_last(last));
+  } else {
+    for (; at <= last; at += kCount) move_one(move, at, records.read(at));
+  }
+  if (at < n) move_one(move, last, records.read_last(last));
+}
+
+// `count` runs of n windows, told apart without a tile. (Functions of their own: in a larger one
+// GCC keeps fewer vectors in registers.)
+template <typename Move>
+__attribute__((noinline)) void move_coded(Move move, const uint8_t* codes, int64_t bytes, int64_t n,
+                                          int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    move_run(move, CodedRun<Move>{codes}, n);
+    codes += bytes;
     move.next();
   }
-  tile.foreign |= seen.foreign();
+}
+template <typename Move>
+__attribute__((noinline)) void move_indexed(Move move, TapTile& tile, const Run& first,
+                                            int64_t count) {
+  using Windows = typename Move::Windows;
+  const int64_t n = first.length, next = Windows::next(tile.s.width);
+  const int64_t* indices = tile.indices.data + first.number * n;
+  int64_t origin = 2 * first.oh * tile.s.width;
+  typename Windows::Taps taps(tile.s, origin + count * next);
+  for (int64_t i = 0; i < count; ++i) {
+    move_run(move, IndexedRun<Windows>{taps, indices, origin}, n);
+    indices += n;
+    origin += next;
+    move.next();
+  }
+  tile.foreign |= taps.foreign();
+}
+
+// As many of `count` runs from `first` on as can be told apart so.
+template <typename Move>
+int64_t move_runs(const Move& move, TapTile& tile, const Run& first, int64_t count) {
+  if (tile.codes.data == nullptr) {
+    move_indexed(move, tile, first, count);
+    return count;
+  }
+  const int64_t bytes = tile.s.run_bytes();
+  count = std::clamp<int64_t>(tile.packed_runs() - first.number, 0, count);
+  move_coded(move, tile.codes.data + first.number * bytes, bytes, first.length, count);
   return count;
 }
 
@@ -383,6 +588,12 @@ struct ScatterRows2x2 {
       const Run run = row_run(s, o, row);
       const ScatterRow<T> rows{values + run.number * run.length, upper, upper + map_row, run.length,
                                s.width};
+      if constexpr (kNarrow<T>) {
+        if (is_indexed && !tile.fills_lanes<T>()) {
+          move_indexed(ScatterWords<T>{rows}, tile, run, count);
+          return count;
+        }
+      }
       return move_runs(rows, tile, run, count);
     }
     for (int64_t i = 0; i < count; ++i, upper += 2 * map_row) {
@@ -604,7 +815,7 @@ struct ScatterPixels {
 // from where the one before it says, a machine has fewer under way.
 struct CodeBlock {
   static constexpr int kCount = sizeof(uint64_t);
-  static constexpr int kMostTaps = 128;
+  static constexpr int kMostTaps = 128;  // that has_taps() can compare: a byte's highest bit tells
   static constexpr uint64_t kOfAll = 0x0101010101010101;
 
   uint64_t codes;
