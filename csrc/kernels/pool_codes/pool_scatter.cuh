@@ -142,44 +142,46 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const Scatte
   const bool has_lower = 2 * oh + 1 < height;
   const int n = oh < pooled_height ? group_size<kWindows>(pooled_width - ow) : 0;
   const I window_row = plane * pooled_height + oh;
-  const T* values = static_cast<const T*>(p.op.values) + window_row * pooled_width + ow;
+  const bool is_codes = p.op.record_kind == Record::codes2;
 
-  Vec<T, kWindows> held;
-  int taps[kWindows];
+  // The record is asked for first: what waits for the values would hold its load up.
+  uint32_t byte = 0;
+  int64_t indices[kWindows] = {};
+  if (n > 0 && is_codes) {
+    const I run_bytes = ceil_div<I>(pooled_width, kCodesPerByte);
+    byte = __ldcs(static_cast<const uint8_t*>(p.op.record) + window_row * run_bytes +
+                  ow / kCodesPerByte);
+  } else if (n > 0) {
 #pragma unroll
-  for (int k = 0; k < kWindows; ++k) {
-    held.at[k] = T{};
-    taps[k] = -1;
+    for (int k = 0; k < kWindows; ++k) {
+      indices[k] = static_cast<const int64_t*>(p.op.record)[window_row * pooled_width + ow + k];
+    }
   }
-  if (kAligned && n == kWindows) {
-    held = Vec<T, kWindows>::load(values);
-  } else {
-    for (int k = 0; k < n; ++k) held.at[k] = values[k];
+  Vec<T, kWindows> held{};
+  if (n > 0) {
+    held = Vec<T, kWindows>::load(static_cast<const T*>(p.op.values) + window_row * pooled_width +
+                                  ow);
   }
-  if (n > 0 && p.op.record_kind == Record::codes2) {
-    const I run_bytes = static_cast<I>(s.run_bytes());
-    const uint32_t byte = __ldcs(static_cast<const uint8_t*>(p.op.record) + window_row * run_bytes +
-                                 ow / kCodesPerByte);
+
+  int taps[kWindows];
+  if (is_codes) {
     const uint32_t own = byte >> (2 * static_cast<int>(ow % kCodesPerByte));
     uint32_t beyond = has_lower ? 0 : kLowerBits;
 #pragma unroll
     for (int k = 0; k < kWindows; ++k) {
       if (!kAligned && 2 * (ow + k) + 1 >= width) beyond |= 1u << (2 * k);
-      if (k < n) taps[k] = static_cast<int>(own >> (2 * k)) & 3;
+      taps[k] = static_cast<int>(own >> (2 * k)) & 3;
     }
     check_codes_2x2<kCombine>(own & ((1u << (2 * n)) - 1), beyond);
-  } else if (n > 0) {
-    const int64_t* indices =
-        static_cast<const int64_t*>(p.op.record) + window_row * pooled_width + ow;
+  } else {
     bool foreign = false;
 #pragma unroll
     for (int k = 0; k < kWindows; ++k) {
-      if (k >= n) continue;
       const int64_t origin = int64_t{2 * oh} * width + 2 * (ow + k);
       taps[k] = tap_2x2(indices[k] - origin, width, 2 * (ow + k) + 1 < width, has_lower);
       foreign |= taps[k] < 0;
     }
-    if (foreign && p.op.foreign != nullptr) *p.op.foreign = 1;
+    if (n > 0 && foreign && p.op.foreign != nullptr) *p.op.foreign = 1;
   }
 
   RowPair<T, kWindows> pair;
