@@ -28,6 +28,7 @@
 #include "common/dispatch.h"
 #include "common/divider.h"
 #include "common/launch.h"
+#include "common/packed.h"
 #include "kernels/pool_codes/known_window.h"
 #include "kernels/pool_codes/pool_tiles.cuh"
 
@@ -157,11 +158,8 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const Scatte
       indices[k] = static_cast<const int64_t*>(p.op.record)[window_row * pooled_width + ow + k];
     }
   }
-  Vec<T, kWindows> held{};
-  if (n > 0) {
-    held = Vec<T, kWindows>::load(static_cast<const T*>(p.op.values) + window_row * pooled_width +
-                                  ow);
-  }
+  const auto values = Packed<T, kWindows>::load_if(
+      n > 0, static_cast<const T*>(p.op.values) + window_row * pooled_width + ow);
 
   int taps[kWindows];
   if (is_codes) {
@@ -186,12 +184,7 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const Scatte
 
   RowPair<T, kWindows> pair;
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-#pragma unroll
-    for (int i = 0; i < RowPair<T, kWindows>::kColumns; ++i) {
-      pair.at[r][i] = taps[i / 2] == 2 * r + i % 2 ? held.at[i / 2] : T{};
-    }
-  }
+  for (int k = 0; k < kWindows; ++k) pair.put(k, taps[k], values.at(k));
   T* upper = static_cast<T*>(p.op.map) + (plane * height + 2 * oh) * width + 2 * ow;
   pair.template store<kAligned>(upper, width - 2 * ow, width, has_lower);
 }
@@ -210,32 +203,35 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_channels_kernel(const Sc
   const I channel = group * kLanes;
   const bool has_lower = 2 * oh + 1 < height, has_right = 2 * ow + 1 < width;
 
-  Vec<T, kLanes> held;
-  int taps[kLanes];
-#pragma unroll
-  for (int c = 0; c < kLanes; ++c) taps[c] = -1;
+  // 2-bit codes; a channel whose record names none of the four pixels has 0 as its value.
+  uint32_t own = 0;
+  Packed<T, kLanes> held{};
   if (oh < pooled_height && ow < pooled_width) {
     const I window = (outer * pooled_height + oh) * pooled_width + ow;
-    held = Vec<T, kLanes>::load(static_cast<const T*>(p.op.values) + window * inner + channel);
+    const T* values = static_cast<const T*>(p.op.values) + window * inner + channel;
     if (kLanes != kIndexLanes && p.op.record_kind == Record::codes2) {
-      const I run_bytes = static_cast<I>(s.run_bytes());
+      const I run_bytes = ceil_div<I>(inner, kCodesPerByte);
       const uint8_t* codes = static_cast<const uint8_t*>(p.op.record) + window * run_bytes;
       const uint8_t* first = codes + channel / kCodesPerByte;
-      uint32_t own =
-          kLanes > kCodesPerByte ? *reinterpret_cast<const uint16_t*>(first) : uint32_t{*first};
+      own = kLanes > kCodesPerByte ? *reinterpret_cast<const uint16_t*>(first) : uint32_t{*first};
+      held = Packed<T, kLanes>::load(values);
       if (kLanes == 1) own = own >> (2 * (channel % kCodesPerByte)) & 3u;
-#pragma unroll
-      for (int c = 0; c < kLanes; ++c) taps[c] = static_cast<int>(own >> (2 * c)) & 3;
       check_codes_2x2<kCombine>(own, (has_right ? 0 : kRightBits) | (has_lower ? 0 : kLowerBits));
     } else if constexpr (kLanes <= kIndexLanes) {
       const auto indices = Vec<int64_t, kLanes>::load(static_cast<const int64_t*>(p.op.record) +
                                                       window * inner + channel);
+      held = Packed<T, kLanes>::load(values);
       const int64_t origin = int64_t{2 * oh} * width + 2 * ow;
       bool foreign = false;
 #pragma unroll
       for (int c = 0; c < kLanes; ++c) {
-        taps[c] = tap_2x2(indices.at[c] - origin, width, has_right, has_lower);
-        foreign |= taps[c] < 0;
+        const int tap = tap_2x2(indices.at[c] - origin, width, has_right, has_lower);
+        if (tap < 0) {
+          foreign = true;
+          held.clear(c);
+        } else {
+          own |= static_cast<uint32_t>(tap) << (2 * c);
+        }
       }
       if (foreign && p.op.foreign != nullptr) *p.op.foreign = 1;
     }
@@ -246,10 +242,7 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_channels_kernel(const Sc
 #pragma unroll
   for (int tap = 0; tap < 4; ++tap) {
     if ((tap & 1 && !has_right) || (tap & 2 && !has_lower)) continue;
-    Vec<T, kLanes> pixel;
-#pragma unroll
-    for (int c = 0; c < kLanes; ++c) pixel.at[c] = taps[c] == tap ? held.at[c] : T{};
-    pixel.store(first + ((tap >> 1) * width + (tap & 1)) * inner);
+    values_at_tap(held, own, tap).store(first + ((tap >> 1) * width + (tap & 1)) * inner);
   }
 }
 
