@@ -520,35 +520,37 @@ __global__ void __launch_bounds__(kPoolThreads)
       for (int lane = 0; lane < kLanes; ++lane) sums[r][c][lane] = 0;
     }
   }
+  using Codes = Packed<uint32_t, kLanes / 4>;  // four a word
+  const I corner = ((outer * pooled_height + top) * pooled_width + left) * inner + channel;
 #pragma unroll
   for (int h = 0; h < kSpan; ++h) {
     const I oh = top + h * W::kDilation;
-    const I readable_h = oh < 0 ? 0 : oh < pooled_height ? oh : pooled_height - 1;
-    Vec<T, kLanes> values[kSpan];
-    Vec<uint8_t, kLanes> codes[kSpan];
-#pragma unroll
-    for (int k = 0; k < kSpan; ++k) {
-      const I ow = left + k * W::kDilation;
-      const I readable_w = ow < 0 ? 0 : ow < pooled_width ? ow : pooled_width - 1;
-      const I at =
-          ((outer * pooled_height + readable_h) * pooled_width + readable_w) * inner + channel;
-      values[k] = Vec<T, kLanes>::load(static_cast<const T*>(p.op.values) + at);
-      codes[k] = Vec<uint8_t, kLanes>::load(static_cast<const uint8_t*>(p.op.record) + at);
-    }
+    Packed<T, kLanes> values[kSpan];  // of windows that do not exist zeros, which add nothing
+    Codes codes[kSpan];
 #pragma unroll
     for (int k = 0; k < kSpan; ++k) {
       const I ow = left + k * W::kDilation;
       const bool exists = oh >= 0 && oh < pooled_height && ow >= 0 && ow < pooled_width;
+      const I at = corner + (h * pooled_width + k) * (W::kDilation * inner);
+      const uint8_t* record = static_cast<const uint8_t*>(p.op.record) + at;
+      values[k] = Packed<T, kLanes>::load_if(exists, static_cast<const T*>(p.op.values) + at);
+      codes[k] = Codes::load_if(exists, reinterpret_cast<const uint32_t*>(record));
+    }
+#pragma unroll
+    for (int k = 0; k < kSpan; ++k) {
+      accumulate_t<T> numbers[kLanes];
+      values[k].floats(numbers);
 #pragma unroll
       for (int r = 0; r < kPixels; ++r) {
 #pragma unroll
         for (int c = 0; c < kPixels; ++c) {
           const int kh = Dense::tap(r, h - Dense::kBefore), kw = Dense::tap(c, k - Dense::kBefore);
           if (kh < 0 || kw < 0) continue;
-          const int tap = exists ? kh * W::kKernel + kw : -1;  // -1 is no code
+          const uint32_t tap = kh * W::kKernel + kw;
 #pragma unroll
           for (int lane = 0; lane < kLanes; ++lane) {
-            if (codes[k].at[lane] == tap) sums[r][c][lane] += to_float(values[k].at[lane]);
+            const uint32_t code = codes[k].word[lane / 4] >> (8 * (lane % 4)) & 0xffu;
+            if (code == tap) sums[r][c][lane] += numbers[lane];
           }
         }
       }
