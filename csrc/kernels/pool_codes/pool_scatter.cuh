@@ -93,10 +93,13 @@ struct ScatterParams {
   int64_t items;
 };
 
-// Cells along each axis of a thread's patch of channels_last maps, and of a thread that takes a
-// single column of them: where windows overlap at every pixel, more.
+// Cells along each axis of a thread's patch of channels_last maps; rows of cells of a thread that
+// takes 16 bytes of each, and cells of one that takes a single column of them: where windows
+// overlap at every pixel, more.
 template <typename W>
 inline constexpr int kKnownCells = W::kStride == 1 ? 2 : 1;
+template <typename W>
+inline constexpr int kRowCells = W::kStride == 1 ? 2 : 1;
 template <typename W>
 inline constexpr int kColumnCells = W::kStride == 1 ? 8 : 4;
 
@@ -327,13 +330,17 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_any_kernel(const Scatter
   result.store(static_cast<T*>(p.op.map) + pixel * inner + channel);
 }
 
-// Sums of a known window's codes8, contiguous maps: 16 bytes of each row of a row of cells.
+// Sums of a known window's codes8, contiguous maps: 16 bytes of each row of one or two rows of
+// cells.
 template <typename T, typename I, typename W>
 __global__ void __launch_bounds__(kPoolThreads)
     scatter_known_rows_kernel(const ScatterParams<I> p) {
-  constexpr int kStride = W::kStride, kBefore = W::kBefore;
+  using A = accumulate_t<T>;
+  using Dense = typename W::Dense;
+  constexpr int kStride = W::kStride, kBefore = W::kBefore, kCells = kRowCells<W>;
   constexpr int kColumns = kVec16<T>, kWindows = kColumns / kStride;
-  constexpr int kRows = W::kBefore + 1 + W::kAfter;  // of windows
+  constexpr int kPixels = kCells * kStride;                       // of a column
+  constexpr int kRows = Dense::kBefore + kCells + Dense::kAfter;  // of windows
   constexpr int kSpan = W::kBefore + kWindows + W::kAfter;
   const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (item64 >= p.items) return;
@@ -342,62 +349,72 @@ __global__ void __launch_bounds__(kPoolThreads)
   const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
   const I pooled_width = static_cast<I>(s.pooled_width);
   const I pooled_height = static_cast<I>(s.pooled_height);
-  const auto [row, group, cell_y, plane] = row_item(item, p.groups, p.cells_h);
-  const I first = group * kWindows - kBefore;  // window of the span
+  const RowItem<I> own = row_item(item, p.groups, p.cells_h);
+  const I plane = own.outer, cell_y = W::first_of(own.y, kCells);
+  const I first = own.group * kWindows - kBefore;                    // window of the span
+  const I top = cell_y + W::kShift - Dense::kBefore * W::kDilation;  // row of windows
+  if (cell_y * kStride >= height) return;
 
-  T values[kRows][kSpan];
-  uint8_t codes[kRows][kSpan];
+  // Windows that do not exist are zeros, which add nothing.
+  using CodeWord = std::conditional_t<kWindows % 4 == 0, uint32_t, uint8_t>;
+  constexpr int kCodesPerWord = sizeof(CodeWord);
+  using Codes = Packed<CodeWord, kWindows / kCodesPerWord>;
+  Packed<T, kWindows> values[kRows];
+  Codes codes[kRows];
+  T beside[kRows][kSpan];
+  uint8_t codes_beside[kRows][kSpan];
 #pragma unroll
   for (int h = 0; h < kRows; ++h) {
-    if (!W::sees(kStride, h - kBefore)) continue;
-    const I oh = cell_y + h - kBefore;
-    const I readable = oh < 0 ? 0 : oh < pooled_height ? oh : pooled_height - 1;
-    const I at = (plane * pooled_height + readable) * pooled_width + first;
+    const I oh = top + h * W::kDilation;
+    const bool exists = oh >= 0 && oh < pooled_height;
+    const I at = (plane * pooled_height + oh) * pooled_width + first;
     const T* row_values = static_cast<const T*>(p.op.values) + at;
     const uint8_t* row_codes = static_cast<const uint8_t*>(p.op.record) + at;
-    const auto body = Vec<T, kWindows>::load(row_values + kBefore);
-    const auto body_codes = Vec<uint8_t, kWindows>::load(row_codes + kBefore);
+    values[h] = Packed<T, kWindows>::load_if(exists, row_values + kBefore);
+    codes[h] = Codes::load_if(exists, reinterpret_cast<const CodeWord*>(row_codes + kBefore));
 #pragma unroll
     for (int k = 0; k < kSpan; ++k) {
-      if (k >= kBefore && k < kBefore + kWindows) {
-        values[h][k] = body.at[k - kBefore];
-        codes[h][k] = body_codes.at[k - kBefore];
-      } else {
-        const bool exists = first + k >= 0 && first + k < pooled_width;
-        values[h][k] = exists ? row_values[k] : T{};
-        codes[h][k] = exists ? row_codes[k] : kEmptyCode;
-      }
+      if (k >= kBefore && k < kBefore + kWindows) continue;
+      const bool is_there = exists && first + k >= 0 && first + k < pooled_width;
+      beside[h][k] = is_there ? row_values[k] : T{};
+      codes_beside[h][k] = is_there ? row_codes[k] : 0;
     }
   }
 
-  accumulate_t<T> sums[kStride][kColumns];
+  A sums[kPixels][kColumns];
 #pragma unroll
-  for (int r = 0; r < kStride; ++r) {
+  for (int r = 0; r < kPixels; ++r) {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) sums[r][c] = 0;
   }
 #pragma unroll
   for (int h = 0; h < kRows; ++h) {
-    const I oh = cell_y + h - kBefore;
-    if (!W::sees(kStride, h - kBefore) || oh < 0 || oh >= pooled_height) continue;
+    A body[kWindows];
+    values[h].floats(body);
 #pragma unroll
     for (int k = 0; k < kSpan; ++k) {
-      const accumulate_t<T> value = to_float(values[h][k]);
+      const bool is_beside = k < kBefore || k >= kBefore + kWindows;
+      const int i = is_beside ? 0 : k - kBefore;
+      const A value = is_beside ? to_float(beside[h][k]) : body[i];
+      const uint32_t code =
+          is_beside ? codes_beside[h][k]
+                    : codes[h].word[i / kCodesPerWord] >> (8 * (i % kCodesPerWord)) & 0xffu;
 #pragma unroll
-      for (int r = 0; r < kStride; ++r) {
+      for (int r = 0; r < kPixels; ++r) {
 #pragma unroll
         for (int c = 0; c < kColumns; ++c) {
-          const int kh = W::tap(r, h - kBefore), kw = W::tap(c, k - kBefore);
-          if (kh >= 0 && kw >= 0 && codes[h][k] == kh * W::kKernel + kw) sums[r][c] += value;
+          const int kh = Dense::tap(r, h - Dense::kBefore), kw = W::tap(c, k - kBefore);
+          if (kh >= 0 && kw >= 0 && code == static_cast<uint32_t>(kh * W::kKernel + kw))
+            sums[r][c] += value;
         }
       }
     }
   }
 
-  const I x = group * kColumns;
+  const I x = own.group * kColumns;
 #pragma unroll
-  for (int r = 0; r < kStride; ++r) {
-    const I y = cell_y * kStride + r;
+  for (int r = 0; r < kPixels; ++r) {
+    const I y = cell_y * kStride + r * W::kDilation;
     if (y >= height) break;
     vec_from_floats<T, kColumns>(sums[r]).store(static_cast<T*>(p.op.map) +
                                                 (plane * height + y) * width + x);
@@ -627,8 +644,9 @@ cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
             }
             if constexpr (W::kWindowPerCell) {
               if (columns_aligned<T>(op.map, op.values, op.record, s, W::kStride)) {
-                return start(scatter_known_rows_kernel<T, I, W>, cells_h, 1, s.width / kVec16<T>,
-                             s.outer * cells_h);
+                const int64_t tiles = W::tiles(cells_h, kRowCells<W>);
+                return start(scatter_known_rows_kernel<T, I, W>, tiles, 1, s.width / kVec16<T>,
+                             s.outer * tiles);
               }
             }
             const int64_t tiles = W::tiles(cells_h, kColumnCells<W>);

@@ -124,24 +124,50 @@ struct RowPair {
   }
 };
 
+// Of the 2-bit codes of neighbouring elements, pair i: one bit of each (0: right, 1: lower), spread
+// over the element's half of a word.
+__device__ __forceinline__ uint32_t pair_mask(uint32_t codes, int i, int bit) {
+  const uint32_t apart = codes | codes << 14;  // a pair's bits, 16 from each other
+  return (apart >> (4 * i + bit) & 0x10001u) * 0xffffu;
+}
+
 // Of neighbouring values those whose 2-bit codes are `tap`, and zeros.
 template <typename T, int N>
 __device__ __forceinline__ Packed<T, N> values_at_tap(const Packed<T, N>& values, uint32_t codes,
                                                       int tap) {
   Packed<T, N> result;
   if constexpr (Packed<T, N>::kPairs) {
-    // A pair's bits, 16 apart, each spread over an element.
-    const uint32_t apart = codes | codes << 14;
 #pragma unroll
     for (int i = 0; i < N / 2; ++i) {
-      const uint32_t right = (apart >> (4 * i) & 0x10001u) * 0xffffu;
-      const uint32_t lower = (apart >> (4 * i + 1) & 0x10001u) * 0xffffu;
+      const uint32_t right = pair_mask(codes, i, 0), lower = pair_mask(codes, i, 1);
       result.word[i] = values.word[i] & (tap & 1 ? right : ~right) & (tap & 2 ? lower : ~lower);
     }
   } else {
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       result.word[i] = static_cast<int>(codes >> (2 * i) & 3) == tap ? values.word[i] : T{};
+    }
+  }
+  return result;
+}
+
+// Of four neighbours, each of neighbouring values, those that the values' 2-bit codes name.
+template <typename T, int N>
+__device__ __forceinline__ Packed<T, N> values_of_codes(const Packed<T, N> (&pixels)[4],
+                                                        uint32_t codes) {
+  Packed<T, N> result;
+#pragma unroll
+  for (int i = 0; i < Packed<T, N>::kWords; ++i) {
+    if constexpr (Packed<T, N>::kPairs) {
+      const uint32_t right = pair_mask(codes, i, 0), lower = pair_mask(codes, i, 1);
+      const uint32_t a = (pixels[0].word[i] & ~right) | (pixels[1].word[i] & right);
+      const uint32_t b = (pixels[2].word[i] & ~right) | (pixels[3].word[i] & right);
+      result.word[i] = (a & ~lower) | (b & lower);
+    } else {
+      const uint32_t code = codes >> (2 * i);
+      const T a = code & 1 ? pixels[1].word[i] : pixels[0].word[i];
+      const T b = code & 1 ? pixels[3].word[i] : pixels[2].word[i];
+      result.word[i] = code & 2 ? b : a;
     }
   }
   return result;
