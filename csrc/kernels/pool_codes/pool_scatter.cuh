@@ -146,26 +146,18 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const Scatte
   const bool has_lower = 2 * oh + 1 < height;
   const int n = oh < pooled_height ? group_size<kWindows>(pooled_width - ow) : 0;
   const I window_row = plane * pooled_height + oh;
-  const bool is_codes = p.op.record_kind == Record::codes2;
+  const T* first = static_cast<const T*>(p.op.values) + window_row * pooled_width + ow;
 
-  // The record is asked for first: what waits for the values would hold its load up.
-  uint32_t byte = 0;
-  int64_t indices[kWindows] = {};
-  if (n > 0 && is_codes) {
-    const I run_bytes = ceil_div<I>(pooled_width, kCodesPerByte);
-    byte = __ldcs(static_cast<const uint8_t*>(p.op.record) + window_row * run_bytes +
-                  ow / kCodesPerByte);
-  } else if (n > 0) {
-#pragma unroll
-    for (int k = 0; k < kWindows; ++k) {
-      indices[k] = static_cast<const int64_t*>(p.op.record)[window_row * pooled_width + ow + k];
-    }
-  }
-  const auto values = Packed<T, kWindows>::load_if(
-      n > 0, static_cast<const T*>(p.op.values) + window_row * pooled_width + ow);
-
+  // The record is asked for before the values: what is done with these first would hold it up.
+  Packed<T, kWindows> values{};
   int taps[kWindows];
-  if (is_codes) {
+#pragma unroll
+  for (int k = 0; k < kWindows; ++k) taps[k] = -1;
+  if (n > 0 && p.op.record_kind == Record::codes2) {
+    const I run_bytes = ceil_div<I>(pooled_width, kCodesPerByte);
+    const uint32_t byte = __ldcs(static_cast<const uint8_t*>(p.op.record) + window_row * run_bytes +
+                                 ow / kCodesPerByte);
+    values = Packed<T, kWindows>::load(first);
     const uint32_t own = byte >> (2 * static_cast<int>(ow % kCodesPerByte));
     uint32_t beyond = has_lower ? 0 : kLowerBits;
 #pragma unroll
@@ -174,7 +166,13 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const Scatte
       taps[k] = static_cast<int>(own >> (2 * k)) & 3;
     }
     check_codes_2x2<kCombine>(own & ((1u << (2 * n)) - 1), beyond);
-  } else {
+  } else if (n > 0) {
+    int64_t indices[kWindows];
+#pragma unroll
+    for (int k = 0; k < kWindows; ++k) {
+      indices[k] = static_cast<const int64_t*>(p.op.record)[window_row * pooled_width + ow + k];
+    }
+    values = Packed<T, kWindows>::load(first);
     bool foreign = false;
 #pragma unroll
     for (int k = 0; k < kWindows; ++k) {
@@ -182,7 +180,7 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const Scatte
       taps[k] = tap_2x2(indices[k] - origin, width, 2 * (ow + k) + 1 < width, has_lower);
       foreign |= taps[k] < 0;
     }
-    if (n > 0 && foreign && p.op.foreign != nullptr) *p.op.foreign = 1;
+    if (foreign && p.op.foreign != nullptr) *p.op.foreign = 1;
   }
 
   RowPair<T, kWindows> pair;
