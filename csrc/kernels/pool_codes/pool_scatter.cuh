@@ -7,10 +7,14 @@
 // channels: 2x2 windows of channels_last maps: 16 bytes of channels of one window, four pixels; two
 //           channels where indices, of 16 bytes then, are the record.
 // known:    windows of known_window.h and their codes8, for sums: a thread looks through the
-//           windows that see its pixels, each loaded once. Contiguous maps: 16 bytes of one or two
-//           rows, or of rows that are not aligned a column of cells; channels_last: 16 bytes of
-//           channels of four pixels.
+//           windows that see its pixels, each loaded once. Contiguous maps: 16 bytes of two rows,
+//           or of rows that are not aligned a column of cells; channels_last: 16 bytes of channels
+//           of four pixels.
 // any:      any window: a thread looks through the windows that hold its element.
+//
+// A thread asks for all that it reads before it looks at any of it: the compiler for the GPU keeps
+// that order where what is read stays in whole words (packed.h), and waits where elements of 16 bits
+// are taken apart or zeros filled in one by one.
 //
 // On an H200, maps [16, 64, 360, 480], us in bfloat16 / float32, contiguous and channels_last:
 //   2x2 backward     120 / 373 and 116 / 224 -> 119 / 224 and 121 / 223  whole sectors a store
@@ -18,9 +22,14 @@
 //   3x3/s1 backward  5316 / 5168 and 1146 / 1687 -> 476 / 601 and 362 / 483  `known`
 // 3x3/s1 in bfloat16 moves at 44 and 58 % of a copy: nine comparisons and sums an element.
 //
-// Since then, not measured: `any` took 8 ms where PyTorch takes 4 (3x3/s1 of dilation 2 and padding
-// 1, contiguous). That window is `known` now, by columns (predicted.md), and `any` divides once a
-// thread, no longer twice a window.
+// Since then, not measured:
+// - `any` took 8 ms where PyTorch takes 4 (3x3/s1 of dilation 2 and padding 1, contiguous). That
+//   window is `known` now, by columns (predicted.md), and `any` divides once a thread, no longer
+//   twice a window.
+// - loads under way at once: 2x2 waited for the values before it asked for the codes, 3x3/s2 in
+//   channels_last three times over. Instructions of a thread in bfloat16 (sm_90), contiguous and
+//   channels_last: 2x2 163 -> 122 and 226 -> 157, 3x3/s2 223 -> 202 and 466 -> 387, 3x3/s1, of 8 elements
+//   413 -> of 16 568, and 1442 -> 1247. 3x3/s2, contiguous, has 2048 threads resident (1536 before).
 #pragma once
 
 #include <numeric>
