@@ -13,8 +13,8 @@
 // any:      any window: a thread looks through the windows that hold its element.
 //
 // A thread asks for all that it reads before it looks at any of it: the compiler for the GPU keeps
-// that order where what is read stays in whole words (packed.h), and waits where elements of 16 bits
-// are taken apart or zeros filled in one by one.
+// that order where what is read stays in whole words (packed.h), and waits where elements of 16
+// bits are taken apart or zeros filled in one by one.
 //
 // On an H200, maps [16, 64, 360, 480], us in bfloat16 / float32, contiguous and channels_last:
 //   2x2 backward     120 / 373 and 116 / 224 -> 119 / 224 and 121 / 223  whole sectors a store
@@ -28,8 +28,9 @@
 //   twice a window.
 // - loads under way at once: 2x2 waited for the values before it asked for the codes, 3x3/s2 in
 //   channels_last three times over. Instructions of a thread in bfloat16 (sm_90), contiguous and
-//   channels_last: 2x2 163 -> 122 and 226 -> 157, 3x3/s2 223 -> 202 and 466 -> 387, 3x3/s1, of 8 elements
-//   413 -> of 16 568, and 1442 -> 1247. 3x3/s2, contiguous, has 2048 threads resident (1536 before).
+//   channels_last: 2x2 163 -> 122 and 226 -> 157, 3x3/s2 223 -> 202 and 466 -> 387, 3x3/s1, of 8
+//   elements 413 -> of 16 568, and 1442 -> 1247. 3x3/s2, contiguous, has 2048 threads resident
+//   (1536 before).
 #pragma once
 
 #include <numeric>
