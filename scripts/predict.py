@@ -157,7 +157,8 @@ def rows() -> dict[tuple[str, str, str], list[Part]]:
                     table[op, direction, layout] = [Part(POOL, name, 8, wide=False)]
                 else:
                     name = kernel.format("rows", window)
-                    height = stride * (rows_of_two if direction == "forward" else 1)
+                    of_two = direction == "forward" or stride == 1
+                    height = stride * (rows_of_two if of_two else 1)
                     table[op, direction, layout] = [Part(POOL, name, 4 * height)]
         table["max_unpool2d codes", "backward", layout] = part(
             UNPOOL, "gather_rows_kernel<{T}, int, true>", "gather_channels_kernel<{T}, int>", load

@@ -9,7 +9,8 @@ namespace segfast {
 
 template <typename T, int N>
 struct Packed {
-  using Word = std::conditional_t<sizeof(T) == 2, uint32_t, T>;
+  static constexpr bool kPairs = sizeof(T) == 2 && N % 2 == 0;
+  using Word = std::conditional_t<kPairs, uint32_t, T>;
   static constexpr int kWords = static_cast<int>(N * sizeof(T) / sizeof(Word));
 
   Word word[kWords];
@@ -26,13 +27,36 @@ struct Packed {
     return packed;
   }
 
+  SEGFAST_HOST_DEVICE void store(T* address) const {
+    Vec<Word, kWords> words;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) words.at[i] = word[i];
+    words.store(reinterpret_cast<Word*>(address));
+  }
+
+  SEGFAST_HOST_DEVICE T at(int i) const {
+    if constexpr (kPairs) {
+      return T{static_cast<uint16_t>(word[i / 2] >> (i % 2 * 16))};
+    } else {
+      return word[i];
+    }
+  }
+  // Element i becomes 0.
+  SEGFAST_HOST_DEVICE void clear(int i) {
+    if constexpr (kPairs) {
+      word[i / 2] &= i % 2 == 0 ? 0xffff0000u : 0xffffu;
+    } else {
+      word[i] = T{};
+    }
+  }
+
   SEGFAST_HOST_DEVICE void floats(accumulate_t<T> (&values)[N]) const {
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
-      if constexpr (sizeof(T) == 2) {
+      if constexpr (kPairs) {
         floats_of_word<T>(word[i], values[2 * i], values[2 * i + 1]);
       } else {
-        values[i] = word[i];
+        values[i] = to_float(word[i]);
       }
     }
   }

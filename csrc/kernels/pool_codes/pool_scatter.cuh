@@ -7,10 +7,14 @@
 // channels: 2x2 windows of channels_last maps: 16 bytes of channels of one window, four pixels; two
 //           channels where indices, of 16 bytes then, are the record.
 // known:    windows of known_window.h and their codes8, for sums: a thread looks through the
-//           windows that see its pixels, each loaded once. Contiguous maps: 16 bytes of one or two
-//           rows, or of rows that are not aligned a column of cells; channels_last: 16 bytes of
-//           channels of four pixels.
+//           windows that see its pixels, each loaded once. Contiguous maps: 16 bytes of two rows,
+//           or of rows that are not aligned a column of cells; channels_last: 16 bytes of channels
+//           of four pixels.
 // any:      any window: a thread looks through the windows that hold its element.
+//
+// A thread asks for all that it reads before it looks at any of it: the compiler for the GPU keeps
+// that order where what is read stays in whole words (packed.h), and waits where elements of 16
+// bits are taken apart or zeros filled in one by one.
 //
 // On an H200, maps [16, 64, 360, 480], us in bfloat16 / float32, contiguous and channels_last:
 //   2x2 backward     120 / 373 and 116 / 224 -> 119 / 224 and 121 / 223  whole sectors a store
@@ -18,9 +22,15 @@
 //   3x3/s1 backward  5316 / 5168 and 1146 / 1687 -> 476 / 601 and 362 / 483  `known`
 // 3x3/s1 in bfloat16 moves at 44 and 58 % of a copy: nine comparisons and sums an element.
 //
-// Since then, not measured: `any` took 8 ms where PyTorch takes 4 (3x3/s1 of dilation 2 and padding
-// 1, contiguous). That window is `known` now, by columns (predicted.md), and `any` divides once a
-// thread, no longer twice a window.
+// Since then, not measured:
+// - `any` took 8 ms where PyTorch takes 4 (3x3/s1 of dilation 2 and padding 1, contiguous). That
+//   window is `known` now, by columns (predicted.md), and `any` divides once a thread, no longer
+//   twice a window.
+// - loads under way at once: 2x2 waited for the values before it asked for the codes, 3x3/s2 in
+//   channels_last three times over. Instructions of a thread in bfloat16 (sm_90), contiguous and
+//   channels_last: 2x2 163 -> 122 and 226 -> 157, 3x3/s2 223 -> 202 and 466 -> 387, 3x3/s1, of 8
+//   elements 413 -> of 16 568, and 1442 -> 1247. 3x3/s2, contiguous, has 2048 threads resident
+//   (1536 before).
 #pragma once
 
 #include <numeric>
@@ -28,6 +38,7 @@
 #include "common/dispatch.h"
 #include "common/divider.h"
 #include "common/launch.h"
+#include "common/packed.h"
 #include "kernels/pool_codes/known_window.h"
 #include "kernels/pool_codes/pool_tiles.cuh"
 
@@ -92,10 +103,13 @@ struct ScatterParams {
   int64_t items;
 };
 
-// Cells along each axis of a thread's patch of channels_last maps, and of a thread that takes a
-// single column of them: where windows overlap at every pixel, more.
+// Cells along each axis of a thread's patch of channels_last maps; rows of cells of a thread that
+// takes 16 bytes of each, and cells of one that takes a single column of them: where windows
+// overlap at every pixel, more.
 template <typename W>
 inline constexpr int kKnownCells = W::kStride == 1 ? 2 : 1;
+template <typename W>
+inline constexpr int kRowCells = W::kStride == 1 ? 2 : 1;
 template <typename W>
 inline constexpr int kColumnCells = W::kStride == 1 ? 8 : 4;
 
@@ -142,39 +156,36 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const Scatte
   const bool has_lower = 2 * oh + 1 < height;
   const int n = oh < pooled_height ? group_size<kWindows>(pooled_width - ow) : 0;
   const I window_row = plane * pooled_height + oh;
-  const T* values = static_cast<const T*>(p.op.values) + window_row * pooled_width + ow;
+  const T* first = static_cast<const T*>(p.op.values) + window_row * pooled_width + ow;
 
-  Vec<T, kWindows> held;
+  // The record is asked for before the values: what is done with these first would hold it up.
+  Packed<T, kWindows> values{};
   int taps[kWindows];
 #pragma unroll
-  for (int k = 0; k < kWindows; ++k) {
-    held.at[k] = T{};
-    taps[k] = -1;
-  }
-  if (kAligned && n == kWindows) {
-    held = Vec<T, kWindows>::load(values);
-  } else {
-    for (int k = 0; k < n; ++k) held.at[k] = values[k];
-  }
+  for (int k = 0; k < kWindows; ++k) taps[k] = -1;
   if (n > 0 && p.op.record_kind == Record::codes2) {
-    const I run_bytes = static_cast<I>(s.run_bytes());
+    const I run_bytes = ceil_div<I>(pooled_width, kCodesPerByte);
     const uint32_t byte = __ldcs(static_cast<const uint8_t*>(p.op.record) + window_row * run_bytes +
                                  ow / kCodesPerByte);
+    values = Packed<T, kWindows>::load(first);
     const uint32_t own = byte >> (2 * static_cast<int>(ow % kCodesPerByte));
     uint32_t beyond = has_lower ? 0 : kLowerBits;
 #pragma unroll
     for (int k = 0; k < kWindows; ++k) {
       if (!kAligned && 2 * (ow + k) + 1 >= width) beyond |= 1u << (2 * k);
-      if (k < n) taps[k] = static_cast<int>(own >> (2 * k)) & 3;
+      taps[k] = static_cast<int>(own >> (2 * k)) & 3;
     }
     check_codes_2x2<kCombine>(own & ((1u << (2 * n)) - 1), beyond);
   } else if (n > 0) {
-    const int64_t* indices =
-        static_cast<const int64_t*>(p.op.record) + window_row * pooled_width + ow;
+    int64_t indices[kWindows];
+#pragma unroll
+    for (int k = 0; k < kWindows; ++k) {
+      indices[k] = static_cast<const int64_t*>(p.op.record)[window_row * pooled_width + ow + k];
+    }
+    values = Packed<T, kWindows>::load(first);
     bool foreign = false;
 #pragma unroll
     for (int k = 0; k < kWindows; ++k) {
-      if (k >= n) continue;
       const int64_t origin = int64_t{2 * oh} * width + 2 * (ow + k);
       taps[k] = tap_2x2(indices[k] - origin, width, 2 * (ow + k) + 1 < width, has_lower);
       foreign |= taps[k] < 0;
@@ -184,12 +195,7 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_rows_kernel(const Scatte
 
   RowPair<T, kWindows> pair;
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-#pragma unroll
-    for (int i = 0; i < RowPair<T, kWindows>::kColumns; ++i) {
-      pair.at[r][i] = taps[i / 2] == 2 * r + i % 2 ? held.at[i / 2] : T{};
-    }
-  }
+  for (int k = 0; k < kWindows; ++k) pair.put(k, taps[k], values.at(k));
   T* upper = static_cast<T*>(p.op.map) + (plane * height + 2 * oh) * width + 2 * ow;
   pair.template store<kAligned>(upper, width - 2 * ow, width, has_lower);
 }
@@ -208,32 +214,35 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_channels_kernel(const Sc
   const I channel = group * kLanes;
   const bool has_lower = 2 * oh + 1 < height, has_right = 2 * ow + 1 < width;
 
-  Vec<T, kLanes> held;
-  int taps[kLanes];
-#pragma unroll
-  for (int c = 0; c < kLanes; ++c) taps[c] = -1;
+  // 2-bit codes; a channel whose record names none of the four pixels has 0 as its value.
+  uint32_t own = 0;
+  Packed<T, kLanes> held{};
   if (oh < pooled_height && ow < pooled_width) {
     const I window = (outer * pooled_height + oh) * pooled_width + ow;
-    held = Vec<T, kLanes>::load(static_cast<const T*>(p.op.values) + window * inner + channel);
+    const T* values = static_cast<const T*>(p.op.values) + window * inner + channel;
     if (kLanes != kIndexLanes && p.op.record_kind == Record::codes2) {
-      const I run_bytes = static_cast<I>(s.run_bytes());
+      const I run_bytes = ceil_div<I>(inner, kCodesPerByte);
       const uint8_t* codes = static_cast<const uint8_t*>(p.op.record) + window * run_bytes;
       const uint8_t* first = codes + channel / kCodesPerByte;
-      uint32_t own =
-          kLanes > kCodesPerByte ? *reinterpret_cast<const uint16_t*>(first) : uint32_t{*first};
+      own = kLanes > kCodesPerByte ? *reinterpret_cast<const uint16_t*>(first) : uint32_t{*first};
+      held = Packed<T, kLanes>::load(values);
       if (kLanes == 1) own = own >> (2 * (channel % kCodesPerByte)) & 3u;
-#pragma unroll
-      for (int c = 0; c < kLanes; ++c) taps[c] = static_cast<int>(own >> (2 * c)) & 3;
       check_codes_2x2<kCombine>(own, (has_right ? 0 : kRightBits) | (has_lower ? 0 : kLowerBits));
     } else if constexpr (kLanes <= kIndexLanes) {
       const auto indices = Vec<int64_t, kLanes>::load(static_cast<const int64_t*>(p.op.record) +
                                                       window * inner + channel);
+      held = Packed<T, kLanes>::load(values);
       const int64_t origin = int64_t{2 * oh} * width + 2 * ow;
       bool foreign = false;
 #pragma unroll
       for (int c = 0; c < kLanes; ++c) {
-        taps[c] = tap_2x2(indices.at[c] - origin, width, has_right, has_lower);
-        foreign |= taps[c] < 0;
+        const int tap = tap_2x2(indices.at[c] - origin, width, has_right, has_lower);
+        if (tap < 0) {
+          foreign = true;
+          held.clear(c);
+        } else {
+          own |= static_cast<uint32_t>(tap) << (2 * c);
+        }
       }
       if (foreign && p.op.foreign != nullptr) *p.op.foreign = 1;
     }
@@ -244,10 +253,7 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_channels_kernel(const Sc
 #pragma unroll
   for (int tap = 0; tap < 4; ++tap) {
     if ((tap & 1 && !has_right) || (tap & 2 && !has_lower)) continue;
-    Vec<T, kLanes> pixel;
-#pragma unroll
-    for (int c = 0; c < kLanes; ++c) pixel.at[c] = taps[c] == tap ? held.at[c] : T{};
-    pixel.store(first + ((tap >> 1) * width + (tap & 1)) * inner);
+    values_at_tap(held, own, tap).store(first + ((tap >> 1) * width + (tap & 1)) * inner);
   }
 }
 
@@ -332,13 +338,17 @@ __global__ void __launch_bounds__(kPoolThreads) scatter_any_kernel(const Scatter
   result.store(static_cast<T*>(p.op.map) + pixel * inner + channel);
 }
 
-// Sums of a known window's codes8, contiguous maps: 16 bytes of each row of a row of cells.
+// Sums of a known window's codes8, contiguous maps: 16 bytes of each row of one or two rows of
+// cells.
 template <typename T, typename I, typename W>
 __global__ void __launch_bounds__(kPoolThreads)
     scatter_known_rows_kernel(const ScatterParams<I> p) {
-  constexpr int kStride = W::kStride, kBefore = W::kBefore;
+  using A = accumulate_t<T>;
+  using Dense = typename W::Dense;
+  constexpr int kStride = W::kStride, kBefore = W::kBefore, kCells = kRowCells<W>;
   constexpr int kColumns = kVec16<T>, kWindows = kColumns / kStride;
-  constexpr int kRows = W::kBefore + 1 + W::kAfter;  // of windows
+  constexpr int kPixels = kCells * kStride;                       // of a column
+  constexpr int kRows = Dense::kBefore + kCells + Dense::kAfter;  // of windows
   constexpr int kSpan = W::kBefore + kWindows + W::kAfter;
   const int64_t item64 = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (item64 >= p.items) return;
@@ -347,62 +357,72 @@ __global__ void __launch_bounds__(kPoolThreads)
   const I width = static_cast<I>(s.width), height = static_cast<I>(s.height);
   const I pooled_width = static_cast<I>(s.pooled_width);
   const I pooled_height = static_cast<I>(s.pooled_height);
-  const auto [row, group, cell_y, plane] = row_item(item, p.groups, p.cells_h);
-  const I first = group * kWindows - kBefore;  // window of the span
+  const RowItem<I> own = row_item(item, p.groups, p.cells_h);
+  const I plane = own.outer, cell_y = W::first_of(own.y, kCells);
+  const I first = own.group * kWindows - kBefore;                    // window of the span
+  const I top = cell_y + W::kShift - Dense::kBefore * W::kDilation;  // row of windows
+  if (cell_y * kStride >= height) return;
 
-  T values[kRows][kSpan];
-  uint8_t codes[kRows][kSpan];
+  // Windows that do not exist are zeros, which add nothing.
+  using CodeWord = std::conditional_t<kWindows % 4 == 0, uint32_t, uint8_t>;
+  constexpr int kCodesPerWord = sizeof(CodeWord);
+  using Codes = Packed<CodeWord, kWindows / kCodesPerWord>;
+  Packed<T, kWindows> values[kRows];
+  Codes codes[kRows];
+  T beside[kRows][kSpan];
+  uint8_t codes_beside[kRows][kSpan];
 #pragma unroll
   for (int h = 0; h < kRows; ++h) {
-    if (!W::sees(kStride, h - kBefore)) continue;
-    const I oh = cell_y + h - kBefore;
-    const I readable = oh < 0 ? 0 : oh < pooled_height ? oh : pooled_height - 1;
-    const I at = (plane * pooled_height + readable) * pooled_width + first;
+    const I oh = top + h * W::kDilation;
+    const bool exists = oh >= 0 && oh < pooled_height;
+    const I at = (plane * pooled_height + oh) * pooled_width + first;
     const T* row_values = static_cast<const T*>(p.op.values) + at;
     const uint8_t* row_codes = static_cast<const uint8_t*>(p.op.record) + at;
-    const auto body = Vec<T, kWindows>::load(row_values + kBefore);
-    const auto body_codes = Vec<uint8_t, kWindows>::load(row_codes + kBefore);
+    values[h] = Packed<T, kWindows>::load_if(exists, row_values + kBefore);
+    codes[h] = Codes::load_if(exists, reinterpret_cast<const CodeWord*>(row_codes + kBefore));
 #pragma unroll
     for (int k = 0; k < kSpan; ++k) {
-      if (k >= kBefore && k < kBefore + kWindows) {
-        values[h][k] = body.at[k - kBefore];
-        codes[h][k] = body_codes.at[k - kBefore];
-      } else {
-        const bool exists = first + k >= 0 && first + k < pooled_width;
-        values[h][k] = exists ? row_values[k] : T{};
-        codes[h][k] = exists ? row_codes[k] : kEmptyCode;
-      }
+      if (k >= kBefore && k < kBefore + kWindows) continue;
+      const bool is_there = exists && first + k >= 0 && first + k < pooled_width;
+      beside[h][k] = is_there ? row_values[k] : T{};
+      codes_beside[h][k] = is_there ? row_codes[k] : 0;
     }
   }
 
-  accumulate_t<T> sums[kStride][kColumns];
+  A sums[kPixels][kColumns];
 #pragma unroll
-  for (int r = 0; r < kStride; ++r) {
+  for (int r = 0; r < kPixels; ++r) {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) sums[r][c] = 0;
   }
 #pragma unroll
   for (int h = 0; h < kRows; ++h) {
-    const I oh = cell_y + h - kBefore;
-    if (!W::sees(kStride, h - kBefore) || oh < 0 || oh >= pooled_height) continue;
+    A body[kWindows];
+    values[h].floats(body);
 #pragma unroll
     for (int k = 0; k < kSpan; ++k) {
-      const accumulate_t<T> value = to_float(values[h][k]);
+      const bool is_beside = k < kBefore || k >= kBefore + kWindows;
+      const int i = is_beside ? 0 : k - kBefore;
+      const A value = is_beside ? to_float(beside[h][k]) : body[i];
+      const uint32_t code =
+          is_beside ? codes_beside[h][k]
+                    : codes[h].word[i / kCodesPerWord] >> (8 * (i % kCodesPerWord)) & 0xffu;
 #pragma unroll
-      for (int r = 0; r < kStride; ++r) {
+      for (int r = 0; r < kPixels; ++r) {
 #pragma unroll
         for (int c = 0; c < kColumns; ++c) {
-          const int kh = W::tap(r, h - kBefore), kw = W::tap(c, k - kBefore);
-          if (kh >= 0 && kw >= 0 && codes[h][k] == kh * W::kKernel + kw) sums[r][c] += value;
+          const int kh = Dense::tap(r, h - Dense::kBefore), kw = W::tap(c, k - kBefore);
+          if (kh >= 0 && kw >= 0 && code == static_cast<uint32_t>(kh * W::kKernel + kw))
+            sums[r][c] += value;
         }
       }
     }
   }
 
-  const I x = group * kColumns;
+  const I x = own.group * kColumns;
 #pragma unroll
-  for (int r = 0; r < kStride; ++r) {
-    const I y = cell_y * kStride + r;
+  for (int r = 0; r < kPixels; ++r) {
+    const I y = cell_y * kStride + r * W::kDilation;
     if (y >= height) break;
     vec_from_floats<T, kColumns>(sums[r]).store(static_cast<T*>(p.op.map) +
                                                 (plane * height + y) * width + x);
@@ -525,35 +545,37 @@ __global__ void __launch_bounds__(kPoolThreads)
       for (int lane = 0; lane < kLanes; ++lane) sums[r][c][lane] = 0;
     }
   }
+  using Codes = Packed<uint32_t, kLanes / 4>;  // four a word
+  const I corner = ((outer * pooled_height + top) * pooled_width + left) * inner + channel;
 #pragma unroll
   for (int h = 0; h < kSpan; ++h) {
     const I oh = top + h * W::kDilation;
-    const I readable_h = oh < 0 ? 0 : oh < pooled_height ? oh : pooled_height - 1;
-    Vec<T, kLanes> values[kSpan];
-    Vec<uint8_t, kLanes> codes[kSpan];
-#pragma unroll
-    for (int k = 0; k < kSpan; ++k) {
-      const I ow = left + k * W::kDilation;
-      const I readable_w = ow < 0 ? 0 : ow < pooled_width ? ow : pooled_width - 1;
-      const I at =
-          ((outer * pooled_height + readable_h) * pooled_width + readable_w) * inner + channel;
-      values[k] = Vec<T, kLanes>::load(static_cast<const T*>(p.op.values) + at);
-      codes[k] = Vec<uint8_t, kLanes>::load(static_cast<const uint8_t*>(p.op.record) + at);
-    }
+    Packed<T, kLanes> values[kSpan];  // of windows that do not exist zeros, which add nothing
+    Codes codes[kSpan];
 #pragma unroll
     for (int k = 0; k < kSpan; ++k) {
       const I ow = left + k * W::kDilation;
       const bool exists = oh >= 0 && oh < pooled_height && ow >= 0 && ow < pooled_width;
+      const I at = corner + (h * pooled_width + k) * (W::kDilation * inner);
+      const uint8_t* record = static_cast<const uint8_t*>(p.op.record) + at;
+      values[k] = Packed<T, kLanes>::load_if(exists, static_cast<const T*>(p.op.values) + at);
+      codes[k] = Codes::load_if(exists, reinterpret_cast<const uint32_t*>(record));
+    }
+#pragma unroll
+    for (int k = 0; k < kSpan; ++k) {
+      accumulate_t<T> numbers[kLanes];
+      values[k].floats(numbers);
 #pragma unroll
       for (int r = 0; r < kPixels; ++r) {
 #pragma unroll
         for (int c = 0; c < kPixels; ++c) {
           const int kh = Dense::tap(r, h - Dense::kBefore), kw = Dense::tap(c, k - Dense::kBefore);
           if (kh < 0 || kw < 0) continue;
-          const int tap = exists ? kh * W::kKernel + kw : -1;  // -1 is no code
+          const uint32_t tap = kh * W::kKernel + kw;
 #pragma unroll
           for (int lane = 0; lane < kLanes; ++lane) {
-            if (codes[k].at[lane] == tap) sums[r][c][lane] += to_float(values[k].at[lane]);
+            const uint32_t code = codes[k].word[lane / 4] >> (8 * (lane % 4)) & 0xffu;
+            if (code == tap) sums[r][c][lane] += numbers[lane];
           }
         }
       }
@@ -630,8 +652,9 @@ cudaError_t scatter(const PoolScatter& op, cudaStream_t stream) {
             }
             if constexpr (W::kWindowPerCell) {
               if (columns_aligned<T>(op.map, op.values, op.record, s, W::kStride)) {
-                return start(scatter_known_rows_kernel<T, I, W>, cells_h, 1, s.width / kVec16<T>,
-                             s.outer * cells_h);
+                const int64_t tiles = W::tiles(cells_h, kRowCells<W>);
+                return start(scatter_known_rows_kernel<T, I, W>, tiles, 1, s.width / kVec16<T>,
+                             s.outer * tiles);
               }
             }
             const int64_t tiles = W::tiles(cells_h, kColumnCells<W>);

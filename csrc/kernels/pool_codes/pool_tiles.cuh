@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/divider.h"
+#include "common/packed.h"
 #include "common/types.h"
 #include "common/vec.h"
 #include "kernels/pool_codes/pool_codes_math.h"
@@ -64,6 +65,21 @@ struct RowPair {
   static_assert(kColumns % kStep == 0, "whole vectors");
   T at[2][kColumns];
 
+  // Window k holds `value` at `tap` (none: -1), and zeros.
+  __device__ __forceinline__ void put(int k, int tap, T value) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if constexpr (sizeof(T) == 2) {
+        const uint32_t word = static_cast<uint32_t>(value.bits) << (tap % 2 != 0 ? 16 : 0);
+        const uint32_t shown = tap >> 1 == r ? word : 0;
+        memcpy(&at[r][2 * k], &shown, sizeof shown);
+      } else {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) at[r][2 * k + c] = tap == 2 * r + c ? value : T{};
+      }
+    }
+  }
+
   // `columns` elements of each row can be read; all of them, 16-byte aligned, if kAligned.
   template <bool kAligned, typename I>
   __device__ __forceinline__ void load(const T* upper, const T* lower, I columns) {
@@ -107,6 +123,55 @@ struct RowPair {
     }
   }
 };
+
+// Of the 2-bit codes of neighbouring elements, pair i: one bit of each (0: right, 1: lower), spread
+// over the element's half of a word.
+__device__ __forceinline__ uint32_t pair_mask(uint32_t codes, int i, int bit) {
+  const uint32_t apart = codes | codes << 14;  // a pair's bits, 16 from each other
+  return (apart >> (4 * i + bit) & 0x10001u) * 0xffffu;
+}
+
+// Of neighbouring values those whose 2-bit codes are `tap`, and zeros.
+template <typename T, int N>
+__device__ __forceinline__ Packed<T, N> values_at_tap(const Packed<T, N>& values, uint32_t codes,
+                                                      int tap) {
+  Packed<T, N> result;
+  if constexpr (Packed<T, N>::kPairs) {
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) {
+      const uint32_t right = pair_mask(codes, i, 0), lower = pair_mask(codes, i, 1);
+      result.word[i] = values.word[i] & (tap & 1 ? right : ~right) & (tap & 2 ? lower : ~lower);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      result.word[i] = static_cast<int>(codes >> (2 * i) & 3) == tap ? values.word[i] : T{};
+    }
+  }
+  return result;
+}
+
+// Of four neighbours, each of neighbouring values, those that the values' 2-bit codes name.
+template <typename T, int N>
+__device__ __forceinline__ Packed<T, N> values_of_codes(const Packed<T, N> (&pixels)[4],
+                                                        uint32_t codes) {
+  Packed<T, N> result;
+#pragma unroll
+  for (int i = 0; i < Packed<T, N>::kWords; ++i) {
+    if constexpr (Packed<T, N>::kPairs) {
+      const uint32_t right = pair_mask(codes, i, 0), lower = pair_mask(codes, i, 1);
+      const uint32_t a = (pixels[0].word[i] & ~right) | (pixels[1].word[i] & right);
+      const uint32_t b = (pixels[2].word[i] & ~right) | (pixels[3].word[i] & right);
+      result.word[i] = (a & ~lower) | (b & lower);
+    } else {
+      const uint32_t code = codes >> (2 * i);
+      const T a = code & 1 ? pixels[1].word[i] : pixels[0].word[i];
+      const T b = code & 1 ? pixels[3].word[i] : pixels[2].word[i];
+      result.word[i] = code & 2 ? b : a;
+    }
+  }
+  return result;
+}
 
 // Whether every thread's 2x2 windows of a contiguous map are whole and aligned.
 template <typename T, int kWindows>
