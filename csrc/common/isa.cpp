@@ -13,10 +13,11 @@ bool supported(Isa isa) {
     case Isa::avx512:
 #if defined(SEGFAST_EMULATED_AVX512)
       return supported(Isa::avx2);
-#endif
+#else
       return SEGFAST_AVX512_VARIANT && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl") && supported(Isa::avx2);
+#endif
     case Isa::avx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     default:
