@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ import torch
 
 pytest.importorskip("matplotlib")
 from PIL import Image
+from torch._dynamo.testing import CompileCounter
 
 from segfast._extension import C
 from segfast.bench import timing
-from segfast.bench.cases import Case, Comparison
+from segfast.bench.cases import Call, Case, Comparison
 from segfast.bench.libraries import library_cases
 from segfast.bench.losses import loss_cases
 from segfast.bench.memory import peak_bytes
@@ -47,7 +49,7 @@ def test_both_sides_compute_the_same(device: torch.device, case: Case) -> None:
         for format in (torch.contiguous_format, torch.channels_last):
             x = torch.randn(2, 16, 9, 11, device=device).to(dtype)  # odd: windows cut off
             comparison = case.prepare(x.contiguous(memory_format=format))
-            comparison.check()
+            comparison.checked()
             assert comparison.bytes > 0
 
 
@@ -56,7 +58,7 @@ def test_a_difference_is_found() -> None:
     with pytest.raises(AssertionError, match="not close|not equal"):
         Comparison(
             lambda x: x, lambda x: x + 1e-3, lambda layer: lambda: layer(one), [one], [one]
-        ).check()
+        ).checked()
 
 
 @pytest.mark.skipif(C is None, reason="nothing is compiled")
@@ -115,11 +117,12 @@ def test_a_row_and_its_file(tmp_path: Path) -> None:
 
 
 def test_a_row_that_compile_fails_is_measured_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def check(self: Comparison, name: str = "eager") -> None:
+    def checked(self: Comparison, name: str = "eager") -> Call:
         if name == fails:
             raise AssertionError("first\nsecond")
+        return self.provider(name)
 
-    monkeypatch.setattr(Comparison, "check", check)
+    monkeypatch.setattr(Comparison, "checked", checked)
     plan = Plan(
         CPU, ("small",), ("float32",), ("nchw",), (1,), ("pixel_shuffle",),
         ("eager", "compile"), seconds=0.01,
@@ -132,6 +135,17 @@ def test_a_row_that_compile_fails_is_measured_without_it(monkeypatch: pytest.Mon
     fails = "eager"
     row, failed = try_measure(plan, cell)
     assert row is None and len(failed) == 2
+
+
+def test_what_is_timed_as_compiled_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=compiled))
+    count = torch._dynamo.config.recompile_limit + 1
+    for size in range(1, count + 1):
+        x = torch.zeros(size)
+        comparison = Comparison(abs, torch.abs, lambda layer, x=x: partial(layer, x), [x], [x])
+        comparison.checked("compile")
+    assert compiled.frame_count == count
 
 
 def test_ratios_are_taken_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:

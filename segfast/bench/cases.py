@@ -51,8 +51,11 @@ class Comparison:
         if name == "eager":
             return self.call(self.theirs)
         if name == "compile":
+            import torch._dynamo
             import torch._functorch.config as config
 
+            # A function that was compiled eight times, for other cells, would run eagerly.
+            torch._dynamo.reset()
             # A compiled backward pass that is timed again and again must keep what it has saved.
             config.donated_buffer = False
             return self.call(torch.compile(self.theirs, dynamic=False))
@@ -68,10 +71,14 @@ class Comparison:
         half = torch.empty(self.bytes // 2, dtype=torch.uint8, device=self.reads[0].device)
         return half.clone
 
-    def check(self, name: str = "eager") -> None:
-        """Raises AssertionError unless ours and the named provider compute the same values."""
-        ours, theirs = self.provider("segfast")(), self.provider(name)()
-        for a, b in zip(floats(ours), floats(theirs), strict=True):
+    def checked(self, name: str = "eager") -> Call:
+        """The named provider's call.
+
+        Raises:
+            AssertionError: ours and it compute different values.
+        """
+        ours, theirs = self.provider("segfast"), self.provider(name)
+        for a, b in zip(floats(ours()), floats(theirs()), strict=True):
             torch.testing.assert_close(
                 a,
                 b,
@@ -80,6 +87,7 @@ class Comparison:
                 check_dtype=False,
                 check_stride=False,
             )
+        return theirs
 
 
 @dataclass(frozen=True)

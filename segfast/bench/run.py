@@ -175,11 +175,10 @@ def _measure(plan: Plan, cell: Cell) -> tuple[Row, Timing]:
     del x
     floor = C is not None or plan.device.type == "cuda"
     names = ["segfast", *(name for name in plan.providers if name != "floor" or floor)]
-    calls = {}
-    for name in names:
-        if name not in ("segfast", "floor"):
-            comparison.check(name)
-        calls[name] = comparison.provider(name)
+    calls = {
+        name: (comparison.provider if name in ("segfast", "floor") else comparison.checked)(name)
+        for name in names
+    }
     peaks = {
         name: peak_bytes(call, plan.device) / 1e6 for name, call in calls.items() if name != "floor"
     }
