@@ -8,7 +8,10 @@ WORKERS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n : 8)))
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Python compiles what is imported: the tests, not half of all files.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+  --constraint constraints.txt
+TOOLS := $(VENV)/.tools
 SETUP := $(VENV)/.segfast
 ORIGINALS := $(VENV)/.originals
 BUILD := segfast/_build_info.json
@@ -42,10 +45,10 @@ nightly: $(ORIGINALS)
 	cmake --preset emulated && $(ALONE) cmake --build --preset emulated && ctest --preset emulated
 	$(BIN)/python -m pytest -m nightly
 
-# The kernels without torch: those for the CPU, optimized; then the same under the sanitizers, with
-# those for CUDA, run on the CPU.
+# The kernels without torch, which need not be installed yet: those for the CPU, optimized; then the
+# same under the sanitizers, with those for CUDA, run on the CPU.
 ctest: export PATH := $(CURDIR)/$(BIN):$(PATH)
-ctest: $(SETUP)
+ctest: $(TOOLS)
 	cmake --preset plain && $(ALONE) cmake --build --preset plain && ctest --preset plain -LE cuda
 	cmake --preset sanitize && $(ALONE) cmake --build --preset sanitize && ctest --preset sanitize
 
@@ -79,10 +82,14 @@ build: $(BUILD)
 clean:
 	rm -rf build *.egg-info segfast/_C.*.so $(BUILD)
 
-$(SETUP): pyproject.toml constraints.txt
+$(TOOLS): constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	@echo "Installing torch and what development needs into $(VENV) (some minutes the first time)"
-	@$(PIP) torch torchvision setuptools ninja cmake
+	@$(PIP) setuptools ninja cmake
+	@touch $@
+
+$(SETUP): $(TOOLS) pyproject.toml
+	@echo "Installing torch into $(VENV) (some minutes the first time)"
+	@$(PIP) torch torchvision
 	@touch $@
 
 # What tests compare with, and users of the rest do not need. The last three by themselves: see the

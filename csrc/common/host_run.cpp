@@ -15,14 +15,14 @@
 
 #include "common/host_run_fiber.h"
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define __SANITIZE_ADDRESS__ 1  // GCC's word, for clang
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
-#endif
+// The address sanitizer's, in a program that is linked with it. This file is compiled without, as a
+// rule (CMakeLists.txt).
+extern "C" {
+[[gnu::weak]] void __sanitizer_start_switch_fiber(void** fake_stack, const void* bottom,
+                                                  size_t size);
+[[gnu::weak]] void __sanitizer_finish_switch_fiber(void* fake_stack, const void** bottom,
+                                                   size_t* size);
+}
 
 namespace segfast::host_run {
 namespace {
@@ -70,19 +70,18 @@ std::vector<std::unique_ptr<Fiber>> fibers;
 std::vector<Fiber*> idle;
 
 // What a fiber does first whenever it is switched to.
-void arrive([[maybe_unused]] void* fake_stack) {
-#if defined(__SANITIZE_ADDRESS__)
+void arrive(void* fake_stack) {
+  if (__sanitizer_finish_switch_fiber == nullptr) return;
   __sanitizer_finish_switch_fiber(fake_stack, &came_from->bottom, &came_from->size);
-#endif
 }
 
 void switch_to(Fiber* next) {
   if (next == current) return;
   Fiber* self = current;
   void* fake_stack = nullptr;
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(&fake_stack, next->bottom, next->size);
-#endif
+  if (__sanitizer_start_switch_fiber != nullptr) {
+    __sanitizer_start_switch_fiber(&fake_stack, next->bottom, next->size);
+  }
   came_from = self;
   current = next;
   switch_fibers(*self, *next);

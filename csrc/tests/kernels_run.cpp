@@ -4,13 +4,13 @@
 #include <cxxabi.h>
 #include <elf.h>
 #include <link.h>
+#include <regex.h>  // <regex> takes a compiler longer than a test
 #endif
 
 #include <cstdlib>
 #include <fstream>
-#include <iterator>
 #include <memory>
-#include <regex>
+#include <sstream>
 
 #include "common/launch.h"
 
@@ -20,12 +20,16 @@ std::vector<std::string> kernels_not_run() {
   std::vector<std::string> names;
 #if defined(__linux__)
   std::ifstream file("/proc/self/exe", std::ios::binary);
-  const std::string program{std::istreambuf_iterator<char>(file), {}};
+  std::ostringstream bytes;
+  bytes << file.rdbuf();
+  const std::string program = bytes.str();
   const auto at = [&](size_t offset) { return program.data() + offset; };
   const auto& header = *reinterpret_cast<const ElfW(Ehdr)*>(at(0));
   const auto* sections = reinterpret_cast<const ElfW(Shdr)*>(at(header.e_shoff));
   // Kernels, and no other function, end so and take one struct of parameters.
-  const std::regex kernel(R"(.*_kernel(<.*>)?\([\w:() ]*Params(<.*>)?\))");
+  regex_t kernel;
+  regcomp(&kernel, R"(_kernel(<.*>)?\([[:alnum:]_:() ]*Params(<.*>)?\)$)",
+          REG_EXTENDED | REG_NOSUB);
   for (int s = 0; s < header.e_shnum; ++s) {
     if (sections[s].sh_type != SHT_SYMTAB) continue;
     const char* strings = at(sections[sections[s].sh_link].sh_offset);
@@ -34,12 +38,13 @@ std::vector<std::string> kernels_not_run() {
       if ((symbols[i].st_info & 0xf) != STT_FUNC) continue;
       const std::unique_ptr<char, void (*)(void*)> text(
           abi::__cxa_demangle(strings + symbols[i].st_name, nullptr, nullptr, nullptr), std::free);
-      if (text == nullptr || !std::regex_match(text.get(), kernel)) continue;
+      if (text == nullptr || regexec(&kernel, text.get(), 0, nullptr, 0) != 0) continue;
       const auto address =
           reinterpret_cast<const void*>(_r_debug.r_map->l_addr + symbols[i].st_value);
       if (host_run::kernels_run().count(address) == 0) names.push_back(text.get());
     }
   }
+  regfree(&kernel);
 #endif
   return names;
 }

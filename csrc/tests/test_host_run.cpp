@@ -33,6 +33,7 @@ enum class Fault {
   copy,            // a copy to shared memory not waited for
   // Seen by a sanitizer.
   read,        // one element beyond a tensor
+  copied,      // the same, by a copy to shared memory
   write,       // one element beyond a tensor
   shared,      // one element beyond a shared array
   local,       // one element beyond a thread's own array, after a barrier
@@ -49,7 +50,8 @@ __global__ void __launch_bounds__(kThreads) block_sum_kernel(Params params) {
   const int64_t i = int64_t{blockIdx.x} * kThreads + thread;
   const bool inside = fault == Fault::read ? i <= params.count : i < params.count;
   if (inside && fault != Fault::read) {
-    copy_async<sizeof(float)>(&values[thread], params.input + i);
+    const int64_t from = fault == Fault::copied ? i + 1 : i;
+    copy_async<sizeof(float)>(&values[thread], params.input + from);
     if (fault != Fault::copy) wait_for_copies();
   } else if (fault != Fault::unset_shared) {
     values[thread] = inside ? params.input[i] : 0.0f;
@@ -219,6 +221,7 @@ void run_all() {
 int main(int argc, char** argv) {
   const std::string name = argc > 1 ? argv[1] : "";
   if (name == "read") find_fault<Fault::read>();
+  if (name == "copied") find_fault<Fault::copied>();
   if (name == "write") find_fault<Fault::write>();
   if (name == "shared") find_fault<Fault::shared>();
   if (name == "local") find_fault<Fault::local>();

@@ -1197,13 +1197,14 @@ void scatter_rows_with(Row&& row, int64_t begin, int64_t end) {
 
 template <typename T, typename Moved, Combine kCombine, bool kCodes>
 void scatter_rows_any(const ScatterArguments& a, int64_t begin, int64_t end) {
-  if (kCombine == Combine::sum && sum_cells<T, kCodes>(a, begin, end)) return;
-  if (visits_windows<T>(a.shape, a.window)) {
-    if (kCombine == Combine::sum && overlaps(a.window)) {
-      place_windows<T, accumulate_t<T>, true, kCodes>(a, begin, end);
-    } else {
-      place_windows<Moved, Moved, false, kCodes>(a, begin, end);
+  if constexpr (kCombine == Combine::sum) {
+    if (sum_cells<T, kCodes>(a, begin, end)) return;
+    if (visits_windows<T>(a.shape, a.window) && overlaps(a.window)) {
+      return place_windows<T, accumulate_t<T>, true, kCodes>(a, begin, end);
     }
+  }
+  if (visits_windows<T>(a.shape, a.window)) {
+    place_windows<Moved, Moved, false, kCodes>(a, begin, end);
   } else if (kCodes && a.shape.inner >= kLanes<T> && !holds_rows<T>(a.shape, a.window)) {
     scatter_rows_with(ScatterPixels<T, kCombine, GivenRows<T>>(a), begin, end);
   } else if (a.shape.inner > 1) {
@@ -1234,8 +1235,9 @@ void scatter_rows(const ScatterArguments& a, int64_t begin, int64_t end) {
       return scatter_rows_of<float, float, kCombine>(a, begin, end);
     case DType::float64:
       return scatter_rows_of<double, double, kCombine>(a, begin, end);
-    case DType::float16:
-      return scatter_rows_of<Half, BFloat16, kCombine>(a, begin, end);
+    case DType::float16:  // which is moved as any 16 bits are
+      return scatter_rows_of<std::conditional_t<kCombine == Combine::sum, Half, BFloat16>, BFloat16,
+                             kCombine>(a, begin, end);
     case DType::bfloat16:
       return scatter_rows_of<BFloat16, BFloat16, kCombine>(a, begin, end);
   }
