@@ -1,0 +1,375 @@
+// pool_place.h: the values of windows that are visited once each, rather than by each element that
+// they see. Compiled once an instruction set, after pool_held.h.
+//
+// What it gained in pool backward of [4, 256, 90, 120], against a pass over each row for every tap,
+// as PyTorch's time over ours (one thread of a Zen 4, AVX-512):
+//   5x5, stride 5, placed over zeros: contiguous bf16 0.2 -> 2.9
+//   5x5, stride 2 (other runs before and after): contiguous fp32 2.2 -> 3.2, bf16 0.7 -> 1.1; of
+//   [1, 64, 64, 64] fp32 0.3 -> 0.7
+// Microseconds of [2, 64, 65, 127] (one thread of a Zen 3, AVX2):
+//   channels_last 5x5, stride 2, several windows loaded before one is stored: fp32 610 -> 320, bf16
+//   600 -> 506
+//   codes read eight at a time, sums rounded by vectors: contiguous 5x5, stride 2 fp32 333 -> 307,
+//   fp16 489 (pool_cells.h) -> 396; channels_last float64 3x3, stride 1 1369 (ScatterPixels) ->
+//   1110 channels_last 5x5, stride 2, windows over the padding placed as all others are, sums taken
+//   from the ring rather than read and cleared: bf16 515 -> 462, fp16 461 -> 445 (two threads: 287
+//   -> 262, 256 -> 247); rows cleared or written a part at a time, before the windows that see
+//   them: fp16 424 -> 394 (237 -> 220), fp32 206 -> 200 on two threads, others as before
+// Tried without gain for contiguous maps: four maps side by side (fp32 375 -> 490 us), rows of the
+// map in a ring that is copied out, what eight windows hold added up by vectors (gathered, and
+// compared with their neighbours' places), places ahead of the windows. For channels_last ones:
+// tiles of some columns and channels that stay in a first-level cache (fp32 370 -> 540), codes read
+// as bytes (370 -> 390), prefetches. A channel takes 0.8 ns there, of which 0.74 are the loads of
+// what it is added to.
+
+namespace segfast {
+namespace SEGFAST_ISA {
+namespace {
+
+// The codes of eight windows, a word that is read at once: of loads that follow one another, each
+// from where the one before it says, a machine has fewer under way.
+struct CodeBlock {
+  static constexpr int kCount = sizeof(uint64_t);
+  static constexpr int kMostTaps = 128;  // that has_taps() can compare: a byte's highest bit tells
+  static constexpr uint64_t kOfAll = 0x0101010101010101;
+
+  uint64_t codes;
+
+  explicit CodeBlock(const uint8_t* from) : codes(load_vector<uint64_t>(from)) {}
+
+  // Whether each is the number of one of `taps` taps, at most kMostTaps.
+  bool has_taps(int taps) const {
+    const uint64_t beyond = codes + static_cast<uint64_t>(kMostTaps - taps) * kOfAll;
+    return ((codes | beyond) & kMostTaps * kOfAll) == 0;
+  }
+
+  // Windows of a row, `step` apart: each one's value to where its tap lies from the window.
+  template <bool kAdd, typename Held>
+  SEGFAST_LANES void place_along(const Held* __restrict values, const int64_t* offsets, Held* to,
+                                 int64_t step) const {
+    uint64_t rest = codes;
+#pragma GCC unroll 8
+    for (int k = 0; k < kCount; ++k, rest >>= 8, to += step) {
+      Held& place = to[offsets[rest & 0xff]];
+      if constexpr (kAdd) {
+        place += values[k];
+      } else {
+        place = values[k];
+      }
+    }
+  }
+
+  // Channels of a window, whose places differ: all are loaded before any is stored.
+  template <bool kAdd, typename Held>
+  SEGFAST_LANES void place_apart(const Held* __restrict values, const int64_t* offsets,
+                                 Held* to) const {
+    Held held[kCount];
+    int64_t places[kCount];
+    uint64_t rest = codes;
+#pragma GCC unroll 8
+    for (int k = 0; k < kCount; ++k, rest >>= 8) {
+      places[k] = offsets[rest & 0xff];
+      held[k] = values[k];
+      if constexpr (kAdd) held[k] += to[places[k] + k];
+    }
+#pragma GCC unroll 8
+    for (int k = 0; k < kCount; ++k) to[places[k] + k] = held[k];
+  }
+};
+
+// n elements in the width of sums, and sums rounded to n elements; kTake leaves zeros for the next.
+template <typename T>
+void widen(const T* from, int64_t n, accumulate_t<T>* to) {
+  int64_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) store_vector(to + i, load_lanes(from + i));
+  for (; i < n; ++i) to[i] = to_float(from[i]);
+}
+template <bool kTake, typename T>
+void round_sums(accumulate_t<T>* from, int64_t n, T* to) {
+  int64_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) {
+    store_lanes(to + i, load_vector<lanes_t<T>>(from + i));
+    if (kTake) store_vector(from + i, lanes_t<T>{});
+  }
+  for (; i < n; ++i) {
+    to[i] = from_float<T>(from[i]);
+    if (kTake) from[i] = {};
+  }
+}
+
+// inner = 1: each window's value placed over zeros, or, with kAdd, added where windows overlap, in
+// Held, rounded once.
+template <typename T, typename Held, bool kAdd, bool kCodes>
+__attribute__((noinline)) void place_rows(  // inlined, its loop runs out of registers
+    const ScatterArguments& a, int64_t begin, int64_t end) {
+  const PoolShape& s = a.shape;
+  const Window2d& w = a.window;
+  const TapOffsets offsets(w, s.width);
+  constexpr bool kInPlace = std::is_same_v<T, Held>;
+  const Elements<T> given{static_cast<const T*>(a.values), s.pooled_numel()};
+  const int64_t width = s.width, windows = s.pooled_width;  // of a row
+  std::vector<Held> sums, converted;  // unless in place: of the map, and a row of windows
+  if (!kInPlace) converted.resize(static_cast<size_t>(windows + kLanes<T>));
+  for (int64_t item = begin; item < end;) {
+    const int64_t o = item / s.height, y = item % s.height;
+    const int64_t rows = std::min(s.height - y, end - item);
+    T* const map = static_cast<T*>(a.map) + item * width;
+    Held* out;
+    if constexpr (kInPlace) {
+      out = map;
+    } else {
+      sums.resize(static_cast<size_t>(rows * width + kLanes<T>));
+      out = sums.data();
+    }
+    const int64_t first = first_window<int64_t>(y, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h);
+    const int64_t last = last_window<int64_t>(y + rows - 1, w.stride_h, w.pad_h, s.pooled_height);
+    int64_t cleared = 0;
+    for (int64_t oh = first; oh < last; ++oh) {
+      const int64_t top = oh * w.stride_h - w.pad_h - y;  // in rows of `out`
+      const int64_t bottom =
+          std::clamp<int64_t>(top + int64_t{w.kernel_h - 1} * w.dilation_h + 1, cleared, rows);
+      std::fill(out + cleared * width, out + bottom * width, Held{});
+      cleared = bottom;
+      const int64_t row = (o * s.pooled_height + oh) * windows;
+      const Held* __restrict values;
+      if constexpr (kInPlace) {
+        values = given.data + row;
+      } else {
+        widen(given.data + row, windows, converted.data());
+        values = converted.data();
+      }
+      const uint8_t* const codes = static_cast<const uint8_t*>(a.record) + row;
+      const int64_t* const indices = static_cast<const int64_t*>(a.record) + row;
+      const int64_t origin = top * width - w.pad_w;
+      // Whatever tap a window of the row names lies in `out`.
+      const bool is_inside =
+          kCodes && w.taps() <= CodeBlock::kMostTaps && origin >= 0 &&
+          origin + (windows - 1) * w.stride_w + offsets.at[w.taps() - 1] < rows * width;
+      int64_t i = 0;
+      for (; is_inside && i + CodeBlock::kCount <= windows; i += CodeBlock::kCount) {
+        const CodeBlock block(codes + i);
+        if (!block.has_taps(w.taps())) break;
+        block.place_along<kAdd>(values + i, offsets.at, out + origin + i * w.stride_w, w.stride_w);
+      }
+      for (; i < windows; ++i) {
+        int64_t position;
+        if constexpr (kCodes) {
+          position = origin + i * w.stride_w + offsets.at[codes[i]];
+        } else {
+          position = indices[i] - y * width;
+        }
+        // Rows of the same windows may be another thread's; an empty window's position is none.
+        if (static_cast<uint64_t>(position) >= static_cast<uint64_t>(rows * width)) continue;
+        if constexpr (kAdd) {
+          out[position] += values[i];
+        } else {
+          out[position] = values[i];
+        }
+      }
+    }
+    std::fill(out + cleared * width, out + rows * width, Held{});
+    if constexpr (!kInPlace) {
+      round_sums<false>(out, rows * width, map);
+    }
+    item += rows;
+  }
+}
+
+// inner > 1: the same. Where Held is T that is done in the map itself, else in a ring of rows: as
+// many as stay in a cache, but all that a window sees.
+template <typename T, typename Held, bool kAdd, bool kCodes>
+struct PlaceChannels {
+  static constexpr bool kInPlace = std::is_same_v<T, Held>;
+  static constexpr int64_t kRing = 1 << 13;     // elements: they stay in a first-level cache
+  static constexpr int64_t kWritten = 1 << 10;  // of a row, until windows have taken them up
+
+  // The channels of a window, and the `seen` elements of the map that their values may go to.
+  struct Windows {
+    const Held* values;
+    const uint8_t* codes;
+    const int64_t* indices;
+    int64_t origin;  // among those elements: of the window, for indices of the map
+    int64_t seen;
+    Held* to;  // the first of those elements is to[start], until the ring turns
+    int64_t start, turn;
+    Held* whole;  // of a window that is whole, what taps_at counts from
+  };
+
+  const ScatterArguments& a;
+  const PoolShape& s = a.shape;
+  const Window2d& w = a.window;
+  const TapOffsets offsets{w, s.width, s.inner};
+  const int64_t width = s.width * s.inner, windows = s.pooled_width * s.inner;  // of a row
+  const int64_t span = int64_t{w.kernel_h - 1} * w.dilation_h + 1;  // rows that a window sees
+  const int64_t ring_rows = std::max(span, kRing / width);
+  const Inside columns = columns_inside(s, w);
+  // On either side of the ring: so taps in the padding, which no window takes, are places too.
+  const int64_t margin = int64_t{w.kernel_w - 1} * w.dilation_w * s.inner;
+  std::vector<Held> ring = {}, converted = {};  // unless in place; a row of windows
+  int64_t taps_at[CodeBlock::kMostTaps];
+  Held nowhere = {};  // takes the values of rows that are another thread's, and of empty windows
+
+  // kCount channels from the i-th on. Their places differ, but the machine lets a load wait for the
+  // stores before it as long as it does not know theirs: so all are loaded before any is stored.
+  template <int kCount>
+  SEGFAST_LANES void place(const Windows& run, int64_t i) {
+    Held* places[kCount];
+    Held held[kCount];
+    for (int k = 0; k < kCount; ++k) {
+      int64_t position = run.origin + i + k;
+      position += kCodes ? offsets.at[run.codes[i + k]] : run.indices[i + k] * s.inner;
+      const bool is_seen = static_cast<uint64_t>(position) < static_cast<uint64_t>(run.seen);
+      if constexpr (!kInPlace) {
+        position += run.start;
+        if (position >= run.turn) position -= run.turn;
+      }
+      places[k] = is_seen ? run.to + position : &nowhere;
+    }
+    for (int k = 0; k < kCount; ++k) {
+      held[k] = run.values[i + k];
+      if constexpr (kAdd) held[k] += *places[k];
+    }
+    for (int k = 0; k < kCount; ++k) *places[k] = held[k];
+  }
+
+  // kWhole: the rows and columns of the window are all there.
+  template <bool kWhole>
+  SEGFAST_LANES void place_channels(const Windows& window) {
+    constexpr int kBlock = CodeBlock::kCount;
+    const Windows run = window;
+    const int taps = w.taps();
+    int64_t i = 0;
+    for (; i + kBlock <= s.inner; i += kBlock) {
+      if constexpr (kWhole) {
+        const CodeBlock block(run.codes + i);
+        if (block.has_taps(taps)) {
+          block.place_apart<kAdd>(run.values + i, taps_at, run.whole + i);
+          continue;
+        }
+      }
+      place<kBlock>(run, i);
+    }
+    for (; i < s.inner; ++i) place<1>(run, i);
+  }
+
+  // Where the taps of windows from row `top` on lie in those elements, whose rows may turn.
+  void find_taps(int64_t top) {
+    for (int tap = 0; tap < w.taps(); ++tap) {
+      const int64_t y = int64_t{tap / w.kernel_w} * w.dilation_h;
+      const int64_t row = kInPlace ? y : (top + ring_rows + y) % ring_rows;
+      taps_at[tap] = row * width + int64_t{tap % w.kernel_w} * w.dilation_w * s.inner;
+    }
+  }
+
+  Held* ring_at(int64_t row) { return ring.data() + margin + row % ring_rows * width; }
+
+  // Writes a part of rows [from, to) of the map: those before `held` from the ring, 0 to the
+  // others.
+  struct Rows {
+    T* map;
+    int64_t from, to, held;
+  };
+  void write(const Rows& rows, int64_t begin, int64_t end) {
+    for (int64_t row = rows.from; row < rows.to; ++row) {
+      T* const out = rows.map + row * width;
+      if (kInPlace || row >= rows.held) {
+        std::fill(out + begin, out + end, T{});
+      } else if constexpr (!kInPlace) {
+        round_sums<true>(ring_at(row) + begin, end - begin, out + begin);
+      }
+    }
+  }
+
+  // is_mine: all of its windows' taps are places that this thread may write to. before: what is to
+  // be written before the windows that see its columns.
+  void place_row(int64_t row, int64_t top, int64_t low, int64_t first_index, bool is_mine,
+                 const Rows& before, Windows run) {
+    const int64_t first = row * windows;
+    run.codes = static_cast<const uint8_t*>(a.record) + first;
+    run.indices = static_cast<const int64_t*>(a.record) + first;
+    const Elements<T> given{static_cast<const T*>(a.values), s.pooled_numel()};
+    if constexpr (kInPlace) {
+      run.values = given.data + first;
+    } else {
+      widen(given.data + first, windows, converted.data());
+      run.values = converted.data();
+    }
+    const int64_t left = kCodes ? top * width - w.pad_w * s.inner : -first_index * s.inner;
+    run.origin = left - low * width;
+    const bool is_whole = kCodes && w.taps() <= CodeBlock::kMostTaps && is_mine;
+    if (is_whole) find_taps(top);
+    run.whole = run.to - w.pad_w * s.inner;
+    int64_t written = 0, seen = (int64_t{w.kernel_w - 1} * w.dilation_w + 1 - w.pad_w) * s.inner;
+    for (int64_t ow = 0; ow < s.pooled_width; ++ow, seen += w.stride_w * s.inner) {
+      if (written < std::min(seen, width)) {
+        const int64_t end = std::min(std::max(seen, written + kWritten), width);
+        write(before, written, end);
+        written = end;
+      }
+      if (is_whole && (!kInPlace || columns.holds(ow))) {
+        place_channels<true>(run);
+      } else {
+        place_channels<false>(run);
+      }
+      run.values += s.inner, run.codes += s.inner, run.indices += s.inner;
+      if (kCodes) run.origin += w.stride_w * s.inner, run.whole += w.stride_w * s.inner;
+    }
+    write(before, written, width);
+  }
+
+  // Rows [y, y + rows) of map o.
+  void place_rows(int64_t o, int64_t y, int64_t rows) {
+    T* const map = static_cast<T*>(a.map) + (o * s.height + y) * width;
+    Windows run{};
+    run.turn = ring_rows * width;
+    const int64_t end = last_window<int64_t>(y + rows - 1, w.stride_h, w.pad_h, s.pooled_height);
+    int64_t oh = first_window<int64_t>(y, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h);
+    int64_t written = 0, cleared = 0;  // rows
+    for (; oh < end; ++oh) {
+      const int64_t top = oh * w.stride_h - w.pad_h - y;
+      const int64_t low = std::max<int64_t>(top, 0);
+      const int64_t high = std::clamp<int64_t>(top + span, cleared, rows);
+      run.seen = (high - low) * width;
+      Rows before{map, cleared, high, 0};
+      if constexpr (kInPlace) {
+        run.to = map + low * width;
+      } else {
+        before = {map, written, high - written > ring_rows ? low : written, cleared};
+        written = before.to;
+        run.to = ring_at(0);
+        run.start = low % ring_rows * width;
+      }
+      cleared = high;
+      // In the ring, rows of the padding are too.
+      const bool is_mine = (top >= 0 || (!kInPlace && y == 0)) &&
+                           (top + span <= rows || (!kInPlace && y + rows == s.height));
+      place_row(o * s.pooled_height + oh, top, low, y * s.width, is_mine, before, run);
+    }
+    write({map, kInPlace ? cleared : written, rows, cleared}, 0, width);
+  }
+
+  void scatter(int64_t begin, int64_t end) {
+    if (!kInPlace) {
+      ring.resize(static_cast<size_t>(ring_rows * width + 2 * margin + kLanes<T>));
+      converted.resize(static_cast<size_t>(windows + kLanes<T>));
+    }
+    for (int64_t item = begin; item < end;) {
+      const int64_t y = item % s.height, rows = std::min(s.height - y, end - item);
+      place_rows(item / s.height, y, rows);
+      item += rows;
+    }
+  }
+};
+
+template <typename T, typename Held, bool kAdd, bool kCodes>
+void place_windows(const ScatterArguments& a, int64_t begin, int64_t end) {
+  if (a.shape.inner == 1) {
+    place_rows<T, Held, kAdd, kCodes>(a, begin, end);
+  } else {
+    PlaceChannels<T, Held, kAdd, kCodes>{a}.scatter(begin, end);
+  }
+}
+
+}  // namespace
+}  // namespace SEGFAST_ISA
+}  // namespace segfast
