@@ -30,6 +30,9 @@ template <>
 constexpr int kTogether<BFloat16> = 2;
 #endif
 
+// Channels go in blocks of kSlots vectors, whose left neighbours are kept.
+constexpr int64_t kSlots = 16;
+
 // ---- cells along a row of the four planes, `plane` apart; each part to the right of the last, or
 // of the same cells' left neighbours
 
