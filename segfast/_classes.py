@@ -5,6 +5,7 @@ C++.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -28,6 +29,15 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     return value
+
+
+def check_ignore_index(value: int | None) -> int | None:
+    """``value`` as an int, or a TypeError where it is none."""
+    if value is None:
+        return None
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"ignore_index must be an int or None, got {value!r}")
+    return operator.index(value)
 
 
 def check_classes(logits: Tensor, name: str = "logits") -> None:
@@ -69,7 +79,9 @@ def check_target(logits: Tensor, target: Tensor) -> bool:
     return dense
 
 
-def check_values(target: Tensor, dense: bool, classes: int, ignore_index: int | None) -> None:
+def check_values(
+    target: Tensor, dense: bool, classes: int, ignore_index: int | None, name: str = "target"
+) -> None:
     """Raises IndexError for labels that are no class, and for soft targets outside [0, 1].
 
     On CUDA, and while torch.compile traces, an assertion of the device does, without a wait.
@@ -79,7 +91,7 @@ def check_values(target: Tensor, dense: bool, classes: int, ignore_index: int | 
     bad = ~((values >= 0) & (values <= (1 if dense else classes - 1)))  # ~: NaN is bad
     if ignore_index is not None:
         bad &= values != ignore_index
-    message = "a target is neither a class nor ignore_index"
+    message = f"a {name} is neither a class nor ignore_index"
     if torch.compiler.is_compiling():
         torch._assert_async(~bad.any(), message)
         return
@@ -87,7 +99,7 @@ def check_values(target: Tensor, dense: bool, classes: int, ignore_index: int | 
     if not target.is_cpu:
         torch._assert_async(~bad.any(), message)
     elif bool(bad.any()):
-        bad_target(target, dense, classes, ignore_index)
+        bad_target(target, dense, classes, ignore_index, name)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -27,6 +27,8 @@ def pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
         return value, value
     if hasattr(value, "__index__"):  # an integer of NumPy
         return int(value), int(value)
+    if not hasattr(value, "__len__") or not all(hasattr(x, "__index__") for x in value):
+        raise TypeError(f"{name} must be an int or two ints (height, width), got {value!r}")
     if len(value) == 1:
         return value[0], value[0]
     if len(value) != 2:
@@ -45,9 +47,11 @@ def pool_window(
     Raises:
         RuntimeError: a kernel, stride or dilation below 1, a negative padding, or one of more than
             half the dilated kernel.
+        TypeError: one of them that is not made of ints.
     """
     kh, kw = pair(kernel_size, "kernel_size")
-    sh, sw = (kh, kw) if stride is None or stride == [] else pair(stride, "stride")
+    left_out = stride is None or (isinstance(stride, list | tuple) and len(stride) == 0)
+    sh, sw = (kh, kw) if left_out else pair(stride, "stride")  # type: ignore[arg-type]
     ph, pw = pair(padding, "padding")
     dh, dw = pair(dilation, "dilation")
     if kh < 1 or kw < 1 or sh < 1 or sw < 1 or dh < 1 or dw < 1:

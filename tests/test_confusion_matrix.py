@@ -96,6 +96,16 @@ def test_bad_input(case: tuple[type[Exception], str, tuple[Any, ...]]) -> None:
             function(*arguments)
 
 
+def test_tensors_of_two_devices() -> None:
+    """For fake tensors too, whose result would be memory that nobody wrote."""
+    for function in (
+        F.confusion_matrix,
+        lambda *args: twin.confusion_matrix(*args, None, 0, False),
+    ):
+        with pytest.raises(ValueError, match="target must be on the device of prediction"):
+            function(L.to("meta"), Y, 3)
+
+
 def test_bad_threshold() -> None:
     with pytest.raises(ValueError, match="threshold must lie between 0 and 1, got 1"):
         F.confusion_matrix(L[:, :1], Y, 2, threshold=1.0)

@@ -751,6 +751,10 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         "one exponent",
     ),
     "unknown name": (lambda: L.create_loss("dise"), "name must be one of"),
+    "three smooths": (
+        lambda: L.DiceLoss(smooth=(1.0, 2.0, 3.0)),
+        "smooth must be one number or two",
+    ),
 }
 
 
@@ -758,6 +762,43 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
 def test_bad_arguments(case: tuple[Callable[[], Any], str]) -> None:
     with pytest.raises(ValueError, match=case[1]):
         case[0]()
+
+
+def test_bad_kinds_of_arguments() -> None:
+    for combined in (L.LovaszSoftmaxLoss(), L.DiceCELoss(), nn.CrossEntropyLoss()):
+        with pytest.raises(TypeError, match="losses must be region and pixel losses, got"):
+            L.CombinedLoss([L.DiceLoss(), combined])  # type: ignore[list-item]
+    for make in (L.DiceLoss, L.CrossEntropyLoss, L.LovaszSoftmaxLoss):
+        with pytest.raises(TypeError, match="ignore_index must be an int or None, got 255.0"):
+            make(ignore_index=255.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("include_background", [True, False])
+@pytest.mark.parametrize("name", ["dice", "mcc", "generalized_dice", "lovasz_softmax"])
+def test_weights_of_another_number_of_classes(name: str, include_background: bool) -> None:
+    """Of C - 1 classes too: without the background, one that is left would do for all the rest."""
+    options = {} if include_background else {"include_background": False}
+    if name == "lovasz_softmax":
+        options = {}
+    logits, labels = torch.randn(2, 3, 4, 5), torch.randint(3, (2, 4, 5))
+    for wrong in ([1.0, 5.0], [1.0, 2.0, 3.0, 4.0]):
+        loss = L.create_loss(name, class_weight=wrong, **options)
+        with pytest.raises(ValueError, match=r"class_weight must have shape \[3\], got \["):
+            loss(logits, labels)
+    one, none = (L.create_loss(name, class_weight=w, **options) for w in ([7.0], None))
+    torch.testing.assert_close(one(logits, labels), none(logits, labels))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.int32], ids=str)
+def test_lovasz_losses_of_any_integer_labels(dtype: torch.dtype) -> None:
+    logits, labels = torch.randn(2, C, 4, 5), torch.randint(C, (2, 4, 5))
+    labels[:, 0] = IGNORED
+    loss = L.LovaszSoftmaxLoss(ignore_index=IGNORED)
+    assert loss(logits, labels.to(dtype)) == loss(logits, labels)
+    every = (labels.unsqueeze(1) == torch.arange(C).view(-1, 1, 1)).long()
+    for ignored in (None, 256, -1):  # no value of the target: 256 is not 0 to a byte
+        hinge = L.LovaszHingeLoss("multilabel", ignore_index=ignored)
+        assert hinge(logits, every.to(dtype)) == L.LovaszHingeLoss("multilabel")(logits, every)
 
 
 def test_ranks_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:

@@ -237,7 +237,27 @@ def test_bad_arguments(arguments: dict[str, Any], sentence: str) -> None:
         F.max_pool2d(torch.zeros(1, 2, 4, 4), **arguments)
 
 
+@pytest.mark.parametrize("bad", [2.0, "2", None, (2.0, 2.0), (2, None)])
+@pytest.mark.parametrize("name", ["kernel_size", "stride", "padding", "dilation"])
+def test_bad_kinds_of_arguments(name: str, bad: Any) -> None:
+    if name == "stride" and bad is None:
+        return
+    with pytest.raises(TypeError, match=rf"{name} must be an int or two ints .*, got "):
+        F.max_pool2d(torch.zeros(1, 2, 4, 4), **{"kernel_size": 2, name: bad})
+
+
+def test_a_stride_that_is_left_out_in_any_way() -> None:
+    input = torch.randn(1, 2, 7, 9)
+    strides: tuple[Any, ...] = (None, [], ())
+    for stride in strides:
+        expected = torch.nn.functional.max_pool2d(input, 3, stride)
+        assert_same(F.max_pool2d(input, 3, stride), expected)
+
+
 def test_bad_inputs() -> None:
+    for bad in (None, [1.0], F.max_pool2d(torch.zeros(1, 2, 4, 4), 2, return_indices=True)):
+        with pytest.raises(TypeError, match="input must be a Tensor, got (NoneType|list|tuple)"):
+            F.max_pool2d(bad, 2)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match=r"Expected 3D or 4D .* got: \[4, 4\]"):
         F.max_pool2d(torch.zeros(4, 4), 2)
     with pytest.raises(RuntimeError, match=r"Expected 3D or 4D .* got: \[1, 0, 4, 4\]"):

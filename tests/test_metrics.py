@@ -268,8 +268,41 @@ def test_boundary_f1_refuses() -> None:
         BoundaryF1(3).update(labels, labels[:, :2])
     with pytest.raises(ValueError, match=r"shape \[N, 3, H, W\], got \[1, 2, 4, 4\]"):
         BoundaryF1(3).update(torch.zeros(1, 2, 4, 4), labels)
-    with pytest.raises(IndexError, match="labels 0 to 2"):
+    with pytest.raises(IndexError, match="target must hold labels 0 to 2"):
         BoundaryF1(3).update(labels, labels + 3)
+    with pytest.raises(IndexError, match="prediction must hold labels 0 to 2"):
+        BoundaryF1(3).update(labels + 3, labels)
+    with pytest.raises(TypeError, match="target must hold integer labels, got torch.float32"):
+        BoundaryF1(3).update(labels, labels.float())
+    for metric in (BoundaryF1, MeanIoU):
+        with pytest.raises(ValueError, match="threshold must lie between 0 and 1, got 2"):
+            metric(mode="binary", threshold=2.0)
+        with pytest.raises(TypeError, match="ignore_index must be an int or None, got 255.0"):
+            metric(3, ignore_index=255.0)
+
+
+def test_boundary_f1_ignores_what_is_ignored_alone() -> None:
+    """Whatever is predicted there; and a byte of 0 is not 256."""
+    labels = torch.randint(3, (2, 6, 7), dtype=torch.uint8)
+    predicted = torch.randint(3, (2, 6, 7), dtype=torch.uint8)
+    scores = [after(BoundaryF1(3, ignore_index=i), [(predicted, labels)]) for i in (None, 256, -1)]
+    assert scores[0] == scores[1] == scores[2]
+    labels[:, 2:4] = 255
+    expected = after(BoundaryF1(3, ignore_index=255), [(predicted, labels)])
+    predicted[:, 2:4] = 200
+    assert after(BoundaryF1(3, ignore_index=255), [(predicted, labels)]) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_boundary_f1_thresholds_as_the_other_metrics_do(dtype: torch.dtype) -> None:
+    """Logits whose sigmoid is 0.5 by rounding predict 1 where they are positive."""
+    logits = (torch.randn(2, 1, 6, 7) * 1e-4).to(dtype)
+    labels = torch.randint(2, (2, 6, 7))
+    given, decided = (
+        after(BoundaryF1(mode="binary"), [(prediction, labels)])
+        for prediction in (logits, (logits > 0).long())
+    )
+    assert given == decided
 
 
 def test_states_are_integers_that_sum_over_ranks() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from op_tester import Arguments, OpTester
 from torch import Tensor
 
 from segfast import functional as F
+from segfast import losses
 from segfast._classes import dense_format_of
 from segfast.bench.memory import peak_bytes
 from segfast.reference import overlap_stats as twin
@@ -395,6 +396,39 @@ def test_the_twin_refuses_the_same(
     error, message, (logits, target, *mode), _ = case
     with pytest.raises(error, match=message):
         twin.overlap_stats(logits, target, None, None, None, bool(mode), None, 1, 0.0, 0.0, False)
+
+
+@pytest.mark.parametrize("name", ["target", "class_weight", "pos_weight", "pixel_weight"])
+def test_only_logits_have_derivatives(name: str) -> None:
+    """A target or weight that wants a gradient is refused, where it would get none in silence."""
+    tensors = {
+        "target": torch.rand(2, 3, 4, 4),
+        "class_weight": torch.rand(3),
+        "pos_weight": torch.rand(3),
+        "pixel_weight": torch.rand(2, 4, 4),
+    }
+
+    def cross_entropy(x: Tensor) -> Tensor:
+        return F.overlap_stats(L, mode="multilabel", **(tensors | {name: x})).cross_entropy.sum()
+
+    given = tensors[name]
+    with torch.no_grad():
+        expected = cross_entropy(given.clone().requires_grad_())
+    assert cross_entropy(given) == expected
+    calls: list[Callable[[], Any]] = [
+        lambda: cross_entropy(given.clone().requires_grad_()),
+        lambda: torch.func.grad(cross_entropy)(given),
+        lambda: torch.func.jvp(cross_entropy, (given,), (torch.ones_like(given),)),
+    ]
+    for call in calls:
+        with pytest.raises(RuntimeError, match="derivative by .* is not implemented: detach"):
+            call()
+
+
+def test_losses_refuse_a_target_that_wants_a_gradient() -> None:
+    target = torch.rand(2, 3, 4, 4, requires_grad=True)
+    with pytest.raises(RuntimeError, match="derivative by target is not implemented: detach it"):
+        losses.DiceLoss("multilabel")(L.clone().requires_grad_(), target)
 
 
 @pytest.mark.parametrize("weights_too", [False, True])

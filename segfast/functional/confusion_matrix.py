@@ -52,12 +52,20 @@ def confusion_matrix(
 
     The plain-PyTorch equivalent is ``bincount(target * K + logits.argmax(1), minlength=K * K)``.
     """
+    return _confusion_matrix(  # type: ignore[no-any-return]
+        prediction_or_logits, target, num_classes, ignore_index, logit_of(threshold), per_image
+    )
+
+
+def logit_of(threshold: float) -> float:
+    """The logit whose sigmoid is ``threshold``.
+
+    Raises:
+        ValueError: it does not lie strictly between 0 and 1.
+    """
     if not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold must lie between 0 and 1, got {threshold}")
-    logit = math.log(threshold / (1.0 - threshold))
-    return _confusion_matrix(  # type: ignore[no-any-return]
-        prediction_or_logits, target, num_classes, ignore_index, logit, per_image
-    )
+    return math.log(threshold / (1.0 - threshold))
 
 
 def _fake(

@@ -69,6 +69,7 @@ def max_pool2d(
 
     Raises:
         RuntimeError: an argument is out of its range, or ``input`` is smaller than a window.
+        TypeError: ``input`` is no tensor, or a number of the window no int.
 
     The plain-PyTorch equivalent is ``torch.nn.functional.max_pool2d``.
     """
@@ -76,6 +77,8 @@ def max_pool2d(
         result = _eager(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
         if result is not NotImplemented:
             return result  # type: ignore[no-any-return]
+    if not isinstance(input, Tensor):  # such as the (output, indices) of another pooling
+        raise TypeError(f"input must be a Tensor, got {type(input).__name__}")
     if not input.is_floating_point():
         return torch.nn.functional.max_pool2d(  # type: ignore[no-any-return,call-overload]
             input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
@@ -110,10 +113,8 @@ def max_pool2d_with_codes(
       [N, OH, OW, ceil(C / 4)].
 
     Eight windows so take two bytes, and unused bits at a run's end are 0. Any other window takes a
-    byte
-    a code: ``codes`` has the shape and memory format of ``output``, and 255 stands for a window
-        that
-    dilation and padding left without input.
+    byte a code: ``codes`` has the shape and memory format of ``output``, and 255 stands for a
+    window that dilation and padding left without input.
 
     Args:
         input: as for :func:`max_pool2d`, floating only.

@@ -110,6 +110,7 @@ def overlap_stats(
         A named tuple :class:`OverlapStats` of float64 tensors.
 
     Raises:
+        RuntimeError: a target or weight that requires a gradient: only ``logits`` get one.
         ValueError: a shape, mode or option outside what is said here, or a negative weight (on
             CUDA, as for labels below).
         TypeError: floating-point label maps, or a type that is not listed.
@@ -126,6 +127,16 @@ def overlap_stats(
         raise ValueError(
             f"logits must have shape [N, 1, ...] in mode 'binary', got {list(logits.shape)}"
         )
+    if torch.is_grad_enabled():
+        constants = (
+            ("target", target),
+            ("class_weight", class_weight),
+            ("pos_weight", pos_weight),
+            ("pixel_weight", pixel_weight),
+        )
+        for name, tensor in constants:
+            if tensor is not None and tensor.requires_grad:
+                raise RuntimeError(f"the derivative by {name} is not implemented: detach it")
     return OverlapStats(
         *_overlap_stats(
             logits,
@@ -242,7 +253,9 @@ def _push_forward(
     return transpose(tangents)[0]
 
 
-def _jvp(ctx: Any, tangent: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+def _jvp(ctx: Any, tangent: Tensor | None, *others: Any) -> tuple[Tensor | None, ...]:
+    if any(other is not None for other in others[:4]):
+        raise RuntimeError("the derivative by targets and weights is not implemented: detach them")
     if tangent is None:
         return (None,) * 6
     logits, target, *weights = ctx.saved_tensors

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from segfast._classes import check_choice
+from segfast._classes import check_choice, check_ignore_index
 from segfast.functional.overlap_stats import MODES, OverlapStats, overlap_stats
 from segfast.losses._fused import PixelTerm, RegionTerm, is_own, overlap_loss
 
@@ -36,6 +36,19 @@ def as_weights(name: str, weights: Weights | None) -> Tensor | None:
             f"{name} must hold one number, not negative, for each class, got {tensor.tolist()}"
         )
     return tensor
+
+
+def for_classes(class_weight: Tensor, classes: int) -> Tensor:
+    """Weights [classes], checked; one number stands for all of them.
+
+    Raises:
+        ValueError: they are of another number of classes.
+    """
+    if class_weight.numel() not in (1, classes):
+        raise ValueError(
+            f"class_weight must have shape [{classes}], got {list(class_weight.shape)}"
+        )
+    return class_weight.expand(classes)
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -83,7 +96,7 @@ class StatsLoss(nn.Module):
         super().__init__()
         self.class_weight: Tensor | None
         self.mode = check_choice("mode", mode, MODES)
-        self.ignore_index = ignore_index
+        self.ignore_index = check_ignore_index(ignore_index)
         self.reduce = check_choice("reduce", reduce, REDUCE)
         self.reduction = check_choice("reduction", reduction, REDUCTIONS)
 

@@ -31,6 +31,11 @@ class CombinedLoss(StatsLoss):
             raise ValueError("losses must not be empty")
         first = losses[0]
         for loss in losses:
+            if not isinstance(loss, StatsLoss) or isinstance(loss, CombinedLoss):
+                raise TypeError(
+                    f"losses must be region and pixel losses, got {type(loss).__name__}; add up "
+                    "what the losses return instead"
+                )
             if (loss.mode, loss.ignore_index) != (first.mode, first.ignore_index):
                 raise ValueError(
                     "losses must have one mode and ignore_index, got "

@@ -12,8 +12,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from segfast._classes import check_choice, check_classes, check_target, check_values
-from segfast.losses._base import Weights, as_weights
+from segfast._classes import (
+    check_choice,
+    check_classes,
+    check_ignore_index,
+    check_target,
+    check_values,
+)
+from segfast.losses._base import Weights, as_weights, for_classes
 
 
 def lovasz_extension(errors: Tensor, positive: Tensor) -> Tensor:
@@ -57,7 +63,8 @@ class _LovaszLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.mode = mode
-        self.ignore_index, self.per_image = ignore_index, per_image
+        self.ignore_index = check_ignore_index(ignore_index)
+        self.per_image = per_image
         if isinstance(classes, str):
             check_choice("classes", classes, ("present", "all"))
         self.classes = classes
@@ -97,10 +104,12 @@ class _LovaszLoss(nn.Module):
         double = logits.dtype == torch.float64
         if logits.numel() == 0:
             return logits.sum(dtype=torch.float64 if double else torch.float32)
+        if not target.is_floating_point():  # uint16 is not compared, and -1 is 255 to uint8
+            target = target.long()
         flat = target.flatten(2) if dense else target.flatten(1).unsqueeze(1)
         counts = torch.ones_like(flat, dtype=torch.bool)
         if self.ignore_index is not None:
-            counts = (flat if dense else flat.long()) != self.ignore_index
+            counts = flat != self.ignore_index
         if dense or logits.shape[1] == 1:
             positive = (flat > 0.5) & counts
         else:
@@ -112,7 +121,7 @@ class _LovaszLoss(nn.Module):
         rows = [x.transpose(1, 2).flatten(2) for x in groups]  # [G, C, pixels]
         weight = torch.ones_like(rows[0][..., 0], dtype=torch.float64)
         if self.class_weight is not None:
-            weight = weight * self.class_weight
+            weight = weight * for_classes(self.class_weight, logits.shape[1])
         if self.classes == "present":
             weight = weight * rows[1].any(-1)
         if not isinstance(self.classes, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from segfast._classes import check_choice
 from segfast.functional.overlap_stats import OverlapStats
-from segfast.losses._base import StatsLoss, Weights, as_weights
+from segfast.losses._base import StatsLoss, Weights, as_weights, for_classes
 from segfast.losses._fused import EMPTY, LINKS, RegionTerm
 
 LEAST_DENOMINATOR = 1e-7  # without smoothing
@@ -55,7 +56,7 @@ class RegionLoss(StatsLoss):
         *,
         ignore_index: int | None = None,
         reduce: str = "batch",
-        smooth: float | tuple[float, float] = 1e-5,
+        smooth: float | Sequence[float] = 1e-5,
         empty: str = "skip",
         link: str = "linear",
         power: float = 1.0,
@@ -65,7 +66,9 @@ class RegionLoss(StatsLoss):
         reduction: str = "mean",
     ) -> None:
         super().__init__(mode, ignore_index, reduce, reduction)
-        self.smooth = smooth if isinstance(smooth, tuple) else (smooth, smooth)
+        self.smooth = tuple(smooth) if isinstance(smooth, Sequence) else (smooth, smooth)
+        if len(self.smooth) != 2:
+            raise ValueError(f"smooth must be one number or two, got {smooth}")
         if min(self.smooth) < 0:
             raise ValueError(f"smooth must not be negative, got {smooth}")
         if exponent not in (1, 2):
@@ -116,12 +119,17 @@ class RegionLoss(StatsLoss):
         counts = stats.target if self.empty == "skip" else stats.pixels
         weights = self.present(counts).to(counts.dtype)
         if self.class_weight is not None:
-            weights = weights * self._foreground(self.class_weight)
+            weights = weights * self._foreground_of(self.class_weight, stats)
         return weights
 
     def _foreground(self, x: Tensor) -> Tensor:
         """Without class 0 where that takes no part."""
         return x if self.include_background else x[..., 1:]
+
+    def _foreground_of(self, class_weight: Tensor, stats: OverlapStats) -> Tensor:
+        """The same of the classes' weights [C], for statistics that are so already."""
+        classes = stats.target.shape[1] + (not self.include_background)
+        return self._foreground(for_classes(class_weight, classes))
 
     def from_groups(self, stats: OverlapStats) -> Tensor:
         """See :class:`StatsLoss`."""
@@ -291,7 +299,7 @@ class GeneralizedDiceLoss(RegionLoss):
         if self.empty == "include":
             weight = torch.where(present, weight, weight.amax(1, keepdim=True))
         if self.class_weight is not None:
-            weight = weight * self._foreground(self.class_weight)
+            weight = weight * self._foreground_of(self.class_weight, stats)
         # Weights scaled to sum to 1 keep the meaning of `smooth` whatever the image's size.
         weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-300)
         both = (weight * (stats.probability + target)).sum(1, keepdim=True)

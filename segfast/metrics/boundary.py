@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segfast._classes import check_choice, check_values
+from segfast._classes import LABEL_DTYPES, check_choice, check_values
+from segfast.functional.confusion_matrix import logit_of
 from segfast.metrics.confusion_matrix import CountingMetric
 
 
@@ -103,10 +104,15 @@ class BoundaryF1(CountingMetric):
                 "prediction and target must be label maps [N, H, W], or the prediction logits "
                 f"[N, C, H, W], got {list(prediction.shape)} and {list(target.shape)}"
             )
-        check_values(target, False, max(self.num_classes, 2), self.ignore_index)
+        if target.dtype not in LABEL_DTYPES:
+            raise TypeError(f"target must hold integer labels, got {target.dtype}")
+        target, classes = target.long(), max(self.num_classes, 2)
+        check_values(target, False, classes, self.ignore_index)
         counts = torch.ones_like(target, dtype=torch.bool)
         if self.ignore_index is not None:
             counts = target != self.ignore_index
+        predicted = predicted.long().masked_fill(~counts, 0)  # nobody asks what it is there
+        check_values(predicted, False, classes, None, "prediction")
         distance = self.tolerance * math.hypot(*target.shape[1:])
         each = [self._score(predicted == c, target == c, counts, distance) for c in self.classes]
         scores = torch.stack(each, 1)  # [N, classes], NaN where the labels have no boundary
@@ -124,7 +130,7 @@ class BoundaryF1(CountingMetric):
                 )
             if self.mode == "multiclass":
                 return prediction.argmax(1)
-            prediction = prediction.sigmoid() > self.threshold
+            prediction = prediction.double() > logit_of(self.threshold)
         return prediction.squeeze(1) if prediction.dim() == 4 else prediction
 
     @staticmethod

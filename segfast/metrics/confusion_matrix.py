@@ -14,8 +14,8 @@ except ImportError as error:
         "segfast.metrics needs torchmetrics; install it with: pip install 'segfast[metrics]'"
     ) from error
 
-from segfast._classes import check_choice
-from segfast.functional.confusion_matrix import confusion_matrix
+from segfast._classes import check_choice, check_ignore_index
+from segfast.functional.confusion_matrix import confusion_matrix, logit_of
 from segfast.functional.overlap_stats import MODES
 
 NORMALIZE = ("none", "true", "pred", "all")
@@ -56,7 +56,8 @@ class CountingMetric(Metric):
                 f"{mode!r}, got {num_classes}"
             )
         self.num_classes = num_classes
-        self.ignore_index = ignore_index
+        self.ignore_index = check_ignore_index(ignore_index)
+        logit_of(threshold)  # or it says what is wrong
         self.threshold = threshold
 
     def matrices(self, prediction: Tensor, target: Tensor, per_image: bool) -> Tensor:

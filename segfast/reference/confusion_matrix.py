@@ -26,6 +26,10 @@ def check_inputs(prediction: Tensor, target: Tensor, num_classes: int) -> None:
         shape = map_shape(prediction)
     if list(target.shape) != shape:
         raise ValueError(f"target must have shape {shape}, got {list(target.shape)}")
+    if target.device != prediction.device:
+        raise ValueError(
+            f"target must be on the device of prediction ({prediction.device}), got {target.device}"
+        )
 
 
 def confusion_matrix(
