@@ -80,9 +80,7 @@ def max_pool2d(
             return result  # type: ignore[no-any-return]
     if has_torch_function_unary(input):  # a Tensor's subclass, or torch.fx's stand-in for one
         arguments = kernel_size, stride, padding, dilation, ceil_mode, return_indices
-        return handle_torch_function(  # type: ignore[no-any-return]
-            max_pool2d, (input,), input, *arguments
-        )
+        return handle_torch_function(max_pool2d, (input,), input, *arguments)
     if not isinstance(input, Tensor):  # such as the (output, indices) of another pooling
         raise TypeError(f"input must be a Tensor, got {type(input).__name__}")
     if not input.is_floating_point():
@@ -144,9 +142,7 @@ def max_pool2d_with_codes(
             return result  # type: ignore[no-any-return]
     if has_torch_function_unary(input):
         arguments = kernel_size, stride, padding, dilation, ceil_mode
-        return handle_torch_function(  # type: ignore[no-any-return]
-            max_pool2d_with_codes, (input,), input, *arguments
-        )
+        return handle_torch_function(max_pool2d_with_codes, (input,), input, *arguments)
     window = coded_window(kernel_size, stride, padding, dilation)
     return _with_codes(input, window, ceil_mode)  # type: ignore[no-any-return]
 

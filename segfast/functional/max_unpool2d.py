@@ -59,9 +59,7 @@ def max_unpool2d(
             return result  # type: ignore[no-any-return]
     if has_torch_function((input, indices)):  # a Tensor's subclass, or torch.fx's stand-in for one
         arguments = kernel_size, stride, padding, output_size
-        return handle_torch_function(  # type: ignore[no-any-return]
-            max_unpool2d, (input, indices), input, indices, *arguments
-        )
+        return handle_torch_function(max_unpool2d, (input, indices), input, indices, *arguments)
     window = pool_window(kernel_size, stride, padding)
     size = _output_size(input, window, output_size)
     if indices.dtype != torch.int64:
@@ -108,7 +106,7 @@ def max_unpool2d_with_codes(
             return result  # type: ignore[no-any-return]
     if has_torch_function((input, codes)):
         arguments = kernel_size, stride, padding, dilation, output_size
-        return handle_torch_function(  # type: ignore[no-any-return]
+        return handle_torch_function(
             max_unpool2d_with_codes, (input, codes), input, codes, *arguments
         )
     window = coded_window(kernel_size, stride, padding, dilation)

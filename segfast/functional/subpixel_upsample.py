@@ -73,9 +73,7 @@ def subpixel_upsample(
         if result is not NotImplemented:
             return result  # type: ignore[no-any-return]
     if has_torch_function_unary(input):  # a Tensor's subclass, or torch.fx's stand-in for one
-        return handle_torch_function(  # type: ignore[no-any-return]
-            subpixel_upsample, (input,), input, upscale_factor, relu, blur
-        )
+        return handle_torch_function(subpixel_upsample, (input,), input, upscale_factor, relu, blur)
     factor = factor_of(upscale_factor, "upscale_factor")
     if not relu and not blur:
         return pixel_shuffle(input, factor)
