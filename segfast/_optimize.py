@@ -124,14 +124,14 @@ def optimize(
             Not together with ``compile``.
 
     Raises:
-        UserError: the faster copy gives other masks even in float32, which none should; a
-            ValueError.
+        UserError: the copy gives other masks, in the one type that is to be tried or even in
+            float32 with its layers as they are; a ValueError.
         ValueError: ``cuda_graph`` on a CPU or together with ``compile``, a type that is none of
             float32, float16 and bfloat16, or no ``example`` where the model does not tell its
             channels.
 
     Warns:
-        UserWarning: a type was left out because its masks differ.
+        UserWarning: a type, or folding, was left out because its masks differ.
 
     Example:
         >>> fast = segfast.optimize(model.cuda(), images)
@@ -157,6 +157,12 @@ def optimize(
             for kind, format in product(dtypes, formats)
         ]
         reasons = [_why_not(one, example, expected) for one in candidates]
+        if all(reasons) and torch.float32 in dtypes:
+            # Folding rounds otherwise: it may turn a pooling's ties, which unpooling shows.
+            unfolded = Optimized(accelerate(copy.deepcopy(model)), torch.float32, formats[0])
+            warnings.warn(f"batch norm was not folded: {reasons[0]}", stacklevel=2)
+            candidates.append(unfolded)
+            reasons.append(_why_not(unfolded, example, expected))
         good = [one for one, reason in zip(candidates, reasons, strict=True) if not reason]
         for kind in dtypes:
             if kind not in {one.dtype for one in good}:

@@ -199,7 +199,8 @@ class Predictor:
         if isinstance(image, (str, os.PathLike)):
             image = self.read(image)
         elif isinstance(image, Tensor):
-            image = image.detach().cpu().permute(*range(1, image.dim()), 0).numpy()
+            image = image.detach().cpu().permute(*range(1, image.dim()), 0)
+            image = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
         elif hasattr(image, "convert"):  # Pillow's
             from segfast.data.images import to_array
 

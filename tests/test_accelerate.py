@@ -146,6 +146,42 @@ def test_torchvision_models(name: str) -> None:
     assert torch.equal(outputs, expected)
 
 
+class Everything(nn.Module):
+    """Each layer, and those that only segfast has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.MaxPool2d(2), nn.PixelUnshuffle(2), segfast.nn.SubpixelUpsample(16, 4)
+        )
+        self.pool, self.unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+        self.code, self.uncode = segfast.nn.MaxPool2dWithCodes(), segfast.nn.MaxUnpool2dWithCodes()
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = self.layers(input)
+        pooled, indices = self.pool(x)
+        coded, codes = self.code(x)
+        return self.unpool(pooled, indices, x.shape) + self.uncode(coded, codes, x.shape)
+
+
+def test_accelerated_models_are_traced_by_fx() -> None:
+    """As PyTorch's own layers are: torchvision's feature extraction needs it, for one."""
+    model, input = accelerate(Everything()), torch.randn(2, 4, 12, 20)
+    graph = torch.fx.symbolic_trace(model)
+    for traced in (graph, copy.deepcopy(graph)):
+        torch.testing.assert_close(traced(input), model(input), rtol=0, atol=0)
+
+
+def test_subclasses_of_tensors_stay_what_they_are() -> None:
+    class Named(Tensor):
+        pass
+
+    model, input = accelerate(Everything()), torch.randn(2, 4, 12, 20)
+    result = model(input.as_subclass(Named))
+    assert type(result) is Named
+    torch.testing.assert_close(result.as_subclass(Tensor), model(input), rtol=0, atol=0)
+
+
 def test_something_else_is_refused() -> None:
     with pytest.raises(TypeError, match="model must be a torch.nn.Module, received Tensor"):
         accelerate(torch.zeros(1))

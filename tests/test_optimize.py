@@ -118,6 +118,24 @@ def test_masks_that_change_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         segfast.optimize(model, input, dtype=torch.bfloat16)
 
 
+def test_without_folding_where_that_changes_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a pooling's ties turn by rounding."""
+
+    def fold(model: nn.Module, example: Tensor) -> None:
+        for parameter in model.parameters():
+            parameter.data.neg_()
+
+    model = lively(build("unet", FAMILIES["unet"])).train()
+    input = images(16, 16)
+    monkeypatch.setattr(_optimize, "fold_batch_norm", fold)
+    monkeypatch.setattr(_optimize, "_dtypes", lambda device: [torch.float32])
+    with pytest.warns(UserWarning, match="batch norm was not folded: .*% of the example's pixels"):
+        fast = segfast.optimize(model, input)
+    assert model.training
+    with torch.no_grad():
+        torch.testing.assert_close(fast(input), model.eval()(input))
+
+
 def test_wrong_arguments() -> None:
     model = nn.Conv2d(3, 2, 1)
     with pytest.raises(ValueError, match="cuda_graph needs a model on a CUDA device"):

@@ -206,6 +206,8 @@ def test_images_of_every_kind(tmp_path: Path) -> None:
     assert np.array_equal(
         segfast.predict(model, image[..., 0]), segfast.predict(model, image[..., [0, 0, 0]])
     )
+    rounded = torch.from_numpy(image / 255).permute(2, 0, 1).bfloat16()  # NumPy has no such type
+    assert np.array_equal(predictor(rounded), predictor(rounded.float()))
 
 
 def test_models_of_every_kind() -> None:

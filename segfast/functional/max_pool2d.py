@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from segfast._library import Op, define_op, eager_call, save_tensors
 from segfast._window import (
@@ -77,6 +78,9 @@ def max_pool2d(
         result = _eager(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
         if result is not NotImplemented:
             return result  # type: ignore[no-any-return]
+    if has_torch_function_unary(input):  # a Tensor's subclass, or torch.fx's stand-in for one
+        arguments = kernel_size, stride, padding, dilation, ceil_mode, return_indices
+        return handle_torch_function(max_pool2d, (input,), input, *arguments)
     if not isinstance(input, Tensor):  # such as the (output, indices) of another pooling
         raise TypeError(f"input must be a Tensor, got {type(input).__name__}")
     if not input.is_floating_point():
@@ -136,6 +140,9 @@ def max_pool2d_with_codes(
         result = _eager_with_codes(input, kernel_size, stride, padding, dilation, ceil_mode)
         if result is not NotImplemented:
             return result  # type: ignore[no-any-return]
+    if has_torch_function_unary(input):
+        arguments = kernel_size, stride, padding, dilation, ceil_mode
+        return handle_torch_function(max_pool2d_with_codes, (input,), input, *arguments)
     window = coded_window(kernel_size, stride, padding, dilation)
     return _with_codes(input, window, ceil_mode)  # type: ignore[no-any-return]
 

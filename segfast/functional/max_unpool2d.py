@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
+from torch.overrides import handle_torch_function, has_torch_function
 
 from segfast._library import define_op, eager_call, save_tensors
 from segfast._window import Window, check_maps, check_record, coded_window, empty, pool_window
@@ -56,6 +57,9 @@ def max_unpool2d(
         result = _eager(input, indices, kernel_size, stride, padding, output_size)
         if result is not NotImplemented:
             return result  # type: ignore[no-any-return]
+    if has_torch_function((input, indices)):  # a Tensor's subclass, or torch.fx's stand-in for one
+        arguments = kernel_size, stride, padding, output_size
+        return handle_torch_function(max_unpool2d, (input, indices), input, indices, *arguments)
     window = pool_window(kernel_size, stride, padding)
     size = _output_size(input, window, output_size)
     if indices.dtype != torch.int64:
@@ -100,6 +104,11 @@ def max_unpool2d_with_codes(
         )
         if result is not NotImplemented:
             return result  # type: ignore[no-any-return]
+    if has_torch_function((input, codes)):
+        arguments = kernel_size, stride, padding, dilation, output_size
+        return handle_torch_function(
+            max_unpool2d_with_codes, (input, codes), input, codes, *arguments
+        )
     window = coded_window(kernel_size, stride, padding, dilation)
     size = _output_size(input, window, output_size)
     if codes.dtype != torch.uint8:

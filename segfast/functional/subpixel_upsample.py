@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from segfast._library import define_op, eager_call, save_tensors
 from segfast._shuffle import (
@@ -71,6 +72,8 @@ def subpixel_upsample(
         result = _eager(input, upscale_factor, relu, blur)
         if result is not NotImplemented:
             return result  # type: ignore[no-any-return]
+    if has_torch_function_unary(input):  # a Tensor's subclass, or torch.fx's stand-in for one
+        return handle_torch_function(subpixel_upsample, (input,), input, upscale_factor, relu, blur)
     factor = factor_of(upscale_factor, "upscale_factor")
     if not relu and not blur:
         return pixel_shuffle(input, factor)
