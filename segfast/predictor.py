@@ -111,6 +111,12 @@ class Predictor:
             mean, std = mean or self._card.mean, std or self._card.std
         self.channels = self._card.in_channels if self._card else input_channels(self.model)
         self._mean, self._std = mean or (0.0,), std or (1.0,)
+        for name, values in (("mean", self._mean), ("std", self._std)):
+            if len(values) not in (1, self.channels or len(values)):
+                raise ValueError(
+                    f"{name} must have one number, or one for each of the {self.channels} "
+                    f"channels, received {list(values)}"
+                )
 
     @property
     def card(self) -> Card:

@@ -221,6 +221,14 @@ def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], senten
         F.max_unpool2d(**(good | arguments))
 
 
+def test_indices_of_another_device() -> None:
+    """Of fake tensors too, whose result would be memory that nobody wrote."""
+    with pytest.raises(RuntimeError, match="indices must be on the device of input"):
+        F.max_unpool2d(
+            torch.zeros(1, 1, 2, 2, device="meta"), torch.zeros(1, 1, 2, 2, dtype=torch.int64), 2
+        )
+
+
 def test_layer_is_torchs() -> None:
     theirs, ours = torch.nn.MaxUnpool2d(2, stride=2), segfast.nn.MaxUnpool2d(2, stride=2)
     assert repr(ours) == repr(theirs)

@@ -259,6 +259,8 @@ def test_boundary_f1_of_a_shifted_square() -> None:
 
 
 def test_boundary_f1_refuses() -> None:
+    with pytest.raises(TypeError, match="prediction must be a Tensor, got dict"):
+        BoundaryF1(3).update({"out": torch.zeros(1, 3, 4, 4)}, torch.zeros(1, 4, 4).long())
     labels = torch.zeros(1, 4, 4, dtype=torch.long)
     with pytest.raises(ValueError, match="tolerance must not be negative"):
         BoundaryF1(3, tolerance=-1.0)

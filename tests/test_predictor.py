@@ -249,6 +249,7 @@ def test_optimised_models() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"mean": (0.5, 0.5)}, "mean must have one number, or one for each of the 3 channels"),
         ({"tile": 0}, "tile must be at least 1 pixel, received 0"),
         ({"overlap": 1.0}, "overlap must be at least 0 and less than 1, received 1.0"),
         ({"tta": "all"}, "tta must be one of none, flip, flips, scales, received 'all'"),

@@ -223,6 +223,11 @@ def test_bad_inputs() -> None:
             backward(grad, torch.zeros(1, 1, 2, 1, device=device), 2, True)
     with pytest.raises(TypeError, match="upscale_factor must be an int, got 2.0"):
         F.subpixel_upsample(torch.zeros(1, 4, 2, 2), 2.0)  # type: ignore[arg-type]
+    for arguments in ((0,), (4, 0), (4, 4, 0)):
+        with pytest.raises(
+            ValueError, match="in_channels, out_channels and scale must be at least 1"
+        ):
+            segfast.nn.SubpixelUpsample(*arguments)
 
 
 @pytest.mark.parametrize("scale", [2, 3])

@@ -24,8 +24,8 @@ inline Window2d make_window(const WindowArgument& a) {
     TORCH_CHECK(
         a[i] >= least && a[i] <= kLargestWindow,
         "window must be (kernel, stride, padding, dilation) of height and width, with padding "
-        "at least 0 and the rest at least 1, got ",
-        at::IntArrayRef(a.data(), a.size()));
+        "at least 0, the rest at least 1 and none above ",
+        kLargestWindow, ", got ", at::IntArrayRef(a.data(), a.size()));
   }
   TORCH_CHECK(a[0] * a[1] <= kLargestWindow, "kernel_size must have at most ", kLargestWindow,
               " taps, got ", a[0], " x ", a[1]);

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from segfast._library import define_op
+from segfast._tensors import check_tensors
 from segfast.reference import confusion_matrix as reference
 
 __all__ = ["confusion_matrix"]
@@ -52,6 +53,7 @@ def confusion_matrix(
 
     The plain-PyTorch equivalent is ``bincount(target * K + logits.argmax(1), minlength=K * K)``.
     """
+    check_tensors(prediction_or_logits=prediction_or_logits, target=target)
     return _confusion_matrix(  # type: ignore[no-any-return]
         prediction_or_logits, target, num_classes, ignore_index, logit_of(threshold), per_image
     )

@@ -11,6 +11,7 @@ from torch.compiler import is_compiling
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from segfast._library import Op, define_op, eager_call, save_tensors
+from segfast._tensors import check_tensors
 from segfast._window import (
     MAX_CODED_TAPS,
     Window,
@@ -81,8 +82,7 @@ def max_pool2d(
     if has_torch_function_unary(input):  # a Tensor's subclass, or torch.fx's stand-in for one
         arguments = kernel_size, stride, padding, dilation, ceil_mode, return_indices
         return handle_torch_function(max_pool2d, (input,), input, *arguments)
-    if not isinstance(input, Tensor):  # such as the (output, indices) of another pooling
-        raise TypeError(f"input must be a Tensor, got {type(input).__name__}")
+    check_tensors(input=input)
     if not input.is_floating_point():
         return torch.nn.functional.max_pool2d(  # type: ignore[no-any-return,call-overload]
             input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
@@ -143,6 +143,7 @@ def max_pool2d_with_codes(
     if has_torch_function_unary(input):
         arguments = kernel_size, stride, padding, dilation, ceil_mode
         return handle_torch_function(max_pool2d_with_codes, (input,), input, *arguments)
+    check_tensors(input=input)
     window = coded_window(kernel_size, stride, padding, dilation)
     return _with_codes(input, window, ceil_mode)  # type: ignore[no-any-return]
 

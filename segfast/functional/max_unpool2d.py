@@ -11,6 +11,7 @@ from torch.compiler import is_compiling
 from torch.overrides import handle_torch_function, has_torch_function
 
 from segfast._library import define_op, eager_call, save_tensors
+from segfast._tensors import check_tensors
 from segfast._window import Window, check_maps, check_record, coded_window, empty, pool_window
 from segfast.functional._pool_records import fold_batch, max_unpool2d_backward
 from segfast.reference import max_unpool2d as reference
@@ -60,6 +61,7 @@ def max_unpool2d(
     if has_torch_function((input, indices)):  # a Tensor's subclass, or torch.fx's stand-in for one
         arguments = kernel_size, stride, padding, output_size
         return handle_torch_function(max_unpool2d, (input, indices), input, indices, *arguments)
+    check_tensors(input=input, indices=indices)
     window = pool_window(kernel_size, stride, padding)
     size = _output_size(input, window, output_size)
     if indices.dtype != torch.int64:
@@ -109,6 +111,7 @@ def max_unpool2d_with_codes(
         return handle_torch_function(
             max_unpool2d_with_codes, (input, codes), input, codes, *arguments
         )
+    check_tensors(input=input, codes=codes)
     window = coded_window(kernel_size, stride, padding, dilation)
     size = _output_size(input, window, output_size)
     if codes.dtype != torch.uint8:
@@ -146,6 +149,10 @@ def _output_size(
 def _fake_with(name: str) -> Callable[..., Tensor]:
     def fake(input: Tensor, record: Tensor, window: Window, output_size: Sequence[int]) -> Tensor:
         check_record(record, input.shape, window, name)
+        if record.device != input.device:
+            raise RuntimeError(
+                f"{name} must be on the device of input ({input.device}), got {record.device}"
+            )
         return empty([*input.shape[:-2], *output_size], input)
 
     return fake

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segfast._classes import dense_format_of
 from segfast._library import define_op, save_tensors
+from segfast._tensors import check_tensors
 from segfast.reference import overlap_stats as reference
 
 __all__ = ["OverlapStats", "overlap_stats"]
@@ -123,6 +124,7 @@ def overlap_stats(
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    check_tensors(logits=logits, target=target)
     if mode == "binary" and logits.shape[1:2] != (1,):
         raise ValueError(
             f"logits must have shape [N, 1, ...] in mode 'binary', got {list(logits.shape)}"

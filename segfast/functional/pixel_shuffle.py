@@ -10,6 +10,7 @@ from torch.compiler import is_compiling
 
 from segfast._library import define_op, eager_call
 from segfast._shuffle import coarse_size, factor_of, fine_size
+from segfast._tensors import check_tensors
 from segfast._window import empty
 from segfast.functional._pool_records import fold_batch
 from segfast.reference import pixel_shuffle as reference
@@ -47,6 +48,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
         result = _eager_shuffle(input, upscale_factor)
         if result is not NotImplemented:
             return result  # type: ignore[no-any-return]
+    check_tensors(input=input)
     return _shuffle(input, factor_of(upscale_factor, "upscale_factor"))
 
 
@@ -76,6 +78,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
         result = _eager_unshuffle(input, downscale_factor)
         if result is not NotImplemented:
             return result  # type: ignore[no-any-return]
+    check_tensors(input=input)
     return _unshuffle(input, factor_of(downscale_factor, "downscale_factor"))
 
 

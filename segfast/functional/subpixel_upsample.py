@@ -19,6 +19,7 @@ from segfast._shuffle import (
     mask_format,
     mask_size,
 )
+from segfast._tensors import check_tensors
 from segfast._window import empty, format_of
 from segfast.functional._pool_records import fold_batch
 from segfast.functional.pixel_shuffle import pixel_shuffle
@@ -74,6 +75,7 @@ def subpixel_upsample(
             return result  # type: ignore[no-any-return]
     if has_torch_function_unary(input):  # a Tensor's subclass, or torch.fx's stand-in for one
         return handle_torch_function(subpixel_upsample, (input,), input, upscale_factor, relu, blur)
+    check_tensors(input=input)
     factor = factor_of(upscale_factor, "upscale_factor")
     if not relu and not blur:
         return pixel_shuffle(input, factor)

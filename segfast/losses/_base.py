@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from segfast._classes import check_choice, check_ignore_index
+from segfast._tensors import check_tensors
 from segfast.functional.overlap_stats import MODES, OverlapStats, overlap_stats
 from segfast.losses._fused import PixelTerm, RegionTerm, is_own, overlap_loss
 
@@ -163,6 +164,7 @@ class StatsLoss(nn.Module):
         Returns:
             float32, or float64 for float64 logits.
         """
+        check_tensors(logits=logits, target=target)
         if not (is_compiling() or overlap_loss is None):
             fused = self._fused()
             if fused is not None and (self.mode != "binary" or logits.shape[1:2] == (1,)):

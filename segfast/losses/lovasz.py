@@ -19,6 +19,7 @@ from segfast._classes import (
     check_target,
     check_values,
 )
+from segfast._tensors import check_tensors
 from segfast.losses._base import Weights, as_weights, for_classes
 
 
@@ -88,6 +89,7 @@ class _LovaszLoss(nn.Module):
             IndexError: on the CPU, labels that are no class nor ignored. On CUDA, and compiled, an
                 assertion of the device fails.
         """
+        check_tensors(logits=logits, target=target)
         check_classes(logits)
         sigmoid = self.mode != "multiclass"
         if (self.mode == "binary" and logits.shape[1] != 1) or (

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segfast._classes import LABEL_DTYPES, check_choice, check_values
+from segfast._tensors import check_tensors
 from segfast.functional.confusion_matrix import logit_of
 from segfast.metrics.confusion_matrix import CountingMetric
 
@@ -97,6 +98,7 @@ class BoundaryF1(CountingMetric):
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Adds a batch: logits [N, C, H, W] or predicted labels [N, H, W], and labels [N, H, W]."""
+        check_tensors(prediction=prediction, target=target)
         predicted = self._labels(prediction)
         target = target.squeeze(1) if target.dim() == 4 and target.shape[1] == 1 else target
         if predicted.dim() != 3 or predicted.shape != target.shape:

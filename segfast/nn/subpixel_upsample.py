@@ -28,6 +28,9 @@ class SubpixelUpsample(torch.nn.Module):
         relu: clamp at 0 before the shuffle.
         bias: give the convolution a bias.
 
+    Raises:
+        ValueError: a number of channels or a scale below 1.
+
     Shape: [N, in_channels, H, W] to [N, out_channels, H * scale, W * scale].
 
     Keys of the state_dict, and fastai's for the same tensors:
@@ -52,6 +55,11 @@ class SubpixelUpsample(torch.nn.Module):
     ) -> None:
         super().__init__()
         channels = in_channels if out_channels is None else out_channels
+        if min(in_channels, channels, scale) < 1:
+            raise ValueError(
+                "in_channels, out_channels and scale must be at least 1, got "
+                f"{in_channels}, {channels} and {scale}"
+            )
         self.scale = scale
         self.blur = blur
         self.relu = relu
