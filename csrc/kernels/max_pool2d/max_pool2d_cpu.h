@@ -55,7 +55,7 @@ struct PoolPlan {
   Elements<T> map;
   Inside rows, columns;
   TapOffsets offsets;
-  const int64_t ahead = rows_ahead<T>(p.shape.width);
+  const int64_t ahead = rows_ahead<T>(p.shape);
   std::vector<word_t<T>> first_column;  // of each window, the first kw inside the map, or kNoTap
   std::vector<SeenTap> whole;           // the taps of a window inside the map
 

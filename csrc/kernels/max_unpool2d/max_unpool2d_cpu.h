@@ -159,7 +159,7 @@ struct GatherColumns {
   const T *upper, *lower;
   T* out;
   int64_t windows, width;
-  int64_t ahead;  // the rows of the next but one such row, from there; 0: they are foreseen
+  int64_t ahead;  // rows_ahead()
 
   SEGFAST_LANES void place(int64_t at, const CodedPair<T>& coded) const {
     if (ahead != 0) prefetch_pairs<kOwnLanes<T>>(upper + ahead + 2 * at, lower + ahead + 2 * at);
@@ -234,7 +234,7 @@ struct GatherRow {
   const bool is_coded = p.window.is_2x2() && tile.is_coded<T>();
   const bool is_indexed =
       p.window.is_2x2() && p.record_kind == Record::indices && tile.is_indexed<T>();
-  const int64_t ahead = rows_ahead<T>(s.width);
+  const int64_t ahead = rows_ahead<T>(s);
 
   template <bool kExist>
   SEGFAST_LANES static WordPair<T> load_columns(const Elements<T>& map, int64_t first) {
