@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import platform
 import random
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -167,6 +170,36 @@ def test_an_unsteady_ratio_is_not_called_settled(monkeypatch: pytest.MonkeyPatch
     samples = iter([0.01, 0.01] + [0.01, 0.01, 0.01, 0.02] * 1000)
     monkeypatch.setattr(timing, "_sample", lambda *_: next(samples))
     assert max(timing.compare([int, int], CPU, seconds=0).spreads) > timing.SETTLED
+
+
+HEAP = """
+import resource
+import torch
+from segfast._malloc import keep_heap
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(1 << 22)  # 16 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def most_of():
+    return sorted(faults() for _ in range(20))[10]
+
+given_back = most_of()
+keep_heap()
+print(given_back, most_of())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc gives the heap's end back")
+def test_the_heap_is_kept() -> None:
+    gives_back = {"MALLOC_TRIM_THRESHOLD_": "1000000", "MALLOC_MMAP_THRESHOLD_": "1000000"}
+    done = subprocess.run(
+        [sys.executable, "-c", HEAP],
+        env={**os.environ, **gives_back}, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    given_back, kept = map(int, done.stdout.split())
+    assert given_back > 1000 > 10 * kept
 
 
 def _row(size: str, ratio: float) -> Row:

@@ -470,7 +470,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 FAULTS = """
 import resource
 import torch
-from segfast.training.memory import keep_freed_memory
+from segfast._malloc import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

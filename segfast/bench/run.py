@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from segfast._extension import C
+from segfast._malloc import keep_heap
 from segfast.bench.cases import SIZES, Case
 from segfast.bench.libraries import library_cases
 from segfast.bench.losses import loss_cases
@@ -169,6 +170,8 @@ def try_measure(plan: Plan, cell: Cell) -> tuple[Row | None, list[str]]:
 
 
 def _measure(plan: Plan, cell: Cell) -> tuple[Row, Timing]:
+    if plan.device.type == "cpu":
+        keep_heap()
     torch.manual_seed(0)
     x = torch.randn(SIZES[cell.size], device=plan.device).to(DTYPES[cell.dtype])
     comparison = cell.case.prepare(x.contiguous(memory_format=LAYOUTS[cell.layout]))

@@ -4,6 +4,9 @@ Every round times each call once, so that a slow spell hits all alike; a round's
 holds even where its times do not. Rounds go on until the middle half of the ratios lies within a
 tenth of their median, or time is up; then the row says that it is not settled.
 
+On a CPU the heap is kept as it grows (``keep_heap``): else a call pays for what another one before
+it freed. Outputs of 32 MB or more are fresh memory in every call.
+
 On a GPU a large call is timed with cold caches: what a network has just written elsewhere has
 pushed its inputs out. The host runs ahead meanwhile, as it does in training, so that the time is
 the device's; a call that waits for the device waits within its time. A small call is timed back to

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Subset
 
 from segfast._errors import OptionError
 from segfast._files import write_text
+from segfast._malloc import keep_freed_memory
 from segfast.data.classes import IGNORE_INDEX
 from segfast.data.loading import (
     EpochSampler,
@@ -38,7 +39,6 @@ from segfast.training.callbacks import Bar, Checkpoints, Interrupted, Reporter
 from segfast.training.checkpoint import AtomicCheckpointIO
 from segfast.training.evaluate import write_scores
 from segfast.training.history import History, Row
-from segfast.training.memory import keep_freed_memory
 from segfast.training.module import SegmentationModule
 from segfast.training.pictures import curves, save
 from segfast.training.plan import Plan, chosen

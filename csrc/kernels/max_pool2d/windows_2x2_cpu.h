@@ -80,7 +80,7 @@ template <typename T>
 struct WindowsOfRow {
   const T *upper, *lower;
   int64_t width;
-  int64_t ahead;  // the next rows but one of windows, from there; 0: they are foreseen
+  int64_t ahead;  // rows_ahead()
 
   SEGFAST_LANES void next() { upper += 2 * width, lower += 2 * width; }
 

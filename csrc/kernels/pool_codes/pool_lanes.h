@@ -440,11 +440,15 @@ SEGFAST_LANES void prefetch_pairs(const T* upper, const T* lower) {
   }
 }
 
-// From a row of contiguous 2x2 windows to the next but one, in elements of the map; 0 where rows
-// are so short that the machine foresees it.
+// From a row of contiguous 2x2 windows to the next but one, or to the last within 2 KB, for memory
+// may take longer to answer than two short rows; in elements of the map. 0 where the machine
+// foresees the next rows: it loses only long ones in its caches.
 template <typename T>
-int64_t rows_ahead(int64_t width) {
-  return width * static_cast<int64_t>(sizeof(T)) >= 512 ? 4 * width : 0;
+int64_t rows_ahead(const PoolShape& s) {
+  constexpr int64_t kAhead = 2048, kLongRow = 448, kShortRow = 128, kInCaches = 1 << 24;
+  const int64_t row = s.width * static_cast<int64_t>(sizeof(T)), map = s.outer * s.height * row;
+  if (row < (map < kInCaches ? kLongRow : kShortRow)) return 0;
+  return 2 * s.width * std::max<int64_t>(2, kAhead / (2 * row));
 }
 
 // The four pixels of a window, the second `right` elements after the first.
