@@ -13,8 +13,8 @@
 //   contiguous 43, 36, 36; channels_last 36, 31, 31. Then without a tile of taps
 //   (windows_2x2_cpu.h), codes as masks give them and rows one after the other: contiguous 29, 22,
 //   23; channels_last 23, 18, 18; with indices contiguous fp32 62 -> 41, bf16 57 -> 47
-// Of contiguous [4, 256, 90, 120] (two threads of it), rows of 448 bytes read ahead, shorter ones too
-// where memory holds the map: fp32 1532 -> 1245, bf16 646 -> 555
+// Of contiguous [4, 256, 90, 120] (two threads), rows of 448 bytes read ahead, shorter ones too
+// where memory holds the map: fp32 1532 -> 1245, bf16 646 -> 528
 #include "common/lanes.h"
 #include "common/lanes_math.h"
 #include "kernels/pool_codes/pool_lanes.h"
