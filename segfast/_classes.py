@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
+from segfast._tensors import check_same_device
+
 LABEL_DTYPES = (
     torch.bool,
     torch.uint8,
@@ -67,10 +69,7 @@ def check_target(logits: Tensor, target: Tensor) -> bool:
             f"target must have shape {map_shape(logits)} (labels) or {list(logits.shape)} "
             f"(a target for each class), got {list(target.shape)}"
         )
-    if target.device != logits.device:
-        raise ValueError(
-            f"target must be on the device of logits ({logits.device}), got {target.device}"
-        )
+    check_same_device("target", target, "logits", logits)
     if not dense and target.dtype not in LABEL_DTYPES:
         raise TypeError(
             f"target must hold integer labels, got {target.dtype}; a floating-point target needs "

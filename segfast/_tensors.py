@@ -1,4 +1,4 @@
-"""The one check that what must be a tensor is one."""
+"""Checks of what is given as a tensor, in one place: that it is one, and where it lies."""
 
 from __future__ import annotations
 
@@ -14,3 +14,13 @@ def check_tensors(**arguments: Any) -> None:
             continue
         advice = "; pass one of its tensors" if isinstance(value, dict | list | tuple) else ""
         raise TypeError(f"{name} must be a Tensor, got {type(value).__name__}{advice}")
+
+
+def check_same_device(
+    name: str, tensor: Tensor, other_name: str, other: Tensor, error: type[Exception] = ValueError
+) -> None:
+    """Raises ``error`` where ``tensor`` is on another device than ``other``."""
+    if tensor.device != other.device:
+        raise error(
+            f"{name} must be on the device of {other_name} ({other.device}), got {tensor.device}"
+        )

@@ -47,7 +47,7 @@ def confusion_matrix(
 
     Raises:
         ValueError: shapes or ``num_classes`` do not fit.
-        TypeError: floating-point labels.
+        TypeError: floating-point labels, or what is no tensor.
         IndexError: on the CPU, a label or a predicted label outside ``[0, num_classes)``, where the
             pixel is not ignored. On CUDA the kernel stops and the next synchronising call raises.
 

@@ -11,7 +11,7 @@ from torch.compiler import is_compiling
 from torch.overrides import handle_torch_function, has_torch_function
 
 from segfast._library import define_op, eager_call, save_tensors
-from segfast._tensors import check_tensors
+from segfast._tensors import check_same_device, check_tensors
 from segfast._window import Window, check_maps, check_record, coded_window, empty, pool_window
 from segfast.functional._pool_records import fold_batch, max_unpool2d_backward
 from segfast.reference import max_unpool2d as reference
@@ -51,6 +51,7 @@ def max_unpool2d(
         RuntimeError: ``input`` and ``indices`` do not fit each other, or an index lies outside its
             plane (CPU: at once; CUDA: at the next synchronising call). Nothing is written outside.
         ValueError: ``output_size`` is not within a stride of the default.
+        TypeError: ``input`` or ``indices`` is no tensor.
 
     The plain-PyTorch equivalent is ``torch.nn.functional.max_unpool2d``.
     """
@@ -97,6 +98,7 @@ def max_unpool2d_with_codes(
         RuntimeError: ``codes`` do not fit ``input``, or a code names a position outside the map
             (CPU: at once; CUDA: at the next synchronising call). Nothing is written outside.
         ValueError: ``output_size`` is not within a stride of the default.
+        TypeError: ``input`` or ``codes`` is no tensor.
 
     The plain-PyTorch equivalent is ``max_unpool2d(input, codes_to_indices(codes, ...), ...)``.
     """
@@ -149,10 +151,7 @@ def _output_size(
 def _fake_with(name: str) -> Callable[..., Tensor]:
     def fake(input: Tensor, record: Tensor, window: Window, output_size: Sequence[int]) -> Tensor:
         check_record(record, input.shape, window, name)
-        if record.device != input.device:
-            raise RuntimeError(
-                f"{name} must be on the device of input ({input.device}), got {record.device}"
-            )
+        check_same_device(name, record, "input", input, RuntimeError)
         return empty([*input.shape[:-2], *output_size], input)
 
     return fake

@@ -40,7 +40,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
 
     Raises:
         RuntimeError: fewer than 3 dimensions, r < 1, or channels that r * r does not divide.
-        TypeError: ``upscale_factor`` is not an int.
+        TypeError: ``input`` is no tensor, or ``upscale_factor`` no int.
 
     The plain-PyTorch equivalent is ``torch.nn.functional.pixel_shuffle``.
     """
@@ -70,7 +70,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
 
     Raises:
         RuntimeError: fewer than 3 dimensions, r < 1, or a height or width that r does not divide.
-        TypeError: ``downscale_factor`` is not an int.
+        TypeError: ``input`` is no tensor, or ``downscale_factor`` no int.
 
     The plain-PyTorch equivalent is ``torch.nn.functional.pixel_unshuffle``.
     """

@@ -61,7 +61,7 @@ def subpixel_upsample(
     Raises:
         RuntimeError: fewer than 3 dimensions, r < 1, channels that r * r does not divide, or a
             dtype that is not floating.
-        TypeError: ``upscale_factor`` is not an int.
+        TypeError: ``input`` is no tensor, or ``upscale_factor`` no int.
 
     The plain-PyTorch equivalent::
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from segfast._classes import LABEL_DTYPES, bad_target, check_classes, map_shape
+from segfast._tensors import check_same_device
 
 
 def check_inputs(prediction: Tensor, target: Tensor, num_classes: int) -> None:
@@ -26,10 +27,7 @@ def check_inputs(prediction: Tensor, target: Tensor, num_classes: int) -> None:
         shape = map_shape(prediction)
     if list(target.shape) != shape:
         raise ValueError(f"target must have shape {shape}, got {list(target.shape)}")
-    if target.device != prediction.device:
-        raise ValueError(
-            f"target must be on the device of prediction ({prediction.device}), got {target.device}"
-        )
+    check_same_device("target", target, "prediction", prediction)
 
 
 def confusion_matrix(
