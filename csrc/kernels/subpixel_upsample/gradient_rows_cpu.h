@@ -78,6 +78,27 @@ SEGFAST_LANES void gradient_channels(const T* const (&own)[3], const T* const (&
   store_cells(coarse, cells, mask);
 }
 
+// The channels from `begin` to `end` of a pixel, whose mask and coarse cells begin there.
+template <int kParts, typename T>
+SEGFAST_LANES void gradient_pixel(const T* const (&own)[3], const T* const (&right)[3],
+                                  lanes_t<T> (*kept)[3], int64_t begin, int64_t end, bool top,
+                                  bool left, const uint8_t* mask, T* coarse) {
+  constexpr int64_t kStep = kParts * kLanes<T>;
+  const int64_t bytes = mask == nullptr ? 0 : kStep / 2;
+  int64_t c = begin;
+  for (; c + kStep <= end; c += kStep) {
+    gradient_channels<kParts>(own, right, kept, c, top, left, mask, coarse);
+    kept += kParts;
+    mask += bytes;
+    coarse += 4 * kStep;
+  }
+  if (c < end) {  // the last channels again
+    const int64_t back = c + kStep - end;
+    gradient_channels<kParts>(own, right, kept, c - back, top, left,
+                              mask == nullptr ? nullptr : mask - back / 2, coarse - 4 * back);
+  }
+}
+
 // zeros: as many as there are channels. channels >= kParts * kLanes.
 template <int kParts, typename T>
 void blurred_gradient_row_channels_last(const T* grad, const T* below, const T* zeros, bool top,
@@ -103,15 +124,12 @@ void blurred_gradient_row_channels_last(const T* grad, const T* below, const T* 
         own[y] = rows[y] + (2 * w + 1) * channels;
         right[y] = w == width - 1 ? zeros : own[y] + channels;
       }
-      slot = kept;
-      for (int64_t first = block; first < end; first += kStep, slot += kParts) {
-        const int64_t c = std::min<int64_t>(first, channels - kStep), cell = w * channels + c;
-        const uint8_t* const bits = mask == nullptr ? nullptr : mask + cell / 2;
-        if (top || w == 0) {
-          gradient_channels<kParts>(own, right, slot, c, top, w == 0, bits, coarse + cell * 4);
-        } else {
-          gradient_channels<kParts>(own, right, slot, c, false, false, bits, coarse + cell * 4);
-        }
+      const int64_t cell = w * channels + block;
+      const uint8_t* const bits = mask == nullptr ? nullptr : mask + cell / 2;
+      if (top || w == 0) {
+        gradient_pixel<kParts>(own, right, kept, block, end, top, w == 0, bits, coarse + cell * 4);
+      } else {
+        gradient_pixel<kParts>(own, right, kept, block, end, false, false, bits, coarse + cell * 4);
       }
     }
   }

@@ -12,14 +12,21 @@
 //   backward  contiguous fp32 136 -> 126, bf16 130 -> 123, fp16 140 -> 116, fp64 300 -> 272
 //             channels_last bf16 131 -> 115, fp16 117 -> 111, fp64 275 -> 203
 //
-// What bounds 16 bits there, in a cache, are instructions. Backward, 8 cells of bfloat16 channels
-// take 49 vector operations (16 to round, 16 sums, 6 to widen, 6 to put in order, 5 of the mask)
-// and with loads, stores and addresses 80 instructions, in 25 cycles. A map [1, 64, 64, 64] in 1.6
-// times its floor would leave two threads 13: what 80 take at six a cycle, the most that the
-// machine begins, and 49 on its four vector pipes. Forward with a mask, 8 cells take (instructions,
-// vector instructions with loads and stores among them): contiguous bf16 88, 65, fp16 69, 55;
-// channels_last bf16 58, 44, fp16 91, 63; 15 to 21 cycles are left. Tried: sums by columns, 14 in
-// place of 16 (3 % on one thread, none on two).
+// Channels by pointers that go on, the row's start out of the loop: 175 -> 150 instructions of 16
+// channels bfloat16 forward, 162 -> 134 backward (us of a thread's half of [1, 64, 64, 64]; first
+// alone on its core, then beside another program on the core's other thread):
+//   forward   bf16 25 -> 24.5, 37 -> 33; fp16 28.5 -> 27, 42 -> 37; fp32 24.5 -> 24; fp64 53 -> 47
+//   backward  bf16 28 -> 26, 35 -> 32; fp16 26 -> 25, 38 -> 33; fp32 25.5 -> 24; fp64 53 -> 50
+//
+// What bounds 16 bits there, in a cache, are instructions (8 cells, with a mask; in brackets those
+// that a vector pipe executes): forward contiguous bf16 73 (52), fp16 69 (45); channels_last bf16
+// 75 (50), fp16 74 (49); backward contiguous bf16 74 (55), fp16 70 (58); channels_last bf16 67
+// (46), fp16 67 (47). The loops sustain 3 to 4 a cycle of the six that begin and the four pipes: 20
+// to 25 cycles, as many from the first cache as from the second. Those of bf16 channels_last
+// forward take 15 where none waits for another. 1.6 times the floor would leave two threads 13
+// backward and 15 to 21 forward. Tried without gain: sums by columns, 14 in place of 16; sums on
+// the ports that add, of quarters that several share; strips of pixels, so that what a row
+// contributes to the next stays in the first cache; the compiler's other orders.
 
 namespace segfast {
 namespace SEGFAST_ISA {

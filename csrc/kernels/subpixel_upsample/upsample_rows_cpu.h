@@ -132,44 +132,75 @@ void start_row_channels_last(const T* coarse, bool upper, int64_t width, int64_t
   }
 }
 
+// One step along the channels of a pixel. left: b and d of the cells to the left; become those of
+// these. out: of the upper left element; the one to its right is `channels` on, that below `row`.
+template <bool kRelu, bool kBlur, int kParts, typename T>
+SEGFAST_LANES void upsample_channels(const T* coarse, uint8_t* mask, Before<lanes_t<T>>* left,
+                                     Above<lanes_t<T>>* above, T* out, int64_t channels,
+                                     int64_t row) {
+  using V = lanes_t<T>;
+  Cell<V> cells[kParts];
+  load_cells<kRelu>(coarse, mask, cells);
+  V a[kParts], b[kParts], c[kParts], d[kParts];
+  for (int part = 0; part < kParts; ++part) {
+    Cell<V> cell = cells[part];
+    if (kBlur) {
+      const V left_b = left[part].b, left_d = left[part].d;
+      left[part].b = cell.b;
+      left[part].d = cell.d;
+      cell = blur_lanes<T>(cell, above + part, left_b, left_d);
+    }
+    a[part] = cell.a, b[part] = cell.b, c[part] = cell.c, d[part] = cell.d;
+  }
+  store_channels(out, a);
+  store_channels(out + channels, b);
+  store_channels(out + row, c);
+  store_channels(out + row + channels, d);
+}
+
+// A row; what stands for what as in start_row_channels_last(). Pointers go on by steps: of the
+// instructions that a step took, a sixth found its places.
 template <bool kRelu, bool kBlur, int kParts, typename T>
 void upsample_row_channels_last(const T* coarse, int64_t width, int64_t channels,
                                 Above<lanes_t<T>>* above, uint8_t* mask, T* fine) {
   using V = lanes_t<T>;
   constexpr int64_t kStep = kParts * kLanes<T>;
-  struct {
-    V b, d;
-  } left[kSlots];
-  const int64_t pixel = channels * 4;
+  Before<V> left[kSlots];
+  const int64_t pixel = channels * 4, row = 2 * width * channels;
   const bool whole_bytes = channels % 2 == 0;
+  uint8_t* const bits = whole_bytes ? mask : nullptr;
   for (int64_t block = 0; block < channels; block += kSlots * kLanes<T>) {
-    for (int64_t w = 0; w < width; ++w) {
-      auto* slot = left;
-      for (int64_t first = block; first < std::min(channels, block + kSlots * kLanes<T>);
-           first += kStep) {
-        const int64_t c = std::min<int64_t>(first, channels - kStep);
-        uint8_t* const bits =
-            mask == nullptr || !whole_bytes ? nullptr : mask + (w * channels + c) / 2;
+    const int64_t end = std::min(channels, block + kSlots * kLanes<T>);
+    if (kBlur) {  // at the row's start, its own a and c stand for b and d
+      Before<V>* slot = left;
+      for (int64_t first = block; first < end; first += kStep) {
+        const int64_t c = std::min<int64_t>(first, channels - kStep);  // the last may overlap
         Cell<V> cells[kParts];
-        load_cells<kRelu>(coarse + w * pixel + c * 4, bits, cells);
-        V a[kParts], b[kParts], c_[kParts], d[kParts];
-        for (int part = 0; part < kParts; ++part) {
-          Cell<V> cell = cells[part];
-          if (kBlur) {
-            const V left_b = w == 0 ? cell.a : slot->b, left_d = w == 0 ? cell.c : slot->d;
-            slot->b = cell.b;
-            slot->d = cell.d;
-            ++slot;
-            cell = blur_lanes<T>(cell, above++, left_b, left_d);
-          }
-          a[part] = cell.a, b[part] = cell.b, c_[part] = cell.c, d[part] = cell.d;
-        }
-        T* out = fine + 2 * w * channels + c;
-        T* next = out + 2 * width * channels;
-        store_channels(out, a);
-        store_channels(out + channels, b);
-        store_channels(next, c_);
-        store_channels(next + channels, d);
+        load_cells<kRelu>(coarse + c * 4, nullptr, cells);
+        for (const Cell<V>& cell : cells) *slot++ = {cell.a, cell.c};
+      }
+    }
+    const int64_t whole = (end - block) / kStep * kStep;
+    for (int64_t w = 0; w < width; ++w) {
+      const T* in = coarse + w * pixel + block * 4;
+      T* out = fine + 2 * w * channels + block;
+      uint8_t* to = bits == nullptr ? nullptr : bits + (w * channels + block) / 2;
+      const int64_t bytes = bits == nullptr ? 0 : kStep / 2;
+      Before<V>* slot = left;
+      for (T* const stop = out + whole; out != stop;) {
+        upsample_channels<kRelu, kBlur, kParts>(in, to, slot, above, out, channels, row);
+        in += 4 * kStep;
+        out += kStep;
+        to += bytes;
+        slot += kParts;
+        above += kParts;
+      }
+      if (block + whole < end) {  // the last channels again
+        const int64_t back = block + whole + kStep - channels;
+        upsample_channels<kRelu, kBlur, kParts>(in - 4 * back,
+                                                bits == nullptr ? nullptr : to - back / 2, slot,
+                                                above, out - back, channels, row);
+        above += kParts;
       }
     }
   }
