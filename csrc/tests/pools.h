@@ -25,7 +25,7 @@ inline std::vector<PoolCase> pool_cases() {
   const Window2d dilated{3, 3, 1, 1, 2, 2, 2, 2};
   const Window2d dilated_less{3, 3, 1, 1, 1, 1, 2, 2};
   const Window2d five{5, 5, 2, 2, 2, 2, 1, 1}, five_1{5, 5, 1, 1, 2, 2, 1, 1};
-  return {
+  std::vector<PoolCase> cases = {
       {"2x2: one pixel out", 1, 1, 2, 2, two, false},
       {"2x2: odd height and width, in no window", 2, 3, 7, 9, two, false},
       {"2x2: odd sides, last windows cut", 2, 3, 7, 9, two, true},
@@ -67,6 +67,7 @@ inline std::vector<PoolCase> pool_cases() {
        {3, 3, 1, 1, 0, 0, 1, 1},
        false},
       {"3x3/1 dilated, whole vectors along rows and channels", 1, 16, 7, 16, dilated, false},
+      {"3x3/1 dilated, one row: whole vectors, and threads without", 1, 8, 1, 8, dilated, false},
       {"3x3/1 dilated, a map smaller than the window", 2, 3, 3, 2, dilated, false},
       {"5x5/2 padded: whole vectors along rows and channels", 1, 16, 7, 32, five, false},
       {"5x5/2 padded, ceil_mode: even sides", 1, 16, 6, 10, five, true},
@@ -91,6 +92,7 @@ inline std::vector<PoolCase> pool_cases() {
       {"all parameters differ by axis", 2, 5, 13, 17, {3, 4, 2, 3, 1, 2, 2, 1}, true},
       {"the same, whole vectors along channels", 1, 8, 9, 10, {3, 4, 2, 3, 1, 2, 2, 1}, true},
       {"dilated: windows that hold no input", 1, 2, 1, 4, {2, 2, 2, 2, 1, 1, 2, 2}, false},
+      {"the same, whole vectors along channels", 1, 16, 3, 1, {3, 3, 3, 3, 3, 3, 4, 4}, true},
       {"more taps than codes can tell: indices only",
        1,
        2,
@@ -100,6 +102,17 @@ inline std::vector<PoolCase> pool_cases() {
        false},
       {"an empty batch", 0, 3, 4, 4, two, false},
   };
+  const Window2d asides[] = {
+      {3, 2, 2, 2, 0, 0, 1, 1}, {2, 3, 2, 2, 0, 0, 1, 1}, {2, 2, 1, 2, 0, 0, 1, 1},
+      {2, 2, 2, 1, 0, 0, 1, 1}, {2, 2, 2, 2, 1, 0, 1, 1}, {2, 2, 2, 2, 0, 1, 1, 1},
+      {2, 2, 2, 2, 0, 0, 2, 1}, {2, 2, 2, 2, 0, 0, 1, 2}, {4, 3, 1, 1, 1, 1, 1, 1},
+      {3, 4, 1, 1, 1, 1, 1, 1}, {3, 3, 2, 1, 1, 1, 1, 1}, {3, 3, 1, 2, 1, 1, 1, 1},
+      {3, 3, 1, 1, 0, 1, 1, 1}, {3, 3, 1, 1, 1, 0, 1, 1}, {3, 3, 1, 1, 1, 1, 2, 1},
+      {3, 3, 1, 1, 1, 1, 1, 2}};
+  for (const Window2d& aside : asides) {
+    cases.push_back({"one number aside from a window that kernels know", 1, 1, 4, 5, aside, false});
+  }
+  return cases;
 }
 
 // A case in one memory format.

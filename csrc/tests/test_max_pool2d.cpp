@@ -54,13 +54,13 @@ void test_forward(Backend backend, const Pooling& pooling, Values values, int64_
 
 // Gradients are small integers, so that sums are exact in every type and any order.
 template <typename T>
-void test_backward(Backend backend, const Pooling& pooling, int64_t offset) {
+void test_backward(Backend backend, const Pooling& pooling, int64_t offset, int64_t record_offset) {
   Array<T> grad_output(pooling.shape.pooled_numel(), offset);
   Array<T> grad_input(pooling.shape.map_numel());
   fill_random(grad_output, Values::ties);
   Array<double> sums(grad_input.size());
   std::vector<RecordArray> records;
-  for (Record kind : pooling.records()) records.emplace_back(pooling, kind, offset);
+  for (Record kind : pooling.records()) records.emplace_back(pooling, kind, record_offset);
   pooling.for_each_window([&](int64_t n, int64_t c, int64_t oh, int64_t ow) {
     int chosen = -1, seen = 0;
     int64_t index = -1, element = -1;
@@ -105,8 +105,10 @@ void test_max_pool2d(Backend backend) {
           test_forward<T>(backend, pooling, values, offset);
         }
         context = reason + ", " + where + ", backward";
-        test_backward<T>(backend, pooling, offset);
+        test_backward<T>(backend, pooling, offset, 0);
       }
+      context = reason + ", " + type_name<T>() + ", backward, unaligned record";
+      test_backward<T>(backend, pooling, 0, 1);
     });
   });
 }

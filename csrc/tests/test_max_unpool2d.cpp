@@ -15,23 +15,34 @@ enum class Source {
   foreign_indices,  // any positions of the plane
 };
 
-// Whether the kernel names a bad position instead of writing there.
-bool refuses(Backend backend, const MaxUnpool2dParams& p) {
+// Whether the kernel names a bad position instead of going there.
+template <typename Params>
+bool refuses(Backend backend, const Params& p, int64_t items,
+             void (*cpu)(const Params&, int64_t, int64_t),
+             cudaError_t (*cuda)(const Params&, cudaStream_t)) {
   if (backend == Backend::cuda) {
-    const bool refused = max_unpool2d_cuda(p, nullptr) == cudaErrorAssert;
+    const bool refused = cuda(p, nullptr) == cudaErrorAssert;
     host_run::take_failure();
     return refused;
   }
   try {
-    max_unpool2d_cpu(p, 0, max_unpool2d_items(p));
+    cpu(p, 0, items);
   } catch (const std::runtime_error&) {
     return true;
   }
   return false;
 }
+bool refuses(Backend backend, const MaxUnpool2dParams& p) {
+  return refuses(backend, p, max_unpool2d_items(p), max_unpool2d_cpu, max_unpool2d_cuda);
+}
+bool refuses(Backend backend, const MaxUnpool2dBackwardParams& p) {
+  return refuses(backend, p, max_unpool2d_backward_items(p), max_unpool2d_backward_cpu,
+                 max_unpool2d_backward_cuda);
+}
 
 template <typename T>
-void test_case(Backend backend, const Pooling& pooling, Source source, int64_t offset) {
+void test_case(Backend backend, const Pooling& pooling, Source source, int64_t offset,
+               int64_t record_offset) {
   const Record kind = source == Source::own_codes ? pooling.records().front() : Record::indices;
   if (source == Source::own_codes && kind == Record::indices) return;
   const int64_t plane = pooling.map.H * pooling.map.W;
@@ -39,7 +50,8 @@ void test_case(Backend backend, const Pooling& pooling, Source source, int64_t o
   Array<T> input(pooling.shape.pooled_numel(), offset), grad_input(input.size());
   Array<T> output(pooling.shape.map_numel()), grad_output(output.size(), offset);
   Array<T> expected(output.size()), expected_grad(input.size());
-  RecordArray record(pooling, kind, offset);
+  RecordArray record(pooling, kind, record_offset);
+  record.bytes().fill_bytes(0xff);  // also what the last byte of a row's codes has left
   fill_random(input, Values::special);
   fill_random(grad_output, Values::special);
 
@@ -73,10 +85,6 @@ void test_case(Backend backend, const Pooling& pooling, Source source, int64_t o
   const bool flags = kind == Record::indices && gathers;
   MaxUnpool2dParams p{input.data(), record.data(), output.data(), nullptr,
                       kind,         dtype_of<T>(), pooling.shape, pooling.window};
-  if (refused) {
-    CHECK(refuses(backend, p), "a window without input was unpooled");
-    return;
-  }
   const auto run = [&] {
     foreign[0] = 0;
     p.foreign = flags ? foreign.data() : nullptr;
@@ -86,9 +94,13 @@ void test_case(Backend backend, const Pooling& pooling, Source source, int64_t o
     p.foreign = nullptr;  // as the CPU's caller must
     run_op(backend, p, max_unpool2d_items(p), max_unpool2d_cpu, max_unpool2d_cuda);
   };
-  const std::string missing = unwritten(run, output);
-  CHECK(missing.empty(), missing);
-  check_same(output, expected, "output");
+  if (refused) {
+    CHECK(refuses(backend, p), "a window without input was unpooled");
+  } else {
+    const std::string missing = unwritten(run, output);
+    CHECK(missing.empty(), missing);
+    check_same(output, expected, "output");
+  }
 
   const MaxUnpool2dBackwardParams b{grad_output.data(), record.data(), grad_input.data(), kind,
                                     dtype_of<T>(),      pooling.shape, pooling.window};
@@ -101,15 +113,16 @@ void test_case(Backend backend, const Pooling& pooling, Source source, int64_t o
   check_same(grad_input, expected_grad, "grad_input");
 }
 
-// An index outside the plane is refused, and nothing is written outside the output.
+// An index outside the plane is refused, and nothing is written outside the output; or read, but of
+// a window that held no input (-1) there is no gradient.
 void test_bad_index(Backend backend, bool channels_last, int64_t bad) {
-  const Pooling pooling({"", 2, 3, 6, 8, {2, 2, 2, 2, 0, 0, 1, 1}, false}, channels_last);
+  const Pooling pooling({"", 2, 3, 5, 8, {2, 2, 2, 2, 0, 0, 1, 1}, true}, channels_last);
   Array<float> input(pooling.shape.pooled_numel()), output(pooling.shape.map_numel());
   RecordArray record(pooling, Record::indices);
   pooling.for_each_window([&](int64_t n, int64_t c, int64_t oh, int64_t ow) {
     record.set(n, c, oh, ow, 0, 2 * oh * pooling.map.W + 2 * ow);
   });
-  record.set(1, 2, 1, 3, 0, bad);
+  record.set(1, 2, 2, 3, 0, bad);
   Array<int32_t> foreign(1);
   MaxUnpool2dParams p{input.data(),    record.data(),  output.data(), foreign.data(),
                       Record::indices, DType::float32, pooling.shape, pooling.window};
@@ -119,6 +132,9 @@ void test_bad_index(Backend backend, bool channels_last, int64_t bad) {
     p.foreign = nullptr;
   }
   CHECK(refuses(backend, p), "a position outside the plane was unpooled");
+  const MaxUnpool2dBackwardParams b{output.data(),  record.data(), input.data(),  Record::indices,
+                                    DType::float32, pooling.shape, pooling.window};
+  CHECK(refuses(backend, b) == (bad != kEmptyIndex), "backward");
 }
 
 // At the map's right edge the next element in memory is the next row's first, in no window of the
@@ -193,6 +209,10 @@ void test_bad_code(Backend backend, const PoolCase& c, bool channels_last, int64
   const MaxUnpool2dParams p{input.data(), record.data(),  output.data(), nullptr,
                             kind,         DType::float32, pooling.shape, pooling.window};
   CHECK(refuses(backend, p), std::string(c.reason) + ": code " + std::to_string(code));
+  if (kind == Record::codes2) return;  // names an element of some row or column, whatever it is
+  const MaxUnpool2dBackwardParams b{output.data(),  record.data(), input.data(),  kind,
+                                    DType::float32, pooling.shape, pooling.window};
+  CHECK(refuses(backend, b), std::string(c.reason) + ", backward: code " + std::to_string(code));
 }
 
 void test_max_unpool2d(Backend backend) {
@@ -200,10 +220,10 @@ void test_max_unpool2d(Backend backend) {
     for_each_type([&](auto tag) {
       using T = typename decltype(tag)::type;
       for (Source source : {Source::own_codes, Source::own_indices, Source::foreign_indices}) {
-        for (int64_t offset : {0, 1}) {
-          context = reason + ", " + type_name<T>() + (offset ? ", unaligned input" : "") +
-                    ", source " + std::to_string(static_cast<int>(source));
-          test_case<T>(backend, pooling, source, offset);
+        for (const char* unaligned : {"nothing", "input", "record"}) {
+          context = reason + ", " + type_name<T>() + ", unaligned: " + unaligned + ", source " +
+                    std::to_string(static_cast<int>(source));
+          test_case<T>(backend, pooling, source, *unaligned == 'i', *unaligned == 'r');
         }
       }
     });
@@ -219,12 +239,14 @@ void test_max_unpool2d(Backend backend) {
         if (backend == Backend::cpu) test_index_beside_its_window<T>(channels_last, C, W);
       }
     });
-    for (int64_t bad : {int64_t{-1}, int64_t{48}, int64_t{1} << 33}) {
+    // Beyond the plane by one, below and below to the right of a window cut there, and far.
+    for (int64_t bad : {int64_t{-1}, int64_t{40}, int64_t{46}, int64_t{47}, int64_t{1} << 33}) {
       context = "index " + std::to_string(bad) + (channels_last ? ", channels_last" : "");
       test_bad_index(backend, channels_last, bad);
     }
     context = channels_last ? "bad codes, channels_last" : "bad codes";
     const Window2d two{2, 2, 2, 2, 0, 0, 1, 1}, three{3, 3, 2, 2, 1, 1, 1, 1};
+    const Window2d three_1{3, 3, 1, 1, 1, 1, 1, 1};
     for (int64_t C : {3, 16}) {  // one element and one vector of channels a thread
       for (int64_t distance : {1, 10}) {
         test_index_beyond_a_cut_window(backend, channels_last, C, distance);
@@ -237,6 +259,8 @@ void test_max_unpool2d(Backend backend) {
       test_bad_code(backend, padded, channels_last, 2, 0, 3);
       test_bad_code(backend, padded, channels_last, 2, 2, 9);
       test_bad_code(backend, padded, channels_last, 3, 4, 9);  // the last window
+      const PoolCase dense{"3x3/1, more windows than threads", 2, C, 8, 10, three_1, false};
+      test_bad_code(backend, dense, channels_last, 7, 9, 9);
     }
   }
 }

@@ -77,13 +77,13 @@ struct Problem {
 
   // A bad target stops a GPU's grid, so only the CPU's problems have some.
   Problem(const StatsCase& c, const Options& o, bool channels_last, TargetType label_type,
-          int64_t offset, bool with_bad)
+          int64_t offset, int64_t target_offset, bool with_bad)
       : with_bad(with_bad),
         c(c),
         o(o),
         layout{channels_last, c.C, 1, c.S},
         logits(c.N * c.C * c.S, offset),
-        target(make_target(label_type, offset)),
+        target(make_target(label_type, target_offset)),
         class_weight(c.C),
         pos_weight(c.C),
         pixel_weight(c.N * c.S, offset) {
@@ -159,8 +159,10 @@ struct Problem {
     targets.resize(static_cast<size_t>(c.N * c.C * c.S));
     if (!o.dense) {
       target_type = label_type;
-      ignored = largest_label(label_type);
       const int64_t values = o.sigmoid && c.C == 1 ? 2 : c.C;
+      // Of an odd number of classes the last one is ignored, else what is none.
+      const bool is_class = values > 1 && values % 2 == 1;
+      ignored = is_class ? values - 1 : largest_label(label_type);
       labels = random_labels(c.N * c.S, values, o.ignore ? ignored : 0);
       for (int64_t i = 0; i < c.N * c.S; ++i) {
         int64_t& label = labels[static_cast<size_t>(i)];
@@ -168,7 +170,8 @@ struct Problem {
         bad_targets += label == values;
         for (int64_t k = 0; k < c.C; ++k) {
           const bool hit = label == (values == c.C ? k : 1);
-          target_at(i / c.S, k, i % c.S) = label >= values ? -1.0 : hit ? 1.0 : 0.0;
+          const bool counts = label < values && !(o.ignore && label == ignored);
+          target_at(i / c.S, k, i % c.S) = !counts ? -1.0 : hit ? 1.0 : 0.0;
         }
       }
       return store_labels(labels, label_type, offset);
@@ -274,10 +277,11 @@ struct Problem {
 
 template <typename T>
 void test_case(Backend backend, const StatsCase& c, const Options& o, bool channels_last,
-               TargetType label_type, int64_t offset, int64_t grad_offset, bool scaled) {
+               TargetType label_type, int64_t offset, int64_t target_offset, int64_t grad_offset,
+               bool scaled) {
   if (!o.dense && std::max<int64_t>(c.C, 2) >= largest_label(label_type)) return;
   const bool cuda = backend == Backend::cuda;
-  Problem<T> problem(c, o, channels_last, label_type, offset, !cuda);
+  Problem<T> problem(c, o, channels_last, label_type, offset, target_offset, !cuda);
   Array<double> a(c.N * c.C), b(c.N * c.C), e(c.N);
   fill_random(a);
   fill_random(b);
@@ -345,7 +349,7 @@ void test_case(Backend backend, const StatsCase& c, const Options& o, bool chann
 void test_loss_on_a_gpu() {
   for (const Options& o : kOptions) {
     context = std::string("the loss of ") + o.reason;
-    Problem<float> problem({"", 3, 40, 1100}, o, false, TargetType::uint8, 0, false);
+    Problem<float> problem({"", 3, 40, 1100}, o, false, TargetType::uint8, 0, 0, false);
     Array<double> sums(4 * 120 + 6), expected(sums.size());
     OverlapStatsParams p{};
     p.in = problem.inputs(Backend::cuda);
@@ -392,7 +396,7 @@ void test_infinite_logits(Backend backend) {
   constexpr int64_t kPixels = 70;
   for (int64_t classes : {5, 33}) {
     context = "infinite logits, " + std::to_string(classes) + " classes";
-    Problem<float> problem({"", 1, classes, kPixels}, kOptions[0], false, TargetType::uint8, 0,
+    Problem<float> problem({"", 1, classes, kPixels}, kOptions[0], false, TargetType::uint8, 0, 0,
                            false);
     for (int64_t i = 0; i < kPixels; ++i)
       problem.target[i] = std::max<uint8_t>(problem.target[i], 2);
@@ -426,7 +430,7 @@ void test_bad_targets_on_a_gpu() {
   for (const Options& o : {plain, soft}) {
     for (int64_t classes : {3, 33}) {
       context = std::string("a bad target, ") + o.reason;
-      Problem<float> problem({"", 1, classes, 300}, o, false, TargetType::int16, 0, true);
+      Problem<float> problem({"", 1, classes, 300}, o, false, TargetType::int16, 0, 0, true);
       Array<double> sums(6 * classes), partials(overlap_stats_partial_size(classes));
       OverlapStatsParams p{};
       p.in = problem.inputs(Backend::cuda);
@@ -456,15 +460,15 @@ void test_overlap_stats(Backend backend) {
         for_each_type([&](auto tag) {
           using T = typename decltype(tag)::type;
           const TargetType label_type = kLabelTypes[turn % 6];
-          const int64_t offset = turn / 6 % 3 == 1, grad_offset = turn / 6 % 3 == 2;
+          const char* const unaligned[] = {"nothing", "logits", "target", "gradient"};
+          const int which = turn / 6 % 4;
           ++turn;
           context = std::string(c.reason) + ", " + o.reason +
                     (channels_last ? ", channels_last, " : ", contiguous, ") + type_name<T>() +
                     ", label type " + std::to_string(static_cast<int>(label_type)) +
-                    (offset        ? ", unaligned"
-                     : grad_offset ? ", unaligned gradient"
-                                   : "");
-          test_case<T>(backend, c, o, channels_last, label_type, offset, grad_offset, turn % 5 < 2);
+                    ", unaligned: " + unaligned[which];
+          test_case<T>(backend, c, o, channels_last, label_type, which == 1, which == 2, which == 3,
+                       turn % 5 < 2);
         });
       }
     }
