@@ -269,13 +269,7 @@ struct GatherRow {
       const Run run = row_run(s, o, row);
       const GatherColumns<T> rows{upper,      upper + map_row, out + run.number * run.length,
                                   run.length, s.width,         ahead};
-      if constexpr (kNarrow<T>) {
-        if (is_indexed && !tile.fills_lanes<T>()) {
-          move_indexed(GatherWords<T>{rows}, tile, run, count);
-          return count;
-        }
-      }
-      return move_runs(rows, tile, run, count);
+      return move_rows<GatherWords>(rows, tile, run, count);
     }
     for (int64_t i = 0; i < count; ++i, upper += 2 * map_row) {
       const Run run = channel_run(s, o, row + i, 0);

@@ -145,11 +145,22 @@ struct Tile {
                                  : chunk.sample * in.classes * in.pixels + chunk.first + first;
   }
 
-  // Calls use(place in the stage, bytes from element() on) with the kBytes that a thread moves of
-  // its warp's pixels, several classes of them at once where kBytes hold the pixels of many
-  // threads. (A class's bytes from the one before are added up as they are needed.)
+  // Calls use(bytes, place in the stage, bytes from element() on) with each vector that a thread
+  // moves of its warp's pixels, or other() where there are none.
+  template <typename Use, typename Other>
+  __device__ __forceinline__ void for_each_vector(Use use, Other other) const {
+    if (vector_bytes == 16) {
+      for_each_vector_of<16>(use);
+    } else if (vector_bytes != 0) {
+      for_each_vector_of<Traits::kOwnBytes>(use);
+    } else {
+      other();
+    }
+  }
+  // Several classes of them at once where kBytes hold the pixels of many threads. (A class's bytes
+  // from the one before are added up as they are needed.)
   template <int kBytes, typename Use>
-  __device__ __forceinline__ void for_each_vector(Use use) const {
+  __device__ __forceinline__ void for_each_vector_of(Use use) const {
     constexpr int kElements = kBytes / static_cast<int>(sizeof(T));
     constexpr int kWarpPixels = kWarpSize * kPixels;
     constexpr int kLanes = kWarpPixels / kElements, kTogether = kWarpSize / kLanes;
@@ -165,7 +176,7 @@ struct Tile {
 #pragma unroll
     for (int c = 0; c < kClasses; c += kTogether) {
       if (Traits::has(c + kTogether - 1, classes) || c + own < classes) {
-        use(place + c * Traits::kTile, bytes);
+        use(std::integral_constant<int, kBytes>{}, place + c * Traits::kTile, bytes);
       }
       bytes += opaque(kTogether * plane);
     }
@@ -178,17 +189,10 @@ struct Tile {
     if constexpr (Traits::kChannelsLast) {
       Stage<T>::template load<Traits::kThreads>(logits, count * classes, vector_bytes != 0, stage);
     } else {
-      const auto copy = [&](auto bytes) {
-        constexpr int kBytes = decltype(bytes)::value;
-        for_each_vector<kBytes>([&](T* to, uint32_t from) {
-          copy_async<kBytes>(to, reinterpret_cast<const char*>(logits) + from);
-        });
+      const auto copy = [&](auto bytes, T* to, uint32_t from) {
+        copy_async<decltype(bytes)::value>(to, reinterpret_cast<const char*>(logits) + from);
       };
-      if (vector_bytes == 16) {
-        copy(std::integral_constant<int, 16>{});
-      } else if (vector_bytes != 0) {
-        copy(std::integral_constant<int, Traits::kOwnBytes>{});
-      } else {
+      for_each_vector(copy, [&] {
         for (int j = 0; j < kPixels; ++j) {
           const T* from = logits + readable(j);
           T of_class[kClasses];
@@ -200,7 +204,7 @@ struct Tile {
 #pragma unroll
           for (int c = 0; c < kClasses; ++c) stage[slots(j, c)] = of_class[c];
         }
-      }
+      });
     }
   }
 
@@ -314,24 +318,17 @@ struct Tile {
       Stage<T>::template store<Traits::kThreads>(stage, count * classes, vector_bytes != 0,
                                                  to_tile);
     } else {
-      const auto copy = [&](auto bytes) {
-        constexpr int kBytes = decltype(bytes)::value;
-        for_each_vector<kBytes>([&](const T* from, uint32_t to) {
-          Vec<T, kBytes / sizeof(T)>::load(from).store(
-              reinterpret_cast<T*>(reinterpret_cast<char*>(to_tile) + to));
-        });
+      const auto copy = [&](auto bytes, const T* from, uint32_t to) {
+        Vec<T, decltype(bytes)::value / sizeof(T)>::load(from).store(
+            reinterpret_cast<T*>(reinterpret_cast<char*>(to_tile) + to));
       };
-      if (vector_bytes == 16) {
-        copy(std::integral_constant<int, 16>{});
-      } else if (vector_bytes != 0) {
-        copy(std::integral_constant<int, Traits::kOwnBytes>{});
-      } else {
+      for_each_vector(copy, [&] {
         for (int j = 0; j < kPixels; ++j) {
           if (!exists(j)) continue;
           T* to = to_tile + own(j);
           for (int c = 0; c < classes; ++c, to += in.pixels) *to = stage[slots(j, c)];
         }
-      }
+      });
     }
   }
 };

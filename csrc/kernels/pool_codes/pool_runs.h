@@ -160,6 +160,20 @@ int64_t move_runs(const Move& move, TapTile& tile, const Run& first, int64_t cou
   return count;
 }
 
+// The same of rows of windows: by indices that do not fit in the lanes of 16-bit elements they are
+// told apart in words, and moved by Words<T>.
+template <template <typename> class Words, typename Move>
+int64_t move_rows(const Move& move, TapTile& tile, const Run& first, int64_t count) {
+  using T = typename Move::Element;
+  if constexpr (kNarrow<T>) {
+    if (tile.codes.data == nullptr && !tile.fills_lanes<T>()) {
+      move_indexed(Words<T>{move}, tile, first, count);
+      return count;
+    }
+  }
+  return move_runs(move, tile, first, count);
+}
+
 }  // namespace
 }  // namespace SEGFAST_ISA
 }  // namespace segfast

@@ -222,13 +222,7 @@ struct ScatterRows2x2 {
       const Run run = row_run(s, o, row);
       const ScatterRow<T> rows{values + run.number * run.length, upper, upper + map_row, run.length,
                                s.width};
-      if constexpr (kNarrow<T>) {
-        if (is_indexed && !tile.fills_lanes<T>()) {
-          move_indexed(ScatterWords<T>{rows}, tile, run, count);
-          return count;
-        }
-      }
-      return move_runs(rows, tile, run, count);
+      return move_rows<ScatterWords>(rows, tile, run, count);
     }
     for (int64_t i = 0; i < count; ++i, upper += 2 * map_row) {
       const Run run = channel_run(s, o, row + i, 0);
