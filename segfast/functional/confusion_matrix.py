@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segfast._library import define_op
 from segfast._tensors import check_tensors
+from segfast.functional._batching import batch_first
 from segfast.reference import confusion_matrix as reference
 
 __all__ = ["confusion_matrix"]
@@ -92,7 +93,7 @@ def _vmap(
 ) -> tuple[Tensor, int]:
     size = info.batch_size
     folded = [
-        (x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
+        batch_first(x, dim, size).flatten(0, 1)
         for x, dim in zip((prediction, target), in_dims, strict=False)
     ]
     *others, per_image = options

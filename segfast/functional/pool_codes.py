@@ -19,7 +19,7 @@ from segfast._window import (
     packs_channels,
     pooled_size,
 )
-from segfast.functional._pool_records import fold_batch
+from segfast.functional._batching import fold_maps
 from segfast.reference import pool_codes as reference
 
 __all__ = ["codes_to_indices", "indices_to_codes"]
@@ -138,5 +138,5 @@ _indices_to_codes: Op = define_op(
     "indices_to_codes(Tensor indices, int[] window, SymInt[] map_size) -> Tensor",
     reference=reference.indices_to_codes,
     fake=_to_codes_fake,
-    vmap=fold_batch(lambda *args: _indices_to_codes(*args), tensors=1),
+    vmap=fold_maps(lambda *args: _indices_to_codes(*args), tensors=1),
 )
