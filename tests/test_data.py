@@ -435,7 +435,7 @@ class TestClasses:
             ("road,1,2\nsky,1,2,3\n", "each line must be a name"),
             ("road,1,2,3\nsky,1,2,300\n", "colours run from 0 to 255"),
             ("road\nroad\n", "'road' is given twice"),
-            ("road\n", "needs 2 to 254 classes, got 1"),
+            ("road\n", "needs 2 to 255 classes, got 1"),
         ],
     )
     def test_bad_class_file(self, tmp_path: Path, text: str, message: str) -> None:
