@@ -37,6 +37,7 @@ from typing import Any
 
 from torch import nn
 
+from segfast._classes import check_choice
 from segfast.functional.overlap_stats import MODES
 from segfast.losses._base import StatsLoss
 from segfast.losses.combined import CombinedLoss, DiceBCELoss, DiceCELoss, DiceFocalLoss
@@ -116,6 +117,4 @@ def create_loss(name: str, **options: Any) -> nn.Module:
     Raises:
         ValueError: an unknown name.
     """
-    if name not in _LOSSES:
-        raise ValueError(f"name must be one of {', '.join(_LOSSES)}, got {name!r}")
-    return _LOSSES[name](**options)
+    return _LOSSES[check_choice("name", name, list_losses())](**options)
