@@ -22,7 +22,7 @@ from torch._dynamo.testing import CompileCounter
 
 from segfast._extension import C
 from segfast.bench import timing
-from segfast.bench.cases import Call, Case, Comparison
+from segfast.bench.cases import Case, Comparison
 from segfast.bench.libraries import library_cases
 from segfast.bench.losses import loss_cases
 from segfast.bench.memory import peak_bytes
@@ -32,6 +32,7 @@ from segfast.bench.report import compact_markdown, draw_floor, draw_memory, draw
 from segfast.bench.results import Results
 from segfast.bench.run import Plan, Row, measure, try_measure
 from segfast.bench.targets import misses
+from segfast.bench.timing import Call
 
 CPU = torch.device("cpu")
 
