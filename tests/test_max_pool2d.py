@@ -7,22 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from cases import FLOATS, LAYOUTS, MAPS, WINDOWS, lay_out, random_map
-from op_tester import Arguments, OpTester, assert_same
+from cases import FLOATS, LAYOUTS, MAPS, WINDOWS, fits, lay_out, random_map
+from op_tester import Arguments, OpTester, assert_same, saved_by
 
 import segfast
 from segfast import functional as F
 from segfast._window import pool_window
 from segfast.reference import max_pool2d as twin
-
-
-def fits(shape: tuple[int, ...], arguments: dict[str, Any]) -> bool:
-    """Whether torch pools such a map."""
-    try:
-        torch.nn.functional.max_pool2d(torch.zeros(shape), **arguments)
-    except RuntimeError:
-        return False
-    return True
 
 
 def has_empty_windows(indices: torch.Tensor) -> bool:
@@ -277,16 +268,9 @@ def test_layer_is_torchs() -> None:
 
 
 def test_saves_codes_alone() -> None:
-    saved: list[torch.Tensor] = []
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        saved.append(tensor)
-        return tensor
-
     input = torch.randn(1, 4, 16, 16, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        F.max_pool2d(input, 2)
-    assert [(tensor.dtype, tensor.numel()) for tensor in saved] == [(torch.uint8, 4 * 8 * 2)]
+    (codes,) = saved_by(lambda: F.max_pool2d(input, 2))
+    assert codes.dtype == torch.uint8 and codes.numel() == 4 * 8 * 2
 
 
 @pytest.mark.nightly
