@@ -49,6 +49,7 @@ def confusion_matrix(
     Raises:
         ValueError: shapes or ``num_classes`` do not fit.
         TypeError: floating-point labels, or what is no tensor.
+        RuntimeError: logits of another type than float32, float64, float16 and bfloat16.
         IndexError: on the CPU, a label or a predicted label outside ``[0, num_classes)``, where the
             pixel is not ignored. On CUDA the kernel stops and the next synchronising call raises.
 

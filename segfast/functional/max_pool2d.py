@@ -129,6 +129,7 @@ def max_pool2d_with_codes(
     Raises:
         RuntimeError: an argument is out of its range, or ``input`` is smaller than a window.
         ValueError: the window has more than 255 taps.
+        TypeError: ``input`` is no tensor, or a number of the window no int.
 
     The plain-PyTorch equivalent is ``max_pool2d(..., return_indices=True)`` followed by
     :func:`indices_to_codes`.

@@ -112,10 +112,11 @@ def overlap_stats(
         A named tuple :class:`OverlapStats` of float64 tensors.
 
     Raises:
-        RuntimeError: a target or weight that requires a gradient: only ``logits`` get one.
+        RuntimeError: logits of a type that is not listed; a target or weight that requires a
+            gradient: only ``logits`` get one.
         ValueError: a shape, mode or option outside what is said here, or a negative weight (on
             CUDA, as for labels below).
-        TypeError: floating-point label maps, a type that is not listed, or what is no tensor.
+        TypeError: floating-point label maps, or what is no tensor.
         IndexError: on the CPU, a label that is no class nor ignored, or a soft target outside [0,
             1]. On CUDA the kernel stops and the next synchronising call raises.
 

@@ -47,8 +47,8 @@ def codes_to_indices(
 
     Raises:
         RuntimeError: ``codes`` have not the shape that this pooling gives.
-        ValueError: a code names a position outside the map. On CUDA the kernel stops and the next
-            synchronising call raises.
+        ValueError: a window of more than 255 taps; or a code names a position outside the map. On
+            CUDA such a code stops the kernel and the next synchronising call raises.
 
     The plain-PyTorch equivalent is :mod:`segfast.reference.pool_codes`.
     """

@@ -28,6 +28,10 @@ A ratio of your own is three lines. ``stats`` holds the sums of each class over 
 Smoothing, absent classes, class weights, ranks and the rest are :class:`RegionLoss`'s, and it adds
 up with a pixel loss in the same two passes: ``CombinedLoss([loss, CrossEntropyLoss(...)])``. Losses
 with other libraries' names and numbers are in :mod:`segfast.compat`.
+
+An option that is out of its range is a ValueError when the loss is made, and names itself. Logits
+and targets that do not fit raise when it is called, as :func:`segfast.functional.overlap_stats`
+says.
 """
 
 from __future__ import annotations

@@ -24,6 +24,10 @@ class CombinedLoss(StatsLoss):
         losses: any number of region losses, which share one ``exponent``, and at most one pixel
             loss; of one ``mode`` and ``ignore_index``, and with a scalar result.
         factors: of the losses; 1 by default.
+
+    Raises:
+        TypeError: a loss that is none of ours, or itself a sum.
+        ValueError: no loss, losses that do not go together, or not one factor for each.
     """
 
     def __init__(self, losses: Sequence[StatsLoss], factors: Sequence[float] | None = None) -> None:
