@@ -417,6 +417,7 @@ def test_rates_rise_until_the_loss_diverges(data: Path, monkeypatch: pytest.Monk
     steps = len(found.rates)
     assert len(found.losses) == steps < 60 and done == [(n, 60) for n in range(1, steps + 1)]
     assert np.allclose(np.diff(np.log(found.rates)), np.log(1e8) / 59)
+    assert found.losses[0] == pytest.approx(np.log(2), rel=0.5)  # new weights tell no class
     assert found.losses[-1] > 4 * found.losses.min() >= 0
     assert (found.losses[10:-1] <= 4 * np.minimum.accumulate(found.losses)[10:-1]).all()
 
