@@ -224,6 +224,21 @@ def test_report_merges_and_keeps_losing_rows(tmp_path: Path) -> None:
     assert "2 rows, of which 1 lose" in page and "**0.50x**" in page and "| 3.00x |" in page
 
 
+def test_a_row_loses_to_either_and_says_what_did_not_settle() -> None:
+    ratio, spread = {"eager": 2.0, "compile": 0.5}, {"eager": 1.0, "compile": 0.0}
+    row = replace(_row("large", 2.0), ratio=ratio, spread=spread)
+    assert row.loses and not replace(row, ratio={"eager": 2.0, "compile": 1.0}).loses
+    line = report.markdown([row]).splitlines()[-1]
+    assert "**~2.00x**" in line and "**0.50x**" in line
+
+
+def test_ops_are_chosen_by_a_part_of_their_names() -> None:
+    cells = Plan(CPU, sizes=("small",), ops=("unpool", "shuffle")).cells()
+    assert {cell.case.op for cell in cells} == {
+        "max_unpool2d codes", "max_unpool2d indices", "pixel_shuffle", "pixel_unshuffle",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_files_come_in_any_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: tuple[int, ...]

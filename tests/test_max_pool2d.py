@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -307,3 +308,17 @@ def test_gradients_of_large_windows(device: torch.device, dtype: torch.dtype, la
         # On the CPU torch adds in the same order; 16-bit sums are rounded once, as those of float32
         # are here.
         assert_same(mine.grad.cpu(), theirs.grad.to(dtype))
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+@pytest.mark.parametrize("window", [2, 3])
+@pytest.mark.parametrize("shape", [(2, 6, 7), (4, 2, 6, 7)])
+def test_records_along_a_mapped_dimension(dim: int, window: int, shape: tuple[int, ...]) -> None:
+    """Codes and indices of several maps, as though each were alone."""
+    codes = [F.max_pool2d_with_codes(torch.randn(shape), window)[1] for _ in range(3)]
+    to_indices = partial(F.codes_to_indices, input_size=shape, kernel_size=window)
+    to_codes = partial(F.indices_to_codes, input_size=shape, kernel_size=window)
+    indices = torch.stack([to_indices(each) for each in codes], dim)
+    stacked = torch.stack(codes, dim)
+    assert torch.equal(torch.vmap(to_indices, dim, dim)(stacked), indices)
+    assert torch.equal(torch.vmap(to_codes, dim, dim)(indices), stacked)
