@@ -36,7 +36,7 @@ demo: $(BUILD)
 # another's when it is done.
 test:
 	$(MAKE) --jobs=2 ctest $(ORIGINALS)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 # What is slow and exhaustive: random options by the thousand, every loss compiled, 2^31 elements.
 # And the CPU kernels' AVX-512 variant, emulated: machines without it run it too.

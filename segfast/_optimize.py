@@ -20,7 +20,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 from segfast._accelerate import accelerate
 from segfast._errors import UserError
 from segfast._example import example_input
-from segfast.bench.timing import synchronize
 from segfast.models.full_size import full_size
 
 #: How far logits may be off, in standard deviations of the logits, before a class that wins by more
@@ -195,7 +194,8 @@ def _fastest(models: list[Optimized], example: Tensor) -> Optimized:
         for index, model in enumerate(models):
             begin = time.perf_counter()
             model(example)
-            synchronize(example.device)
+            if example.is_cuda:
+                torch.cuda.synchronize(example.device)
             best[index] = min(best[index], time.perf_counter() - begin)
     return models[best.index(min(best))]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,15 @@ WINDOWS = {
         "ceil_mode": True,
     },
 }
+
+
+def fits(shape: tuple[int, ...], window: dict[str, Any]) -> bool:
+    """Whether torch pools such a map."""
+    try:
+        torch.nn.functional.max_pool2d(torch.zeros(shape), **window)
+    except RuntimeError:
+        return False
+    return True
 
 
 def lay_out(tensor: Tensor, layout: str) -> Tensor:

@@ -6,9 +6,13 @@ import os
 from collections.abc import Iterator
 
 import pytest
-import torch
 
-from segfast._extension import C
+# Threads that wait for work sleep: spinning, they take the cores from other processes. Read when
+# torch loads OpenMP, here and in the processes that tests start.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+import torch  # noqa: E402
+
+from segfast._extension import C  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -28,6 +28,19 @@ def assert_same(actual: Any, expected: Any, **tolerance: float) -> None:
         )
 
 
+def saved_by(run: Callable[[], object]) -> list[Tensor]:
+    """What autograd keeps of a call."""
+    saved: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    return saved
+
+
 class OpTester:
     """Subclass with ``op``, ``small`` and, where the defaults do not fit, the rest.
 

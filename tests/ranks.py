@@ -1,4 +1,5 @@
-"""What each of torchrun's processes does with its share of a batch; see test_losses.py."""
+"""What each of two processes does with its share of a batch: ranks.py FOLDER RANK; see
+test_losses.py."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from segfast import losses as L
-from segfast.metrics import BoundaryF1, MeanIoU
+from segfast.metrics import BoundaryF1, ConfusionMatrix, MeanIoU, PixelAccuracy
 
 IGNORED = 255
 CLASSES = 4
@@ -43,6 +44,8 @@ def results(
         "iou": MeanIoU(CLASSES, ignore_index=IGNORED),
         "iou_per_image": MeanIoU(CLASSES, per_image=True, ignore_index=IGNORED),
         "boundary": BoundaryF1(CLASSES, ignore_index=IGNORED),
+        "accuracy": PixelAccuracy(CLASSES, ignore_index=IGNORED),
+        "confusion": ConfusionMatrix(CLASSES, ignore_index=IGNORED),
     }.items():
         metric.update(guess[mine], labels[mine])
         found[name] = metric.compute()  # of all ranks
@@ -50,10 +53,9 @@ def results(
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    dist.init_process_group("gloo")
+    folder, rank = Path(sys.argv[1]), int(sys.argv[2])
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     torch.set_num_threads(1)
-    rank = dist.get_rank()
     share = slice(0, 1) if rank == 0 else slice(1, 3)  # unequal batches
     torch.save(results(*torch.load(folder / "batch"), share, "global"), folder / f"rank{rank}")
     dist.barrier()

@@ -22,7 +22,7 @@ from torch._dynamo.testing import CompileCounter
 
 from segfast._extension import C
 from segfast.bench import timing
-from segfast.bench.cases import Call, Case, Comparison
+from segfast.bench.cases import Case, Comparison
 from segfast.bench.libraries import library_cases
 from segfast.bench.losses import loss_cases
 from segfast.bench.memory import peak_bytes
@@ -32,6 +32,7 @@ from segfast.bench.report import compact_markdown, draw_floor, draw_memory, draw
 from segfast.bench.results import Results
 from segfast.bench.run import Plan, Row, measure, try_measure
 from segfast.bench.targets import misses
+from segfast.bench.timing import Call
 
 CPU = torch.device("cpu")
 
@@ -221,6 +222,21 @@ def test_report_merges_and_keeps_losing_rows(tmp_path: Path) -> None:
     ]
     page = report.page(merged)
     assert "2 rows, of which 1 lose" in page and "**0.50x**" in page and "| 3.00x |" in page
+
+
+def test_a_row_loses_to_either_and_says_what_did_not_settle() -> None:
+    ratio, spread = {"eager": 2.0, "compile": 0.5}, {"eager": 1.0, "compile": 0.0}
+    row = replace(_row("large", 2.0), ratio=ratio, spread=spread)
+    assert row.loses and not replace(row, ratio={"eager": 2.0, "compile": 1.0}).loses
+    line = report.markdown([row]).splitlines()[-1]
+    assert "**~2.00x**" in line and "**0.50x**" in line
+
+
+def test_ops_are_chosen_by_a_part_of_their_names() -> None:
+    cells = Plan(CPU, sizes=("small",), ops=("unpool", "shuffle")).cells()
+    assert {cell.case.op for cell in cells} == {
+        "max_unpool2d codes", "max_unpool2d indices", "pixel_shuffle", "pixel_unshuffle",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])

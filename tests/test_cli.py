@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import json
 import os
 import shutil
 import subprocess
@@ -20,6 +22,7 @@ pytest.importorskip("PIL")
 pytest.importorskip("torchmetrics")
 pytest.importorskip("torchvision")
 pytest.importorskip("typer")
+from matplotlib.figure import Figure
 from PIL import Image
 
 from segfast.cli import main
@@ -27,6 +30,7 @@ from segfast.cli.summary import trace
 from segfast.data.report import DataReport
 from segfast.data.verify import open_data
 from segfast.models import create_model
+from segfast.training.checkpoint import load_model
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -51,6 +55,14 @@ def segfast(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return status, out, err
 
     return run
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """What is drawn, instead of written."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr("segfast.training.pictures.save", lambda figure, path: drawn.append(figure))
+    return drawn
 
 
 def make_data(root: Path, corner: int = 0) -> Path:
@@ -231,6 +243,36 @@ def test_predict_any_image(
     assert Image.open(tmp_path / "out" / "masks" / "a.png").size == shape
 
 
+def test_predict_two_images_of_one_name(
+    segfast: Command, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    """Neither mask is written over the other."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "a.jpg", "b.png"):
+        Image.open(data / "images" / "00.png").save(folder / name)
+    assert segfast("predict", trained / "best.ckpt", folder, "--out", tmp_path)[0] == 0
+    for kind in ("masks", "pictures"):
+        written = {path.name for path in (tmp_path / kind).iterdir()}
+        assert written == {"a.png.png", "a.jpg.png", "b.png"}
+
+
+def test_predict_shows_the_true_mask_of_the_same_classes(
+    segfast: Command, trained: Path, tmp_path: Path, figures: list[Figure]
+) -> None:
+    """Three pictures in a data set; two where the mask has another size or other values."""
+    root = make_data(tmp_path / "d")
+    Image.new("L", (5, 5)).save(root / "masks" / "01.png")
+    Image.new("L", (22, 17), 7).save(root / "masks" / "02.png")
+    for name in ("00", "01", "02"):
+        image = root / "images" / f"{name}.png"
+        assert segfast("predict", trained / "best.ckpt", image, "--out", tmp_path)[0] == 0
+    titles = [[axes.get_title() for axes in figure.axes] for figure in figures]
+    assert titles == [
+        ["00", "prediction", "truth"], ["01", "prediction"], ["02", "prediction"],
+    ]  # fmt: skip
+
+
 def test_predict_in_tiles(segfast: Command, trained: Path, data: Path, tmp_path: Path) -> None:
     image = data / "images" / "00.png"
     np.save(tmp_path / "slide.npy", np.array(Image.open(image)))
@@ -265,7 +307,10 @@ def test_export(segfast: Command, trained: Path, tmp_path: Path) -> None:
     assert status == 0 and f"segnet_basic with 2 classes in {tmp_path}" in out
     file = onnx.load(tmp_path / "model.onnx")
     texts = {entry.key: entry.value for entry in file.metadata_props}
-    assert texts["classes"] == '["sky", "road"]' and "mean" in texts
+    assert texts["classes"] == '["sky", "road"]'
+    _, card = load_model(trained / "best.ckpt")
+    assert tuple(json.loads(texts["mean"])) == card.mean
+    assert tuple(json.loads(texts["std"])) == card.std
 
 
 def test_verify_data(segfast: Command, data: Path) -> None:
@@ -273,6 +318,19 @@ def test_verify_data(segfast: Command, data: Path) -> None:
     assert status == 0
     assert "0 sky" in out and "1 road" in out and "median-frequency weight" in out
     assert f"all files are sound; next: segfast train --data {data}" in out
+
+
+def test_verify_data_of_several_sizes_with_ignored_pixels(segfast: Command, tmp_path: Path) -> None:
+    root = make_data(tmp_path / "d", corner=2)
+    (root / "classes.txt").write_text("sky\nroad\nvoid\n")
+    for number, size in ((1, (10, 10)), (2, (40, 30)), (3, (50, 40))):
+        for kind in ("images", "masks"):
+            file = root / kind / f"{number:02}.png"
+            Image.open(file).resize(size, Image.Resampling.NEAREST).save(file)
+    status, out, _ = segfast("verify-data", root)
+    assert status == 0 and "4 sizes, median 22x17 (width x height)" in out
+    ignored = next(line for line in out.splitlines() if line.startswith(" ignored"))
+    assert ignored.split()[2] == f"{100 * 3 / (3 * 17 * 22):.2f}"  # a pixel of each mask of val
 
 
 def test_show(segfast: Command, data: Path, tmp_path: Path) -> None:
@@ -283,6 +341,20 @@ def test_show(segfast: Command, data: Path, tmp_path: Path) -> None:
     assert 2 < width / height < 3
     _, out, _ = segfast("show", data, "--split", "val", "--out", tmp_path / "batch.png")
     assert "3 images of val" in out
+
+
+def test_show_without_augmentation(
+    segfast: Command, data: Path, figures: list[Figure], tmp_path: Path
+) -> None:
+    """The whole images, as they are."""
+    out = tmp_path / "a.png"
+    status, _, _ = segfast("show", data, "--split", "val", "--no-augment", "--out", out)
+    assert status == 0
+    panels = [axes for axes in figures[0].axes if axes.images]
+    shown = {axes.get_title(): axes.images[0].get_array() for axes in panels[::2]}
+    assert set(shown) == {"08", "09", "10"}
+    for name, pixels in shown.items():
+        assert np.array_equal(pixels, Image.open(data / "images" / f"{name}.png"))
 
 
 def test_lr_find(segfast: Command, data: Path, tmp_path: Path) -> None:
@@ -303,6 +375,14 @@ class TestSummary:
         assert "8,640,471 parameters; 2.51 GMACs for one image of 3 x 96 x 128" in out
         _, out, _ = segfast("summary", "unet_paper", "--size", 572, 572)
         assert "31,030,658 parameters" in out and "2 x 388 x 388" in out
+
+    def test_units(self, segfast: Command) -> None:
+        """The first convolution: 3 maps to 4, 7x7 at every pixel; the last: 4 to 2, 1x1."""
+        for side, first, last in ((8, "37.6 k", "512"), (80, "3.76 M", "51.2 k")):
+            options = ("--option", "width=4", "--classes", 2, "--size", side, side)
+            _, out, _ = segfast("summary", "segnet_basic", *options)
+            rows = [line.rstrip() for line in out.splitlines() if "Conv2d" in line]
+            assert rows[0].endswith(f" {first}") and rows[-1].endswith(f" {last}"), out
 
     @pytest.mark.parametrize("depth", [1, 2, None])
     def test_rows_add_up(self, depth: int | None) -> None:
@@ -444,6 +524,29 @@ class TestErrors:
         (root / "classes.txt").write_text("sky\nroad\nkerb\n")
         err = self.fails(segfast, "train", "--resume", trained, "--data", root, "--epochs", 9)
         assert f"{root}: holds other classes than when" in err
+
+    def test_resume_with_another_number_of_images(
+        self, segfast: Command, trained: Path, tmp_path: Path
+    ) -> None:
+        root = make_data(tmp_path / "d")
+        (root / "train.txt").write_text("".join(f"{n:02}\n" for n in range(5)))
+        err = self.fails(segfast, "train", "--resume", trained, "--data", root, "--epochs", 9)
+        assert f"{root}: holds another number of images than when" in err
+
+    def test_unknown_split(self, segfast: Command, trained: Path, data: Path) -> None:
+        for command in (["eval", trained / "best.ckpt"], ["show", data]):
+            err = self.fails(segfast, *command, "--split", "tests")
+            assert f"--split tests: {data} has train, val" in err
+
+    def test_full_disk(
+        self, segfast: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*arguments: object, **options: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device", "run/last.ckpt")
+
+        monkeypatch.setattr("segfast.training.run.fit", fail)
+        err = self.fails(segfast, "train", "--data", data, "--out", tmp_path / "r")
+        assert "error: run/last.ckpt: no space left on device; what was saved before is" in err
 
     def test_resume_from_another_programs_checkpoint(
         self, segfast: Command, tmp_path: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from segfast.data.classes import IGNORE_INDEX, ClassTable, default_palette, read
 from segfast.data.coco import Shapes
 from segfast.data.folder import find_mask, find_pairs
 from segfast.data.images import DataError, Mask, open_upright, to_array, to_mask
+from segfast.data.known import recognise
 from segfast.data.report import DataReport
 from segfast.data.verify import open_data
 
@@ -81,6 +83,30 @@ def test_listed_layout_reads_0_255_masks_as_binary(listed: Path) -> None:
     assert [pair.name for pair in report.samples["val"].pairs] == ["n8", "n9"]
     assert report.classes.names == ("background", "foreground")
     assert report.pixels("val").tolist() == [2 * 68, 2 * 12, 0]
+
+
+def test_lists_may_hold_paths_and_repeat_names(listed: Path) -> None:
+    (listed / "val.txt").write_text("images/n8.png\n  some/where/n1 \n")
+    report = verify(listed)
+    assert [pair.name for pair in report.samples["val"].pairs] == ["n8", "n1"]
+    assert report.notes == ["val.txt repeats 1 of train.txt's names: its scores will be too good"]
+
+
+def test_numbers_of_the_images(tmp_path: Path) -> None:
+    """Three grey images without contrast, the last mask of one class alone."""
+    for name, shape in (("a", (8, 30)), ("b", (40, 14)), ("c", (12, 10))):
+        mask = np.zeros(shape, np.uint8)
+        mask[0] = 2
+        save_pair(tmp_path / "train", tmp_path / "trainannot", name, mask)
+        Image.new("L", shape[::-1], 51).save(tmp_path / "train" / f"{name}.png")
+    save_pair(tmp_path / "val", tmp_path / "valannot", "d", mask)
+    report = verify(tmp_path, ClassOptions(classes="sky,road,kerb"))
+    assert report.problems == [] and report.channels == 1
+    assert report.size == (12, 14)  # the median of heights and that of widths
+    # Divided by a deviation of 0 they would be no numbers.
+    assert report.moments() == (pytest.approx((0.2,)), (1e-3,))
+    assert report.samples["train"][0].image.shape == (8, 30, 1)
+    assert report.notes == ["no training pixel of road: cannot be learnt"]
 
 
 def test_without_lists_every_fifth_pair_is_held_out(listed: Path) -> None:
@@ -153,6 +179,15 @@ def test_pascal_voc(tmp_path: Path) -> None:
     assert report.pixels("val")[[0, 15, -1]].tolist() == [58, 12, 10]
     image = tmp_path / "JPEGImages" / "2008_000001.png"
     assert find_mask(image) == tmp_path / "SegmentationClass" / "2008_000001.png"
+
+
+def test_recognised_by_all_names_and_all_values() -> None:
+    voc = ["2007_000032", "2008_000001"]
+    known = recognise(voc, {0, 15, 255})
+    assert known is not None and known.title.startswith("Pascal VOC")
+    assert recognise([*voc, "dog"], {0, 15, 255}) is None
+    assert recognise(voc, {0, 15, 21}) is None
+    assert recognise([], set()) is None
 
 
 @pytest.mark.filterwarnings("ignore:__array__")  # pycocotools and numpy 2
@@ -250,6 +285,16 @@ class TestCoco:
             found = str(error)
         assert message in found and "train.json" in found
 
+    def test_other_categories(self, tmp_path: Path) -> None:
+        """A label would mean one class in training and another in validation."""
+        for split in ("train", "val"):
+            self.images(tmp_path / split)
+            self.write(tmp_path / f"{split}.json", self.WAYS["polygon"])
+        text = (tmp_path / "val.json").read_text()
+        (tmp_path / "val.json").write_text(text.replace("dog", "cow"))
+        expected = "val.json: has other categories than the training part"
+        assert verify(tmp_path).problems == [expected]
+
     def test_bad_files(self, tmp_path: Path) -> None:
         self.images(tmp_path / "train")
         self.write(tmp_path / "train.json", self.WAYS["polygon"])
@@ -344,6 +389,15 @@ class TestProblems:
         (listed / "val.txt").write_text("\n")
         assert only_problem(listed) == "val.txt: is empty; write one image name a line"
 
+    def test_only_pair(self, listed: Path) -> None:
+        for name in ("train.txt", "val.txt"):
+            (listed / name).unlink()
+        for number in range(1, 10):
+            for kind in ("images", "masks"):
+                (listed / kind / f"n{number}.png").unlink()
+        expected = "images/n0.png: is the only pair; training needs at least two"
+        assert only_problem(listed) == expected
+
     def test_several_at_once(self, camvid_like: Path) -> None:
         (camvid_like / "trainannot" / "b.png").unlink()
         (camvid_like / "val" / "c.png").write_bytes(b"")
@@ -435,7 +489,7 @@ class TestClasses:
             ("road,1,2\nsky,1,2,3\n", "each line must be a name"),
             ("road,1,2,3\nsky,1,2,300\n", "colours run from 0 to 255"),
             ("road\nroad\n", "'road' is given twice"),
-            ("road\n", "needs 2 to 254 classes, got 1"),
+            ("road\n", "needs 2 to 255 classes, got 1"),
         ],
     )
     def test_bad_class_file(self, tmp_path: Path, text: str, message: str) -> None:
@@ -530,8 +584,11 @@ def test_cached_samples_are_read_once(tmp_path: Path) -> None:
         (tmp_path / f"{split}.txt").write_text("a\nb\nc\n")
     report = verify(tmp_path)
     cached = report.cached("train")
+    elsewhere = pickle.loads(pickle.dumps(cached))  # as in a worker process that is not forked
     kept = [cached[index] for index in (2, 0, 1)]
     assert [sample.image.dtype for sample in kept] == [np.uint8, np.uint8, np.float32]
+    for sample, copied in zip(kept, [elsewhere[index] for index in (2, 0, 1)], strict=True):
+        assert np.array_equal(sample.image, copied.image)
     for file in (tmp_path / "images").iterdir():
         file.write_bytes(b"")
     for index in range(3):

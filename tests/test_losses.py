@@ -107,14 +107,21 @@ def test_region_losses(name: str, mode: str, reduce: str) -> None:
 
 
 @pytest.mark.parametrize("weighting", ["square", "simple", "uniform"])
-def test_generalized_dice(weighting: str) -> None:
+@pytest.mark.parametrize("empty", ["skip", "include"])
+@pytest.mark.parametrize("class_weight", [None, [1.0, 0.5, 2.0, 3.0]])
+def test_generalized_dice(weighting: str, empty: str, class_weight: list[float] | None) -> None:
     logits, labels = problem("multiclass")
     i, p, t, _ = sums(logits, labels, "multiclass", "batch")
     w = {"square": 1 / t**2, "simple": 1 / t, "uniform": torch.ones_like(t)}[weighting]
     w = w.masked_fill(t == 0, 0)
+    if empty == "include":
+        w = w.where(t > 0, w.max())
+    w = w * torch.tensor(class_weight or 4 * [1.0]).double()
     w = w / w.sum()
     expected = 1 - (2 * (w * i).sum() + 1e-5) / ((w * (p + t)).sum() + 1e-5)
-    loss = L.GeneralizedDiceLoss(ignore_index=IGNORED, weighting=weighting)
+    loss = L.GeneralizedDiceLoss(
+        ignore_index=IGNORED, weighting=weighting, empty=empty, class_weight=class_weight
+    )
     same_loss_and_gradient(loss(logits, labels), expected, logits)
 
 
@@ -268,10 +275,8 @@ def test_focal_loss_is_torchvisions() -> None:
     from torchvision.ops import sigmoid_focal_loss
 
     logits, _ = problem("multilabel")
-    target = torch.rand(3, C, 6, 7).double()
-    expected = sigmoid_focal_loss(logits, target, alpha=0.3, gamma=1.7, reduction="mean")
     # torchvision weighs soft targets by alpha t + (1 - alpha)(1 - t), so compare with hard ones.
-    target = target.round()
+    target = torch.randint(2, logits.shape).double()
     expected = sigmoid_focal_loss(logits, target, alpha=0.3, gamma=1.7, reduction="mean")
     loss = L.FocalLoss("multilabel", alpha=0.3, gamma=1.7)
     same_loss_and_gradient(loss(logits, target), expected, logits)
@@ -345,6 +350,17 @@ def test_lovasz_losses_of_images_and_classes() -> None:
     same_loss_and_gradient(loss(logits, labels), torch.stack(alone).mean(), logits)
 
 
+@pytest.mark.parametrize("classes", ["all", "present", [1, 3]])
+def test_lovasz_losses_weigh_classes(classes: Any) -> None:
+    logits, labels = problem("multiclass")  # without class 3
+    weight = torch.tensor([1.0, 0.5, 2.0, 3.0]).double()
+    chosen = {"all": [0, 1, 2, 3], "present": [0, 1, 2]}.get(str(classes), classes)
+    each = [L.LovaszSoftmaxLoss(ignore_index=IGNORED, classes=[c])(logits, labels) for c in chosen]
+    expected = (torch.stack(each) * weight[chosen]).sum() / weight[chosen].sum()
+    loss = L.LovaszSoftmaxLoss(ignore_index=IGNORED, classes=classes, class_weight=weight)
+    same_loss_and_gradient(loss(logits, labels), expected, logits)
+
+
 def test_lovasz_losses_refuse_bad_input() -> None:
     logits, labels = torch.zeros(1, 3, 4), torch.zeros(1, 4, dtype=torch.long)
     with pytest.raises(IndexError, match="labels 0 to 2"):
@@ -396,6 +412,21 @@ def test_combined_losses_are_sums(reduce: str) -> None:
         pos_weight=[2.0], **options
     )(logits, labels)
     same_loss_and_gradient(both(logits, labels), expected, logits)
+
+
+def test_sums_pass_their_options_on() -> None:
+    """To both losses what is for both, and each its own."""
+    shared: dict[str, Any] = {"ignore_index": IGNORED, "reduce": "sample", "reduction": "sum"}
+    own: list[tuple[Any, Any, str, dict[str, Any]]] = [
+        (L.DiceCELoss, L.CrossEntropyLoss, "multiclass", {"label_smoothing": 0.2}),
+        (L.DiceBCELoss, L.BCELoss, "multilabel", {"label_smoothing": 0.2, "pos_weight": [3.0]}),
+        (L.DiceFocalLoss, L.FocalLoss, "multilabel", {"gamma": 1.5, "alpha": 0.3}),
+    ]
+    for both, pixel, mode, options in own:
+        logits, labels = problem(mode)
+        expected = L.DiceLoss(mode, **shared)(logits, labels)
+        expected = expected + pixel(mode, **options, **shared)(logits, labels)
+        same_loss_and_gradient(both(mode, **options, **shared)(logits, labels), expected, logits)
 
 
 def test_a_sum_of_losses_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -802,7 +833,7 @@ def test_lovasz_losses_of_any_integer_labels(dtype: torch.dtype) -> None:
 
 
 def test_ranks_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
-    """Two processes of torchrun, of one and two images, some of whose pixels are ignored."""
+    """Two processes, of one and two images, some of whose pixels are ignored."""
     import ranks
 
     images = torch.randn(3, 2, 6, 7, dtype=torch.float64)
@@ -810,12 +841,15 @@ def test_ranks_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
     labels[2, 3:] = 1
     guess = torch.randint(C - 1, labels.shape)
     torch.save((images, labels, guess), tmp_path / "batch")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    subprocess.run(
-        [*torchrun, "--nproc-per-node", "2", str(Path(ranks.__file__)), str(tmp_path)],
-        check=True,
-        timeout=300,
-    )
+    processes = [
+        subprocess.Popen([sys.executable, ranks.__file__, str(tmp_path), str(rank)])
+        for rank in (0, 1)
+    ]
+    try:
+        assert [process.wait(300) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
     expected = ranks.results(images, labels, guess, slice(0, 3), "batch")
     for rank in (0, 1):
         actual = torch.load(tmp_path / f"rank{rank}")

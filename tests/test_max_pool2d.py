@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from cases import FLOATS, LAYOUTS, MAPS, WINDOWS, lay_out, random_map
-from op_tester import Arguments, OpTester, assert_same
+from cases import FLOATS, LAYOUTS, MAPS, WINDOWS, fits, lay_out, random_map
+from op_tester import Arguments, OpTester, assert_same, saved_by
 
 import segfast
 from segfast import functional as F
 from segfast._window import pool_window
 from segfast.reference import max_pool2d as twin
-
-
-def fits(shape: tuple[int, ...], arguments: dict[str, Any]) -> bool:
-    """Whether torch pools such a map."""
-    try:
-        torch.nn.functional.max_pool2d(torch.zeros(shape), **arguments)
-    except RuntimeError:
-        return False
-    return True
 
 
 def has_empty_windows(indices: torch.Tensor) -> bool:
@@ -277,16 +269,9 @@ def test_layer_is_torchs() -> None:
 
 
 def test_saves_codes_alone() -> None:
-    saved: list[torch.Tensor] = []
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        saved.append(tensor)
-        return tensor
-
     input = torch.randn(1, 4, 16, 16, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        F.max_pool2d(input, 2)
-    assert [(tensor.dtype, tensor.numel()) for tensor in saved] == [(torch.uint8, 4 * 8 * 2)]
+    (codes,) = saved_by(lambda: F.max_pool2d(input, 2))
+    assert codes.dtype == torch.uint8 and codes.numel() == 4 * 8 * 2
 
 
 @pytest.mark.nightly
@@ -323,3 +308,17 @@ def test_gradients_of_large_windows(device: torch.device, dtype: torch.dtype, la
         # On the CPU torch adds in the same order; 16-bit sums are rounded once, as those of float32
         # are here.
         assert_same(mine.grad.cpu(), theirs.grad.to(dtype))
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+@pytest.mark.parametrize("window", [2, 3])
+@pytest.mark.parametrize("shape", [(2, 6, 7), (4, 2, 6, 7)])
+def test_records_along_a_mapped_dimension(dim: int, window: int, shape: tuple[int, ...]) -> None:
+    """Codes and indices of several maps, as though each were alone."""
+    codes = [F.max_pool2d_with_codes(torch.randn(shape), window)[1] for _ in range(3)]
+    to_indices = partial(F.codes_to_indices, input_size=shape, kernel_size=window)
+    to_codes = partial(F.indices_to_codes, input_size=shape, kernel_size=window)
+    indices = torch.stack([to_indices(each) for each in codes], dim)
+    stacked = torch.stack(codes, dim)
+    assert torch.equal(torch.vmap(to_indices, dim, dim)(stacked), indices)
+    assert torch.equal(torch.vmap(to_codes, dim, dim)(indices), stacked)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import FLOATS, LAYOUTS, MAPS, WINDOWS, lay_out, random_map
+from cases import FLOATS, LAYOUTS, MAPS, WINDOWS, fits, lay_out, random_map
 from op_tester import Arguments, OpTester, assert_same
 
 import segfast
@@ -28,9 +28,7 @@ def test_equals_torch(
     unpool = {k: v for k, v in arguments.items() if k != "ceil_mode"}
     window = pool_window(unpool["kernel_size"], unpool.get("stride"), unpool.get("padding", 0))
     for shape in MAPS.values():
-        try:
-            torch.nn.functional.max_pool2d(torch.zeros(shape), **arguments)
-        except RuntimeError:
+        if not fits(shape, arguments):
             continue
         map = random_map(shape, dtype, device)
         pooled, indices = F.max_pool2d(map, **arguments, return_indices=True)
@@ -159,10 +157,15 @@ def test_an_index_outside_its_plane_is_refused(layout: str, index: int) -> None:
     indices[0, 1, 1, 1] = index
     with pytest.raises(RuntimeError, match=f"Found an invalid max index: {index} "):
         F.max_unpool2d(input, indices, 2)
+    backward = torch.ops.segfast.max_unpool2d_backward
+    arguments = torch.ones(1, 2, 4, 4), indices, [2, 2, 2, 2, 0, 0, 1, 1], [2, 2]
+    if index == -1:  # to the backward pass the record of a window without input
+        expected = torch.ones(1, 2, 2, 2)
+        expected[0, 1, 1, 1] = 0
+        assert torch.equal(backward(*arguments), expected)
+        return
     with pytest.raises(RuntimeError, match="Found an invalid max index"):
-        torch.ops.segfast.max_unpool2d_backward(
-            torch.ones(1, 2, 4, 4), indices, [2, 2, 2, 2, 0, 0, 1, 1], [2, 2]
-        ) if index != -1 else F.max_unpool2d(input, indices, 2)
+        backward(*arguments)
 
 
 def test_a_code_outside_the_map_is_refused() -> None:
@@ -236,6 +239,26 @@ def test_layer_is_torchs() -> None:
     pooled, indices = torch.nn.functional.max_pool2d(map, 2, return_indices=True)
     for size in (None, (7, 9), (2, 3, 6, 9)):
         assert_same(ours(pooled, indices, size), theirs(pooled, indices, size))
+
+
+def test_layers_of_codes_pass_their_window_on() -> None:
+    window = {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2}
+    pool = segfast.nn.MaxPool2dWithCodes(**window, ceil_mode=True)
+    unpool = segfast.nn.MaxUnpool2dWithCodes(**window)
+    map = torch.randn(2, 3, 12, 13)
+    pooled, codes = pool(map)
+    assert_same((pooled, codes), F.max_pool2d_with_codes(map, **window, ceil_mode=True))
+    expected = F.max_unpool2d_with_codes(pooled, codes, **window, output_size=map.shape)
+    assert_same(unpool(pooled, codes, map.shape), expected)
+    said = "kernel_size=3, stride=2, padding=1, dilation=2"
+    assert f"({said}, ceil_mode=True)" in repr(pool) and f"({said})" in repr(unpool)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # in C++, and in Python
+def test_default_size_of_dilated_windows(device: str) -> None:
+    map = torch.randn(1, 2, 9, 11)
+    pooled, codes = (x.to(device) for x in F.max_pool2d_with_codes(map, 3, 1, 1, 2))
+    assert F.max_unpool2d_with_codes(pooled, codes, 3, 1, 1, 2).shape == map.shape
 
 
 def test_results_are_the_same_for_any_thread_count() -> None:

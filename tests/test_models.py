@@ -372,12 +372,41 @@ def test_deeplab_needs_a_map_at_a_quarter() -> None:
         create_model("deeplabv3plus", 2, encoder=encoder)
 
 
+def test_context_is_that_of_the_papers() -> None:
+    """Grids, dilations, dropout and strides, which no count of parameters shows."""
+
+    def made(name: str, kind: type[nn.Module]) -> list[Any]:
+        return [layer for layer in models[name].modules() if isinstance(layer, kind)]
+
+    def dilations(name: str) -> list[int]:
+        return [
+            c.dilation[0]
+            for c in made(name, nn.Conv2d)
+            if c.in_channels == 2048 and c.groups == 1 and c.kernel_size == (3, 3)
+        ]
+
+    with torch.device("meta"):
+        names = ("pspnet", "deeplabv3", "deeplabv3plus")
+        models: dict[str, Any] = {name: create_model(name, 2) for name in names}
+    assert [pool.output_size for pool in made("pspnet", nn.AdaptiveAvgPool2d)] == [1, 2, 3, 6]
+    assert [layer.p for layer in made("pspnet", nn.Dropout)] == [0.1]
+    assert dilations("deeplabv3") == [12, 24, 36] and dilations("deeplabv3plus") == [6, 12, 18]
+    assert [max(models[name].encoder.reductions) for name in names] == [8, 8, 16]
+
+
+def test_dynamic_unet_starts_as_fastais() -> None:
+    model = create_model("dynamic_unet", 2, encoder=TinyEncoder())
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert len(norms) == 4 and all((norm.bias == 1e-3).all() for norm in norms)
+
+
 def test_unet_drops_out_where_it_says() -> None:
     carla = create_model("unet_carla", width=2)
     assert [type(layer).__name__ for layer in carla.encoder_dropout] == [
         *["Identity"] * 3,
         *["Dropout"] * 2,  # blocks 4 and 5
     ]
+    assert [layer.p for layer in carla.encoder_dropout[3:]] == [0.3, 0.3]
     calls = []
     pets = create_model("unet_pets", width=2).train()
     pets.level_dropout.register_forward_hook(lambda *_: calls.append(1))

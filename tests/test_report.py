@@ -88,6 +88,15 @@ def test_everything_on_one_page(tmp_path: Path) -> None:
     for said in ("a & b", "0.625", "best mean IoU, step 4", "<b>road & kerb", "lr: 0.1", "Loss"):
         assert said in reader.text, said
     html = (tmp_path / "report.html").read_text()
+    tiles = re.findall(r"<div><b>([0-9.]+)</b>([^<]*)</div>", html)
+    assert tiles == [
+        ("0.625", "best mean IoU, step 4"),
+        ("0.697", "mean Dice"),  # of 6/9 and 8/11
+        ("0.700", "pixel accuracy"),
+        ("0.708", "mean class accuracy"),  # of 3/4 and 4/6
+        (f"{np.mean([2 / step for step in range(1, 9)]):.3f}", "training loss"),
+        ("7.0", "images/s"),
+    ]
     assert "#123456" not in html and "currentColor" in html
     # The matrix in per cent of its rows; a dash where a class has no pixel.
     cells = re.findall(r"<td[^>]*>([0-9]+|-)</td>", html[html.index("Confusion matrix") :])

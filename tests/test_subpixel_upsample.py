@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
 from cases import FLOATS, LAYOUTS, lay_out, random_map
-from op_tester import Arguments, OpTester, assert_same
+from op_tester import Arguments, OpTester, assert_same, saved_by
 from torch import Tensor
 
 import segfast
@@ -165,18 +165,6 @@ class TestSubpixelUpsample(OpTester):
                 yield torch.randn_like(output), None, 2, True
 
 
-def saved_by(run: Callable[[], object]) -> list[Tensor]:
-    saved: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        saved.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        run()
-    return saved
-
-
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_saves_one_bit_an_element(device: torch.device, layout: str) -> None:
     input = lay_out(torch.randn(2, 16, 6, 8, device=device), layout).requires_grad_()
@@ -283,6 +271,11 @@ def test_layer_is_fastais(weight_norm: bool, blur: bool, scale: int) -> None:
     theirs[0][0].bias.data.zero_()
     input = torch.randn(2, 6, 5, 4)
     assert_same(layer(input), theirs(input))
+
+
+def test_layer_is_made_where_and_as_asked() -> None:
+    layer = segfast.nn.SubpixelUpsample(4, device="meta", dtype=torch.float64)
+    assert {(x.device.type, x.dtype) for x in layer.parameters()} == {("meta", torch.float64)}
 
 
 def test_layer_defaults() -> None:

@@ -30,8 +30,8 @@ from rich.console import Console
 
 from segfast._errors import OptionError
 from segfast._files import atomic_file
-from segfast.data.loading import EpochSampler
 from segfast.data.verify import open_data
+from segfast.training import lr_range
 from segfast.training.callbacks import Checkpoints, Interrupted
 from segfast.training.checkpoint import CheckpointError, load, load_model
 from segfast.training.history import TrainingError
@@ -144,7 +144,7 @@ def test_checkpoint_holds_plain_values_and_says_what_it_is(data: Path, whole: Pa
     assert card["classes"]["names"] == ("class 0", "class 1")
     assert len(card["classes"]["palette"]) == 2 and len(card["mean"]) == len(card["std"]) == 3
     model, read = load_model(whole / "best.ckpt")
-    assert read.options == plan_for(data).options
+    assert read == plan_for(data).card
     assert model(torch.zeros(1, 3, 25, 31)).shape == (1, 2, 25, 31)  # odd sizes
 
 
@@ -158,6 +158,14 @@ def test_a_checkpoint_does_not_look_for_its_encoders_first_weights(
     expected, _ = load_model(whole / "best.ckpt")
     image = torch.rand(1, 3, 8, 8)
     assert torch.equal(model(image), expected(image))
+
+
+def test_a_failed_run_says_so(data: Path, tmp_path: Path) -> None:
+    """A rate at which the weights overflow: the report tells why, and what to try."""
+    with pytest.raises(TrainingError, match="the loss became (nan|inf) at step"):
+        run(data, tmp_path / "run", lr=1e30, optimizer="sgd", precision="32-true")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "failed: the loss became" in page and "try a lower --lr" in page
 
 
 def test_torch_layers_give_the_same_run(data: Path, tmp_path: Path) -> None:
@@ -391,22 +399,6 @@ class TestOptions:
             TrainOptions.from_dict({"data": "d", name: value})
 
 
-def test_sampler_visits_each_sample_once_and_differs_by_epoch() -> None:
-    """11 samples, 2 ranks, 2 steps of 2: 8 distinct ones in an epoch, 3 left out."""
-    epochs = []
-    for epoch in range(2):
-        numbers = []
-        for rank in range(2):
-            sampler = EpochSampler(11, batch_size=2, steps=2, seed=1, rank=rank, world=2)
-            sampler.set_epoch(epoch)
-            assert len(sampler) == len(list(sampler)) == 4
-            numbers += list(sampler)
-        assert len(set(numbers)) == 8
-        assert {number // 11 for number in numbers} == {epoch}
-        epochs.append([number % 11 for number in numbers])
-    assert epochs[0] != epochs[1]
-
-
 def test_suggested_rate_lies_halfway_down_the_loss() -> None:
     """Level to 1e-4, lowest at 1e-2, rising from there: 1e-3."""
     rates = np.geomspace(1e-6, 1, 61)
@@ -414,6 +406,20 @@ def test_suggested_rate_lies_halfway_down_the_loss() -> None:
     assert RangeTest(rates, losses).suggestion == pytest.approx(1e-3)
     with pytest.raises(TrainingError, match="the loss never fell"):
         RangeTest(rates, np.linspace(1, 2, 61)).suggestion  # noqa: B018
+
+
+def test_rates_rise_until_the_loss_diverges(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lr_range, "LOWEST", 1e-2)
+    monkeypatch.setattr(lr_range, "HIGHEST", 1e6)
+    done: list[tuple[int, int]] = []
+    plan = plan_for(data, optimizer="sgd", precision="32-true")
+    found = lr_range.find_lr(plan, open_data(str(data)), 60, lambda *of: done.append(of))
+    steps = len(found.rates)
+    assert len(found.losses) == steps < 60 and done == [(n, 60) for n in range(1, steps + 1)]
+    assert np.allclose(np.diff(np.log(found.rates)), np.log(1e8) / 59)
+    assert found.losses[0] == pytest.approx(np.log(2), rel=0.5)  # new weights tell no class
+    assert found.losses[-1] > 4 * found.losses.min() >= 0
+    assert (found.losses[10:-1] <= 4 * np.minimum.accumulate(found.losses)[10:-1]).all()
 
 
 def test_scores() -> None:
@@ -425,6 +431,7 @@ def test_scores() -> None:
     assert scores.mean_class_accuracy == pytest.approx((3 / 4 + 4 / 6) / 2)
     assert scores.mean_iou == pytest.approx((3 / 6 + 4 / 7) / 2)
     assert scores.accuracy == pytest.approx(7 / 10)
+    np.testing.assert_allclose(scores.share, [4 / 10, 6 / 10, 0])
 
 
 class TestBadCheckpoints:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from segfast._extension import C
+from segfast.bench.timing import Call
 
-Call = Callable[[], Any]
 Layer = Callable[[Tensor], Any]
 
 #: Sizes of the large map, [N, C, H, W].

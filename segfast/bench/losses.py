@@ -9,7 +9,8 @@ from torch import Tensor
 
 from segfast import functional as F
 from segfast import losses
-from segfast.bench.cases import Call, Case, Comparison, Layer
+from segfast.bench.cases import Case, Comparison, Layer
+from segfast.bench.timing import Call
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of logits [N, C, H, W] and labels [N, H, W]
 

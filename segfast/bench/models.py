@@ -42,6 +42,12 @@ class ModelRow:
     settled: bool
     peak_mb: float
 
+    def cells(self) -> tuple[str, str, str, str]:
+        """The row of a table: the way, images a second, the speed (~: not settled), the peak."""
+        speed = f"{'' if self.settled else '~'}{self.speedup:.2f}x"
+        way = f"{self.phase}, {self.layers}"
+        return way, f"{self.images_per_second:.3g}", speed, f"{self.peak_mb:.0f}"
+
 
 def measure_model(
     name: str, device: torch.device, size: tuple[int, int, int], seconds: float = 10.0
@@ -109,11 +115,9 @@ def markdown(name: str, rows: Sequence[ModelRow]) -> str:
     """The same table in Markdown; what is slower than PyTorch's layers in bold."""
     lines = [f"| {name} | images/s | speed | peak MB |", "|---|--:|--:|--:|"]
     for row in rows:
-        speed = f"{'' if row.settled else '~'}{row.speedup:.2f}x"
-        lines.append(
-            f"| {row.phase}, {row.layers} | {row.images_per_second:.3g} "
-            f"| {f'**{speed}**' if row.speedup < 1 else speed} | {row.peak_mb:.0f} |"
-        )
+        way, images, speed, peak = row.cells()
+        speed = f"**{speed}**" if row.speedup < 1 else speed
+        lines.append(f"| {way} | {images} | {speed} | {peak} |")
     return "\n".join(lines) + "\n"
 
 
@@ -127,11 +131,5 @@ def table(title: str, rows: Sequence[ModelRow]) -> Table:
     for head in ("images/s", "speed", "peak MB"):
         result.add_column(head, justify="right")
     for row in rows:
-        result.add_row(
-            f"{row.phase}, {row.layers}",
-            f"{row.images_per_second:.3g}",
-            f"{'' if row.settled else '~'}{row.speedup:.2f}x",
-            f"{row.peak_mb:.0f}",
-            style="red" if row.speedup < 1 else "",
-        )
+        result.add_row(*row.cells(), style="red" if row.speedup < 1 else "")
     return result

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from segfast._errors import UserError
+from segfast._errors import OptionError, UserError
 from segfast.cli.console import bar, console, say, say_error
 from segfast.cli.options import Binary, Classes, DataArgument, IgnoreIndex
 
 if TYPE_CHECKING:  # these import torchvision, which --help should not wait for
     from segfast.data.classes import ClassTable
     from segfast.data.report import DataReport
+    from segfast.data.samples import Sample
 
 MOST_PROBLEMS = 20  # shown
 
@@ -38,6 +40,13 @@ def verified(
         count = f"{len(report.problems)} problem{'s' if len(report.problems) > 1 else ''}"
         raise UserError(f"{where}: {count}{rest}; mend them, then try again")
     return report
+
+
+def samples_of(report: DataReport, split: str) -> Sequence[Sample]:
+    """The images of the split that ``--split`` names."""
+    if split not in report.samples:
+        raise OptionError(f"--split {split}: {report.root} has {', '.join(report.samples)}")
+    return report.samples[split]
 
 
 def in_a_line(report: DataReport) -> str:

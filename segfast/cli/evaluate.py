@@ -10,9 +10,8 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from segfast._errors import OptionError
 from segfast.cli.console import bar, console, say, say_files
-from segfast.cli.data import verified
+from segfast.cli.data import samples_of, verified
 
 if TYPE_CHECKING:
     from segfast.training.scores import Scores
@@ -39,9 +38,7 @@ def evaluate(
     predictor = Predictor(checkpoint)
     card = predictor.card
     report = verified(data or card.options.data, table=card.classes)
-    if split not in report.samples:
-        raise OptionError(f"--split {split}: {report.root} has {', '.join(report.samples)}")
-    samples = report.samples[split]
+    samples = samples_of(report, split)
     folder = out or checkpoint.parent / f"eval-{split}"
     with bar("scoring") as on_progress:
         evaluation = evaluate(predictor, samples, on_progress)

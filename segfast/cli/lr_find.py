@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from segfast._errors import OptionError
 from segfast.cli.console import bar, say, say_files
 from segfast.cli.data import in_a_line, verified
 from segfast.cli.options import (
@@ -27,6 +26,7 @@ from segfast.cli.options import (
     Seed,
     Size,
     Workers,
+    check_picture,
     model_options,
     read_config,
     said,
@@ -80,8 +80,7 @@ def lr_find(
     )
     base = read_config(config) if config else {}
     options = TrainOptions.from_dict({**base, **given, "data": data})
-    if out.suffix != ".png":
-        raise OptionError(f"--out {out}: must end in .png")
+    check_picture(out)
     report = verified(options.data, options.classes, options.ignore_index, options.binary)
     plan = make_plan(options, report)
     say(in_a_line(report))

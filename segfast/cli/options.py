@@ -130,6 +130,12 @@ def read_config(path: Path) -> dict[str, Any]:
     return state
 
 
+def check_picture(out: Path) -> None:
+    """Raises OptionError unless the file of ``--out`` is called as a PNG is."""
+    if out.suffix != ".png":
+        raise OptionError(f"--out {out}: must end in .png")
+
+
 def said(**options: Any) -> dict[str, Any]:
     """The options that were given."""
     return {name: value for name, value in options.items() if value is not None}

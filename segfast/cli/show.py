@@ -7,10 +7,18 @@ from typing import Annotated
 
 import typer
 
-from segfast._errors import OptionError
 from segfast.cli.console import say, say_files
-from segfast.cli.data import in_a_line, verified
-from segfast.cli.options import Augment, Binary, Classes, DataArgument, IgnoreIndex, Seed, Size
+from segfast.cli.data import in_a_line, samples_of, verified
+from segfast.cli.options import (
+    Augment,
+    Binary,
+    Classes,
+    DataArgument,
+    IgnoreIndex,
+    Seed,
+    Size,
+    check_picture,
+)
 
 
 def show(
@@ -35,14 +43,11 @@ def show(
     from segfast.training.pictures import batch, save
     from segfast.training.plan import make_plan
 
-    if out.suffix != ".png":
-        raise OptionError(f"--out {out}: must end in .png")
+    check_picture(out)
     report = verified(data, classes, ignore_index, bool(binary))
-    if split not in report.samples:
-        raise OptionError(f"--split {split}: {report.root} has {', '.join(report.samples)}")
+    samples = samples_of(report, split)
     card = make_plan(TrainOptions(data, size=size), report).card
     seed = seed or 0
-    samples = report.samples[split]
     as_they_are = Normalise((0.0,) * card.in_channels, (1.0,) * card.in_channels)
     crops = TrainingSet(samples, TrainingCrop(card.size, as_they_are, augment is not False), seed)
     numbers = list(EpochSampler(len(samples), min(images, len(samples)), 1, seed))

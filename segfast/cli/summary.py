@@ -65,6 +65,8 @@ def summary(
     """
     import torch
 
+    from segfast._example import input_channels
+
     options = model_options(option) or {}
     with torch.device("meta"):
         if Path(model).exists():
@@ -73,13 +75,12 @@ def summary(
             if classes or in_channels or options:
                 raise OptionError(f"{model}: a checkpoint has its own classes and options")
             card = read_card(load(Path(model)))
-            network, channels = card.build(), card.in_channels
-            size = size or card.size
+            network, size = card.build(), size or card.size
             say(f"{model}: {card.model}, classes {', '.join(card.classes.names)}")
         else:
-            network = _build(model, classes, in_channels, options)
-            channels = _first_channels(network)
-            size = size or (512, 512)
+            network, size = _build(model, classes, in_channels, options), size or (512, 512)
+        channels = input_channels(network)
+        assert channels is not None  # all of ours begin with a convolution
         layers, total = trace(network, torch.empty(1, channels, *size), depth)
     table = Table(box=None)
     for column in ("layer", "type", "output (C, H, W)", "parameters", "MACs"):
@@ -161,12 +162,6 @@ def _build(
         if classes is None:  # a family, unlike a preset, has no number of classes of its own
             return _build(name, 2, in_channels, options)
         raise OptionError(f"model {name}: {error}") from error
-
-
-def _first_channels(model: nn.Module) -> int:
-    from torch import nn
-
-    return next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
 
 
 def _count(number: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
+from torch.nn import functional as nnf
 
 from segfast._classes import check_target, check_values, whole
 from segfast.functional.overlap_stats import OverlapStats, overlap_stats
@@ -83,6 +84,27 @@ def _sums_of_probabilities(
         pixels=counts.sum(2, dtype=torch.float64),
         weight=nothing,
     )
+
+
+def focal_terms(z: Tensor, t: Tensor, gamma: float, activation: str) -> Tensor:
+    """The focal losses of values [N, C, S], in plain PyTorch, where no sum of them will do.
+
+    (1 - p)^gamma times the cross-entropy, of the sigmoid of each logit, or of the softmax over C,
+    which is 0 but for the label. Of targets 0 and 1.
+
+    Args:
+        z: logits, float64.
+        t: targets, float64.
+        gamma: focal exponent.
+        activation: ``"sigmoid"`` or ``"softmax"``.
+    """
+    if activation == "sigmoid":
+        focal = (nnf.logsigmoid(z * (1 - 2 * t)) * gamma).exp()
+        return focal * nnf.binary_cross_entropy_with_logits(z, t, reduction="none")
+    log_p = z.log_softmax(1)
+    tiny = torch.finfo(z.dtype).tiny  # the least number whose power has a finite slope
+    focal = (-log_p.expm1()).clamp(min=tiny) ** gamma
+    return -focal * log_p.masked_fill(t == 0, 0) * t
 
 
 def as_labels(input: Tensor, target: Tensor) -> Tensor:

@@ -18,10 +18,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as nnf
 
 from segfast._classes import check_choice, check_target, check_values
-from segfast.compat._common import check, divided, in_type_of, mean, reduced, sums
+from segfast.compat._common import (
+    check,
+    divided,
+    focal_terms,
+    in_type_of,
+    mean,
+    reduced,
+    sums,
+)
 from segfast.losses import lovasz
 from segfast.reference import overlap_stats as reference
 
@@ -179,16 +186,9 @@ def _focal_map(
     check_values(target, check_target(pred, target), max(pred.shape[1], 2), ignore_index)
     t, counts = reference.spread_targets(pred, target, True, ignore_index)
     z, t = pred.flatten(2).double().masked_fill(~counts, 0), t.double()
-    tiny = torch.finfo(z.dtype).tiny  # the least number whose power has a finite slope
-    if negative is None:
-        log_p = z.log_softmax(1)
-        focal = (-log_p.expm1()).clamp(min=tiny) ** gamma
-        loss = -focal * log_p.masked_fill(t == 0, 0) * t
-    else:
-        focal = (nnf.logsigmoid(z * (1 - 2 * t)) * gamma).exp()
-        loss = focal * nnf.binary_cross_entropy_with_logits(z, t, reduction="none")
-        loss = loss * torch.where(t > 0, 1, negative[:, None])
-    loss = loss * torch.where(t > 0, positive[:, None], 1)
+    loss = focal_terms(z, t, gamma, "softmax" if negative is None else "sigmoid")
+    others = 0 if negative is None else negative[:, None]
+    loss = loss * torch.where(t > 0, positive[:, None], others)
     return in_type_of(loss.masked_fill(~counts, 0).view(pred.shape), pred)
 
 

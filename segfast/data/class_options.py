@@ -73,19 +73,15 @@ def _counted(count: int, ignored: tuple[int, ...]) -> ClassTable:
 
 
 def find_classes(
-    root: Path, scans: Mapping[Pair, Scan], options: ClassOptions
+    root: Path, scans: Mapping[Pair, Scan], ignore_index: int | None
 ) -> tuple[ClassTable, str]:
-    """The class table of a data set, and in words how it was found.
+    """The class table of a data set where nothing states it, and in words how it was found.
 
-    Given by the options, else by classes.csv or classes.txt, else known by the files' names, else
-    read off the masks' values, where those can mean one thing only.
+    Known by the files' names, else read off the masks' values, where those can mean one thing only.
 
     Raises:
         DataError: the masks' values do not tell the classes.
     """
-    given = given_classes(root, options)
-    if given:
-        return given
     coloured = [pair for pair, scan in scans.items() if scan.colour]
     if coloured:
         raise DataError(
@@ -94,9 +90,9 @@ def find_classes(
         )
     values = {value for scan in scans.values() for value in scan.counts}
     known = recognise((pair.name for pair in scans), values)
-    if known and options.ignore_index is None:
+    if known and ignore_index is None:
         return known.classes, f"recognised as {known.title}"
-    return _infer(root, scans, values, options.ignore_index)
+    return _infer(root, scans, values, ignore_index)
 
 
 def _infer(

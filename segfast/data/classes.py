@@ -19,8 +19,7 @@ Colour = tuple[int, int, int]
 IGNORE_INDEX = 255
 """The label of pixels that count for nothing, whatever value they had in the file."""
 
-_UNKNOWN = 254  # marks a mask value that is no class, inside decode only
-MAX_CLASSES = _UNKNOWN
+MAX_CLASSES = IGNORE_INDEX  # labels are uint8, and one of the 256 is this
 
 _COLOUR_FIRST = re.compile(r"(?P<colour>\d+\s+\d+\s+\d+)\s+(?P<name>\S.*)")
 _IGNORED_NAMES = {"void", "ignore", "ignored", "unlabelled", "unlabeled", "unlabelled/void"}

@@ -122,6 +122,12 @@ def to_array(picture: Image.Image, channels: int) -> NDArray[np.uint8] | NDArray
     return array[..., None] if channels == 1 else array
 
 
+def to_bytes(image: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Pixels in uint8 as they are, those in 0 to 1 rounded to the nearest of 256 levels."""
+    levels = image if image.dtype == np.uint8 else (image * 255).round()
+    return levels.astype(np.uint8, copy=False)
+
+
 def to_mask(picture: Image.Image, colour_masks: bool) -> Mask:
     """The mask in a picture. RGB with three equal channels is read as class indices.
 

@@ -16,6 +16,7 @@ from segfast.data.images import (
     is_sideways,
     open_upright,
     to_array,
+    to_bytes,
 )
 
 
@@ -49,7 +50,7 @@ class Scan:
 
 def histogram(image: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.int64]:
     """Pixels of each of 256 levels, per channel. [H, W, C] -> [C, 256]"""
-    levels = image if image.dtype == np.uint8 else (image * 255).round().astype(np.uint8)
+    levels = to_bytes(image)
     channels = range(image.shape[2])
     return np.stack([np.bincount(levels[..., c].ravel(), minlength=256) for c in channels])
 

@@ -52,9 +52,9 @@ def open_data(
     scans = _scan_all(folder, colour_masks, on_progress)
     if not scans and not folder.problems:
         raise DataError(f"{where}: holds no pair of image and mask")
-    if given is None:
-        given = find_classes(root, scans, options) if scans else (ClassTable.two(), "unknown")
-    table, source = given
+    if given is None and scans:
+        given = find_classes(root, scans, options.ignore_index)
+    table, source = given or (ClassTable.two(), "unknown")
     _check_values(folder, scans, table)
     blank = {pair for pair, scan in scans.items() if not scan.pixels(table)[:-1].any()}
     if blank:

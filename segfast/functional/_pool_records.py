@@ -10,42 +10,16 @@ name where a gradient is not a plain tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from segfast._library import Op, define_op, save_tensors
 from segfast._window import Window, check_record, empty
+from segfast.functional._batching import fold_maps
 from segfast.reference import max_pool2d as pool_reference
 from segfast.reference import max_unpool2d as unpool_reference
-
-
-def fold_batch(op: Callable[..., Any], tensors: int) -> Callable[..., Any]:
-    """The vmap rule of an op whose first ``tensors`` arguments have a leading batch dimension.
-
-    A vmapped dimension joins the batch of [N, C, H, W] maps, and becomes the batch of [C, H, W]
-    ones.
-    """
-
-    def rule(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
-        moved = [
-            x.movedim(d, 0) if d is not None else x.expand(info.batch_size, *x.shape)
-            for x, d in zip(args[:tensors], in_dims, strict=False)
-        ]
-        batched = moved[0].dim() == 5
-        if batched:
-            moved = [x.flatten(0, 1) for x in moved]
-        result = op(*moved, *args[tensors:])
-
-        def unfold(x: Tensor) -> Tensor:
-            return x.unflatten(0, (info.batch_size, -1)) if batched else x
-
-        if isinstance(result, tuple):
-            return tuple(unfold(x) for x in result), (0,) * len(result)
-        return unfold(result), 0
-
-    return rule
 
 
 def _backward_fake(
@@ -81,7 +55,7 @@ max_pool2d_backward: Op = define_op(
     " -> Tensor",
     reference=pool_reference.max_pool2d_backward,
     fake=_backward_fake,
-    vmap=fold_batch(lambda *args: max_pool2d_backward(*args), tensors=2),
+    vmap=fold_maps(lambda *args: max_pool2d_backward(*args), tensors=2),
     setup_context=_backward_setup,
     backward=_backward_backward,
     jvp=_backward_jvp,
@@ -136,7 +110,7 @@ max_unpool2d_backward: Op = define_op(
     " -> Tensor",
     reference=unpool_reference.max_unpool2d_backward,
     fake=_gather_fake,
-    vmap=fold_batch(lambda *args: max_unpool2d_backward(*args), tensors=2),
+    vmap=fold_maps(lambda *args: max_unpool2d_backward(*args), tensors=2),
     setup_context=_gather_setup,
     backward=_gather_backward,
     jvp=_gather_jvp,

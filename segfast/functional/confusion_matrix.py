@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segfast._library import define_op
 from segfast._tensors import check_tensors
+from segfast.functional._batching import batch_first
 from segfast.reference import confusion_matrix as reference
 
 __all__ = ["confusion_matrix"]
@@ -48,6 +49,7 @@ def confusion_matrix(
     Raises:
         ValueError: shapes or ``num_classes`` do not fit.
         TypeError: floating-point labels, or what is no tensor.
+        RuntimeError: logits of another type than float32, float64, float16 and bfloat16.
         IndexError: on the CPU, a label or a predicted label outside ``[0, num_classes)``, where the
             pixel is not ignored. On CUDA the kernel stops and the next synchronising call raises.
 
@@ -92,7 +94,7 @@ def _vmap(
 ) -> tuple[Tensor, int]:
     size = info.batch_size
     folded = [
-        (x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
+        batch_first(x, dim, size).flatten(0, 1)
         for x, dim in zip((prediction, target), in_dims, strict=False)
     ]
     *others, per_image = options

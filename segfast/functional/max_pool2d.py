@@ -23,11 +23,8 @@ from segfast._window import (
     pool_window,
     pooled_size,
 )
-from segfast.functional._pool_records import (
-    fold_batch,
-    max_pool2d_backward,
-    max_unpool2d_backward,
-)
+from segfast.functional._batching import fold_maps
+from segfast.functional._pool_records import max_pool2d_backward, max_unpool2d_backward
 from segfast.reference import max_pool2d as reference
 
 __all__ = ["max_pool2d", "max_pool2d_with_codes"]
@@ -132,6 +129,7 @@ def max_pool2d_with_codes(
     Raises:
         RuntimeError: an argument is out of its range, or ``input`` is smaller than a window.
         ValueError: the window has more than 255 taps.
+        TypeError: ``input`` is no tensor, or a number of the window no int.
 
     The plain-PyTorch equivalent is ``max_pool2d(..., return_indices=True)`` followed by
     :func:`indices_to_codes`.
@@ -193,7 +191,7 @@ def _define_recorded(name: str, reference: Callable[..., Any], fake: Callable[..
         f"{name}(Tensor input, int[] window, bool ceil_mode) -> (Tensor, Tensor)",
         reference=reference,
         fake=fake,
-        vmap=fold_batch(lambda *args: op(*args), tensors=1),
+        vmap=fold_maps(lambda *args: op(*args), tensors=1),
         setup_context=_record_setup,
         backward=_record_backward,
         jvp=_record_jvp,
@@ -243,7 +241,7 @@ _values: Op = define_op(
     "max_pool2d(Tensor input, int[] window, bool ceil_mode) -> Tensor",
     reference=lambda *args: reference.max_pool2d_with_indices(*args)[0],
     fake=_values_fake,
-    vmap=fold_batch(lambda *args: _values(*args), tensors=1),
+    vmap=fold_maps(lambda *args: _values(*args), tensors=1),
     setup_context=_values_setup,
     backward=_values_backward,
     jvp=_values_jvp,

@@ -13,7 +13,8 @@ from torch.overrides import handle_torch_function, has_torch_function
 from segfast._library import define_op, eager_call, save_tensors
 from segfast._tensors import check_same_device, check_tensors
 from segfast._window import Window, check_maps, check_record, coded_window, empty, pool_window
-from segfast.functional._pool_records import fold_batch, max_unpool2d_backward
+from segfast.functional._batching import fold_maps
+from segfast.functional._pool_records import max_unpool2d_backward
 from segfast.reference import max_unpool2d as reference
 
 __all__ = ["max_unpool2d", "max_unpool2d_with_codes"]
@@ -182,7 +183,7 @@ def _define(name: str, record: str, reference: Callable[..., Tensor]) -> Any:
         f"{name}(Tensor input, Tensor {record}, int[] window, SymInt[] output_size) -> Tensor",
         reference=reference,
         fake=_fake_with(record),
-        vmap=fold_batch(lambda *args: op(*args), tensors=2),
+        vmap=fold_maps(lambda *args: op(*args), tensors=2),
         setup_context=_setup,
         backward=_backward,
         jvp=jvp,

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from segfast._classes import dense_format_of
+from segfast._classes import check_choice, dense_format_of
 from segfast._library import define_op, save_tensors
 from segfast._tensors import check_tensors
+from segfast.functional._batching import batch_first
 from segfast.reference import overlap_stats as reference
 
 __all__ = ["OverlapStats", "overlap_stats"]
@@ -111,10 +112,11 @@ def overlap_stats(
         A named tuple :class:`OverlapStats` of float64 tensors.
 
     Raises:
-        RuntimeError: a target or weight that requires a gradient: only ``logits`` get one.
+        RuntimeError: logits of a type that is not listed; a target or weight that requires a
+            gradient: only ``logits`` get one.
         ValueError: a shape, mode or option outside what is said here, or a negative weight (on
             CUDA, as for labels below).
-        TypeError: floating-point label maps, a type that is not listed, or what is no tensor.
+        TypeError: floating-point label maps, or what is no tensor.
         IndexError: on the CPU, a label that is no class nor ignored, or a soft target outside [0,
             1]. On CUDA the kernel stops and the next synchronising call raises.
 
@@ -122,8 +124,7 @@ def overlap_stats(
     ``t = one_hot(target, C).movedim(-1, 1)``, then ``(p * t).flatten(2).sum(2)`` and so on; in full
     it is ``segfast/reference/overlap_stats.py``.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    check_choice("mode", mode, MODES)
     check_tensors(logits=logits, target=target)
     if mode == "binary" and logits.shape[1:2] != (1,):
         raise ValueError(
@@ -166,7 +167,7 @@ _OPTIONS = (
 _GRADS = "Tensor? grad_intersection, Tensor? grad_probability, Tensor? grad_cross_entropy"
 
 
-def _fold_batch(op: Callable[..., Any], name: str, batched: Sequence[int], tensors: int) -> Any:
+def _fold_samples(op: Callable[..., Any], name: str, batched: Sequence[int], tensors: int) -> Any:
     """The vmap rule of an op whose tensor arguments at ``batched`` begin with N: it joins N."""
 
     def rule(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
@@ -176,8 +177,7 @@ def _fold_batch(op: Callable[..., Any], name: str, batched: Sequence[int], tenso
             if args[i] is None:
                 continue
             if i in batched:
-                dim = in_dims[i]
-                x = args[i].expand(size, *args[i].shape) if dim is None else args[i].movedim(dim, 0)
+                x = batch_first(args[i], in_dims[i], size)
                 samples = x.shape[1]
                 folded[i] = x.flatten(0, 1)
             elif in_dims[i] is not None:
@@ -270,7 +270,7 @@ _overlap_stats: Callable[..., Any] = define_op(
     f"overlap_stats({_INPUTS}, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     reference=reference.overlap_stats,
     fake=_fake,
-    vmap=_fold_batch(lambda *args: _overlap_stats(*args), "overlap_stats", (0, 1, 4), 5),
+    vmap=_fold_samples(lambda *args: _overlap_stats(*args), "overlap_stats", (0, 1, 4), 5),
     setup_context=_setup,
     backward=_backward,
     jvp=_jvp,
@@ -329,7 +329,7 @@ _overlap_stats_backward: Callable[..., Any] = define_op(
     f"overlap_stats_backward({_INPUTS}, {_GRADS}, {_OPTIONS}) -> Tensor",
     reference=reference.overlap_stats_backward,
     fake=_backward_fake,
-    vmap=_fold_batch(
+    vmap=_fold_samples(
         lambda *args: _overlap_stats_backward(*args), "overlap_stats", (0, 1, 4, 5, 6, 7), 8
     ),
     setup_context=_backward_setup,

@@ -12,7 +12,7 @@ from segfast._library import define_op, eager_call
 from segfast._shuffle import coarse_size, factor_of, fine_size
 from segfast._tensors import check_tensors
 from segfast._window import empty
-from segfast.functional._pool_records import fold_batch
+from segfast.functional._batching import fold_maps
 from segfast.reference import pixel_shuffle as reference
 
 __all__ = ["pixel_shuffle", "pixel_unshuffle"]
@@ -106,7 +106,7 @@ _shuffle: Callable[..., Tensor] = define_op(
     "pixel_shuffle(Tensor input, int upscale_factor) -> Tensor",
     reference=reference.pixel_shuffle,
     fake=lambda input, factor: empty(fine_size(input, factor, "pixel_shuffle"), input),
-    vmap=fold_batch(lambda *args: _shuffle(*args), tensors=1),
+    vmap=fold_maps(lambda *args: _shuffle(*args), tensors=1),
     setup_context=_setup,
     backward=_shuffle_backward,
     jvp=_shuffle_jvp,
@@ -117,7 +117,7 @@ _unshuffle: Callable[..., Tensor] = define_op(
     "pixel_unshuffle(Tensor input, int downscale_factor) -> Tensor",
     reference=reference.pixel_unshuffle,
     fake=lambda input, factor: empty(coarse_size(input, factor, "pixel_unshuffle"), input),
-    vmap=fold_batch(lambda *args: _unshuffle(*args), tensors=1),
+    vmap=fold_maps(lambda *args: _unshuffle(*args), tensors=1),
     setup_context=_setup,
     backward=_unshuffle_backward,
     jvp=_unshuffle_jvp,

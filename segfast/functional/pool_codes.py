@@ -19,7 +19,7 @@ from segfast._window import (
     packs_channels,
     pooled_size,
 )
-from segfast.functional._pool_records import fold_batch
+from segfast.functional._batching import fold_maps
 from segfast.reference import pool_codes as reference
 
 __all__ = ["codes_to_indices", "indices_to_codes"]
@@ -47,8 +47,8 @@ def codes_to_indices(
 
     Raises:
         RuntimeError: ``codes`` have not the shape that this pooling gives.
-        ValueError: a code names a position outside the map. On CUDA the kernel stops and the next
-            synchronising call raises.
+        ValueError: a window of more than 255 taps; or a code names a position outside the map. On
+            CUDA such a code stops the kernel and the next synchronising call raises.
 
     The plain-PyTorch equivalent is :mod:`segfast.reference.pool_codes`.
     """
@@ -138,5 +138,5 @@ _indices_to_codes: Op = define_op(
     "indices_to_codes(Tensor indices, int[] window, SymInt[] map_size) -> Tensor",
     reference=reference.indices_to_codes,
     fake=_to_codes_fake,
-    vmap=fold_batch(lambda *args: _indices_to_codes(*args), tensors=1),
+    vmap=fold_maps(lambda *args: _indices_to_codes(*args), tensors=1),
 )

@@ -21,7 +21,7 @@ from segfast._shuffle import (
 )
 from segfast._tensors import check_tensors
 from segfast._window import empty, format_of
-from segfast.functional._pool_records import fold_batch
+from segfast.functional._batching import fold_maps
 from segfast.functional.pixel_shuffle import pixel_shuffle
 from segfast.reference import subpixel_upsample as reference
 
@@ -104,7 +104,7 @@ def _fold(op: Callable[..., Tensor]) -> Callable[..., Any]:
     """The vmap rule of an op of (tensor, optional mask, ...)."""
 
     def rule(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
-        return fold_batch(op, tensors=1 if args[1] is None else 2)(info, in_dims, *args)
+        return fold_maps(op, tensors=1 if args[1] is None else 2)(info, in_dims, *args)
 
     return rule
 
@@ -204,7 +204,7 @@ _with_mask: Callable[..., tuple[Tensor, Tensor]] = define_op(
     "subpixel_upsample_with_mask(Tensor input, int upscale_factor, bool blur) -> (Tensor, Tensor)",
     reference=reference.subpixel_upsample_with_mask,
     fake=_with_mask_fake,
-    vmap=fold_batch(lambda *args: _with_mask(*args), tensors=1),
+    vmap=fold_maps(lambda *args: _with_mask(*args), tensors=1),
     setup_context=_with_mask_setup,
     backward=_with_mask_backward,
     jvp=_with_mask_jvp,
@@ -241,7 +241,7 @@ _values: Callable[..., Tensor] = define_op(
     "subpixel_upsample(Tensor input, int upscale_factor, bool relu, bool blur) -> Tensor",
     reference=reference.subpixel_upsample,
     fake=lambda input, factor, relu, blur: _fine_fake(input, factor),
-    vmap=fold_batch(lambda *args: _values(*args), tensors=1),
+    vmap=fold_maps(lambda *args: _values(*args), tensors=1),
     setup_context=_values_setup,
     backward=_values_backward,
     jvp=_values_jvp,

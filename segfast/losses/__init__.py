@@ -28,6 +28,10 @@ A ratio of your own is three lines. ``stats`` holds the sums of each class over 
 Smoothing, absent classes, class weights, ranks and the rest are :class:`RegionLoss`'s, and it adds
 up with a pixel loss in the same two passes: ``CombinedLoss([loss, CrossEntropyLoss(...)])``. Losses
 with other libraries' names and numbers are in :mod:`segfast.compat`.
+
+An option that is out of its range is a ValueError when the loss is made, and names itself. Logits
+and targets that do not fit raise when it is called, as :func:`segfast.functional.overlap_stats`
+says.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ from typing import Any
 
 from torch import nn
 
+from segfast._classes import check_choice
 from segfast.functional.overlap_stats import MODES
 from segfast.losses._base import StatsLoss
 from segfast.losses.combined import CombinedLoss, DiceBCELoss, DiceCELoss, DiceFocalLoss
@@ -116,6 +121,4 @@ def create_loss(name: str, **options: Any) -> nn.Module:
     Raises:
         ValueError: an unknown name.
     """
-    if name not in _LOSSES:
-        raise ValueError(f"name must be one of {', '.join(_LOSSES)}, got {name!r}")
-    return _LOSSES[name](**options)
+    return _LOSSES[check_choice("name", name, list_losses())](**options)

@@ -24,6 +24,10 @@ class CombinedLoss(StatsLoss):
         losses: any number of region losses, which share one ``exponent``, and at most one pixel
             loss; of one ``mode`` and ``ignore_index``, and with a scalar result.
         factors: of the losses; 1 by default.
+
+    Raises:
+        TypeError: a loss that is none of ours, or itself a sum.
+        ValueError: no loss, losses that do not go together, or not one factor for each.
     """
 
     def __init__(self, losses: Sequence[StatsLoss], factors: Sequence[float] | None = None) -> None:
@@ -59,24 +63,20 @@ class CombinedLoss(StatsLoss):
     def stats_options(self) -> dict[str, Any]:
         """See :class:`StatsLoss`."""
         options: dict[str, Any] = {}
-        for loss in self._parts():
+        for _, loss in self._weighed():
             options.update(loss.stats_options())
         return options
-
-    def _parts(self) -> list[StatsLoss]:
-        return cast(list[StatsLoss], list(self.losses))
 
     def _weighed(self) -> Iterable[tuple[float, StatsLoss]]:
         return zip(self.factors, cast(Iterable[StatsLoss], self.losses), strict=True)
 
     def from_stats(self, stats: OverlapStats) -> Tensor:
         """See :class:`StatsLoss`."""
-        losses = self._parts()
-        groups = {reduce: sum_group(stats, reduce) for reduce in {loss.reduce for loss in losses}}
-        parts = [
-            factor * loss.from_groups(groups[loss.reduce])
-            for factor, loss in zip(self.factors, losses, strict=True)
-        ]
+        weighed = list(self._weighed())
+        groups = {
+            reduce: sum_group(stats, reduce) for reduce in {loss.reduce for _, loss in weighed}
+        }
+        parts = [factor * loss.from_groups(groups[loss.reduce]) for factor, loss in weighed]
         return sum(parts[1:], parts[0])
 
 

@@ -100,11 +100,19 @@ class Score(CountingMetric):
             counts = matrix.diagonal(dim1=-2, dim2=-1), matrix.sum(-2), matrix.sum(-1)
         else:
             counts = matrix[..., 1, 1], matrix[..., :, 1].sum(-1), matrix[..., 1, :].sum(-1)
+        return self._of_classes(*counts)
+
+    def _of_classes(
+        self, hits: Tensor, predicted: Tensor, labelled: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Counts [..., C], without a dimension of classes in mode ``"binary"``, of those that take
+        part."""
+        counts = hits, predicted, labelled
         if self.mode == "binary":
-            counts = counts[0][..., None], counts[1][..., None], counts[2][..., None]
-        if not self.include_background:
-            counts = counts[0][..., 1:], counts[1][..., 1:], counts[2][..., 1:]
-        return counts[0].double(), counts[1].double(), counts[2].double()
+            hits, predicted, labelled = (x[..., None] for x in counts)
+        elif not self.include_background:
+            hits, predicted, labelled = (x[..., 1:] for x in counts)
+        return hits.double(), predicted.double(), labelled.double()
 
     def size(self, hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
         """The denominator of the score."""
@@ -195,12 +203,9 @@ class PixelAccuracy(Score):
         """See :class:`Score`; in sigmoid modes both answers of a class are its pixels."""
         if self.mode == "multiclass":
             return super().counts(matrix)
-        right = matrix.diagonal(dim1=-2, dim2=-1).sum(-1).double()
-        pixels = matrix.sum((-2, -1)).double()
-        if self.mode == "binary":
-            return right[..., None], pixels[..., None], pixels[..., None]
-        first = 0 if self.include_background else 1
-        return right[..., first:], pixels[..., first:], pixels[..., first:]
+        right = matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
+        pixels = matrix.sum((-2, -1))
+        return self._of_classes(right, pixels, pixels)
 
     def support(self, matrix: Tensor) -> Tensor:
         """See :class:`Score`: of the positives."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segfast._classes import LABEL_DTYPES, bad_target, check_classes, map_shape
+from segfast._classes import LABEL_DTYPES, check_classes, check_values, map_shape
 from segfast._tensors import check_same_device
 
 
@@ -44,20 +44,16 @@ def confusion_matrix(
     counts = torch.ones_like(labels, dtype=torch.bool)
     if ignore_index is not None:
         counts = labels != ignore_index
-    if bool((counts & ((labels < 0) | (labels >= num_classes))).any()):
-        bad_target(target, False, num_classes, ignore_index)
+    check_values(target, False, num_classes, ignore_index)
     if not prediction.is_floating_point():
-        predicted = prediction.long()
-        if bool((counts & ((predicted < 0) | (predicted >= num_classes))).any()):
-            bad_target(prediction, False, num_classes, None, "prediction")
+        predicted = prediction.long().masked_fill(~counts, 0)  # nobody asks what it is there
+        check_values(predicted, False, num_classes, None, "prediction")
     elif prediction.shape[1] == 1:
         predicted = (prediction.squeeze(1) > threshold).long()
     else:
         predicted = prediction.argmax(1)
-    images = torch.arange(len(labels), device=labels.device) if per_image else 0
-    images = torch.as_tensor(images, device=labels.device)
-    images = images.reshape(-1, *[1] * (labels.dim() - 1)).expand_as(labels)
-    pairs = (images * num_classes + labels) * num_classes + predicted
     shape = (len(labels) if per_image else 1, num_classes, num_classes)
+    images = torch.arange(shape[0], device=labels.device).reshape(-1, *[1] * (labels.dim() - 1))
+    pairs = (images * num_classes + labels) * num_classes + predicted
     matrix = pairs[counts].bincount(minlength=shape[0] * num_classes**2).reshape(shape)
     return matrix if per_image else matrix[0]

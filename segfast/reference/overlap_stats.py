@@ -96,6 +96,13 @@ def _accumulate(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
+def _one_for_each_class(class_weight: Tensor | None, logits: Tensor) -> Tensor:
+    """Weights [C], in the type of the sums; 1 by default."""
+    if class_weight is None:
+        return torch.ones(logits.shape[1], dtype=_accumulate(logits), device=logits.device)
+    return class_weight.to(_accumulate(logits)).expand(logits.shape[1])
+
+
 def region_sums(p: Tensor, t: Tensor, exponent: int, minimum: bool) -> tuple[Tensor, Tensor]:
     """intersection and probability [N, C] of [N, C, S], 0 where they do not count."""
     both = torch.minimum(p, t) if minimum else p * t
@@ -120,9 +127,7 @@ def differentiable_sums(
         t, counts = spread_targets(logits, target, sigmoid, ignore_index)
         dtype = _accumulate(logits)
         z = logits.flatten(2).to(dtype).masked_fill(~counts, 0)
-        weight = torch.ones(z.shape[1], dtype=dtype, device=z.device)
-        if class_weight is not None:
-            weight = class_weight.to(dtype).expand(z.shape[1])
+        weight = _one_for_each_class(class_weight, logits)
         pixels = torch.ones((), dtype=dtype, device=z.device)
         if pixel_weight is not None:
             pixels = pixel_weight.flatten(1).unsqueeze(1).to(dtype)
@@ -178,17 +183,12 @@ def overlap_stats(
     )
     intersection, probability, cross_entropy = sums(logits)
     t, counts = spread_targets(logits, target, sigmoid, ignore_index)
-    dtype = _accumulate(logits)
-    class_weights = torch.ones(logits.shape[1], dtype=dtype, device=logits.device)
-    if class_weight is not None:
-        class_weights = class_weight.to(dtype).expand(logits.shape[1])
-    term_weight = counts * class_weights.unsqueeze(1)  # sigmoid: a term a class
+    each = _one_for_each_class(class_weight, logits).unsqueeze(1)
+    term_weight = counts * each  # sigmoid: a term a class
     if not sigmoid:
-        term_weight = counts[:, :1] * (
-            1.0 if dense else (t * class_weights.unsqueeze(1)).sum(1, True)
-        )
+        term_weight = counts[:, :1] * (1.0 if dense else (t * each).sum(1, True))
     if pixel_weight is not None:
-        term_weight = term_weight * pixel_weight.flatten(1).unsqueeze(1).to(dtype)
+        term_weight = term_weight * pixel_weight.flatten(1).unsqueeze(1).to(t.dtype)
     return (
         intersection,
         probability,

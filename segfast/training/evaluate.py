@@ -73,7 +73,6 @@ def write_scores(scores: Scores, classes: ClassTable, folder: Path) -> list[Path
     return [folder / name for name in ("scores.csv", "confusion.csv", "confusion.png")]
 
 
-@torch.inference_mode()
 def draw_worst(
     predictor: Predictor, samples: Sequence[Sample], evaluation: Evaluation, path: Path
 ) -> None:

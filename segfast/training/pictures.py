@@ -17,6 +17,7 @@ from PIL import Image
 
 from segfast._files import atomic_file
 from segfast.data.classes import IGNORE_INDEX, ClassTable, Colour
+from segfast.data.images import to_bytes
 from segfast.training.history import Row
 from segfast.training.scores import Scores
 
@@ -223,10 +224,8 @@ def _panel(axes: Axes, array: NDArray[np.uint8], title: str) -> None:
 
 def picture(image: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.uint8]:
     """[H, W, 1 or 3] in uint8, or in 0 to 1, as RGB of at most PANEL pixels a side."""
-    bytes_ = image if image.dtype == np.uint8 else (image * 255).round().astype(np.uint8)
-    if bytes_.shape[2] == 1:
-        bytes_ = np.repeat(bytes_, 3, axis=2)
-    small = Image.fromarray(bytes_)
+    pixels = to_bytes(image)
+    small = Image.fromarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
     small.thumbnail((PANEL, PANEL))
     return np.asarray(small)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from segfast._errors import OptionError
+from segfast._toolkit import usable_cores
 from segfast.data.report import DataReport
 from segfast.data.transforms import Size, fit
 from segfast.training.checkpoint import Card
@@ -177,5 +178,5 @@ def _default_precision() -> str:
 
 def _default_workers() -> int:
     """Few on a CPU, where the model wants the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(8, cores or 1) if torch.cuda.is_available() else min(2, (cores or 1) // 4)
+    cores = usable_cores()
+    return min(8, cores) if torch.cuda.is_available() else min(2, cores // 4)

@@ -123,17 +123,13 @@ class Batches(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[WholeBatch]:
-        """Whole images."""
+        """Whole images, each by one of the processes."""
         options, trainer = self._plan.options, self.trainer
         assert trainer is not None
         samples = self._samples["val"]
         whole = WholeSet(samples, WholeImage(self._plan.card.size, self._normalise))
-        if trainer.world_size > 1:
-            mine = range(trainer.global_rank, len(samples), trainer.world_size)
-            return whole_loader(
-                Subset(whole, mine), chosen(options.batch_size), chosen(options.workers)
-            )
-        return whole_loader(whole, chosen(options.batch_size), chosen(options.workers))
+        mine = Subset(whole, range(trainer.global_rank, len(samples), trainer.world_size))
+        return whole_loader(mine, chosen(options.batch_size), chosen(options.workers))
 
 
 def fit(
