@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from segfast._library import Op, define_op, eager_call, save_tensors
+from segfast._library import Op, define_op, eager_call, keeps_record, save_tensors
 from segfast._tensors import check_tensors
 from segfast._window import (
     MAX_CODED_TAPS,
@@ -90,7 +90,7 @@ def max_pool2d(
     window = pool_window(kernel_size, stride, padding, dilation)
     if return_indices:
         return _with_indices(input, window, ceil_mode)  # type: ignore[no-any-return]
-    if not (input.requires_grad and torch.is_grad_enabled()):
+    if not keeps_record(input):
         return _values(input, window, ceil_mode)  # type: ignore[no-any-return]
     pool = _with_codes if window[0] * window[1] <= MAX_CODED_TAPS else _with_indices
     return pool(input, window, ceil_mode)[0]  # type: ignore[no-any-return]
