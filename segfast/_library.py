@@ -104,7 +104,8 @@ def keeps_record(input: Tensor) -> bool:
 
     That traces a second time, without gradients, to check the trace, and must find the same op.
     """
-    return (input.requires_grad and torch.is_grad_enabled()) or torch.jit.is_tracing()
+    recorded = input.requires_grad and torch.is_grad_enabled()
+    return recorded or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
 
 
 def save_tensors(ctx: Any, *tensors: Tensor | None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -323,3 +325,29 @@ def test_gradients_of_large_windows(device: torch.device, dtype: torch.dtype, la
         # On the CPU torch adds in the same order; 16-bit sums are rounded once, as those of float32
         # are here.
         assert_same(mine.grad.cpu(), theirs.grad.to(dtype))
+
+
+TYPED = """\
+import torch
+from segfast import functional as F
+
+x = torch.zeros(1, 1, 2, 2)
+halved = F.max_pool2d(x, 2).relu()
+values, indices = F.max_pool2d(x, 2, return_indices=True)
+either = F.max_pool2d(x, 2, return_indices=bool(len(x)))
+reveal_type(halved)
+reveal_type(indices)
+reveal_type(either)
+"""
+
+
+@pytest.mark.nightly
+def test_types_say_whether_there_are_indices(tmp_path: Path) -> None:
+    """For the mypy of a user: pooling without indices is a tensor, and no union."""
+    api = pytest.importorskip("mypy.api")
+    script = tmp_path / "user.py"
+    script.write_text(TYPED)
+    output, _, _ = api.run(["--strict", "--cache-dir", str(tmp_path / "cache"), str(script)])
+    found = re.findall(r'(?:error: .*|type is "(.*)")', output)
+    tensor = "torch._tensor.Tensor"
+    assert found == [tensor, tensor, f"{tensor} | tuple[{tensor}, {tensor}]"], output

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -33,6 +33,43 @@ from segfast.reference import max_pool2d as reference
 __all__ = ["max_pool2d", "max_pool2d_with_codes"]
 
 _eager, _eager_with_codes = eager_call("max_pool2d"), eager_call("max_pool2d_with_codes")
+
+
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+    return_indices: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+    *,
+    return_indices: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def max_pool2d(
@@ -80,7 +117,7 @@ def max_pool2d(
         if result is not NotImplemented:
             return result  # type: ignore[no-any-return]
     if has_torch_function_unary(input):  # a Tensor's subclass, or torch.fx's stand-in for one
-        arguments = kernel_size, stride, padding, dilation, ceil_mode, return_indices
+        arguments: Any = kernel_size, stride, padding, dilation, ceil_mode, return_indices
         return handle_torch_function(max_pool2d, (input,), input, *arguments)
     check_tensors(input=input)
     if not input.is_floating_point():
