@@ -378,6 +378,16 @@ class TestClasses:
         assert verify(listed, ClassOptions(binary=True)).classes.names[1] == "foreground"
         assert len(verify(listed, ClassOptions(classes="4")).classes) == 4
 
+    def test_nothing_but_ignored_pixels(self, listed: Path) -> None:
+        for file in (listed / "masks").iterdir():
+            Image.fromarray(np.full((8, 10), 255, np.uint8)).save(file)
+        with pytest.raises(
+            DataError, match=r"all masks hold ignored pixels alone \(255\): nothing"
+        ):
+            verify(listed)
+        with pytest.raises(DataError, match="masks of its part train hold ignored pixels alone"):
+            verify(listed, ClassOptions(classes="3", ignore_index=255))
+
     def test_gaps_need_a_class_list(self, listed: Path) -> None:
         for file in (listed / "masks").iterdir():
             Image.fromarray(np.full((8, 10), [[0], [38], [75], [113]] * 2, np.uint8)).save(file)

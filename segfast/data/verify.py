@@ -39,7 +39,8 @@ def open_data(
 
     Raises:
         DataError: the folder has no known layout, the class file or the options are wrong, or the
-            masks do not tell their classes. What is wrong with single files is in ``problems``.
+            masks do not tell their classes, or hold nothing but ignored pixels in all of a part.
+            What is wrong with single files is in ``problems``.
     """
     if where == SYNTHETIC:
         return _synthetic()
@@ -57,6 +58,12 @@ def open_data(
     table, source = given
     _check_values(folder, scans, table)
     blank = {pair for pair, scan in scans.items() if not scan.pixels(table)[:-1].any()}
+    for split, pairs in folder.splits.items():
+        if pairs and blank.issuperset(pairs):
+            raise DataError(
+                f"{where}: all {len(pairs)} masks of its part {split} hold ignored pixels alone: "
+                "nothing to learn or to score; look at the masks and at --ignore-index"
+            )
     if blank:
         folder.notes.append(f"{len(blank)} masks hold ignored pixels only; they are left out")
     usable = {
