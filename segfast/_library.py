@@ -99,6 +99,15 @@ def eager_call(name: str) -> Callable[..., Any]:
     return getattr(C.eager, name)  # type: ignore[no-any-return]
 
 
+def keeps_record(input: Tensor) -> bool:
+    """Whether a call keeps what its derivative needs: for autograd, and under torch.jit.trace.
+
+    That traces a second time, without gradients, to check the trace, and must find the same op.
+    """
+    recorded = input.requires_grad and torch.is_grad_enabled()
+    return recorded or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+
+
 def save_tensors(ctx: Any, *tensors: Tensor | None) -> None:
     """Saves what both modes of differentiation need; the forward mode only while it is on."""
     ctx.save_for_backward(*tensors)

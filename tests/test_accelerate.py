@@ -172,6 +172,42 @@ def test_accelerated_models_are_traced_by_fx() -> None:
         torch.testing.assert_close(traced(input), model(input), rtol=0, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_accelerated_models_are_traced_by_jit() -> None:
+    """With its own check, which traces once more, without gradients: the ops must be the same."""
+    model, input = accelerate(Everything()), torch.randn(2, 4, 12, 20)
+    traced = torch.jit.trace(model, input)
+    other = torch.randn(2, 4, 12, 20)
+    torch.testing.assert_close(traced(other), model(other), rtol=0, atol=0)
+    traced(other).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(segfast.nn.MaxPool2d(2), segfast.nn.MaxPool2dWithCodes()),
+        *(segfast.nn.MaxUnpool2d(2), segfast.nn.MaxUnpool2dWithCodes()),
+        *(segfast.nn.PixelShuffle(2), segfast.nn.PixelUnshuffle(2)),
+        segfast.nn.SubpixelUpsample(4),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_script_names_the_layer_and_the_way_out(layer: nn.Module) -> None:
+    name = type(layer).__name__
+    with pytest.raises(RuntimeError, match=rf"cannot compile segfast.nn.{name}: call segfast.rest"):
+        torch.jit.script(nn.Sequential(layer))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_restored_models_are_scripted() -> None:
+    model, input = nn.Sequential(nn.MaxPool2d(2), nn.PixelShuffle(2)), torch.randn(1, 4, 12, 20)
+    script = torch.jit.script(restore(accelerate(model)))
+    torch.testing.assert_close(script(input), model(input), rtol=0, atol=0)
+
+
 def test_subclasses_of_tensors_stay_what_they_are() -> None:
     class Named(Tensor):
         pass

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -261,6 +262,19 @@ def test_setup_with_contradicting_switches_says_one_sentence():
     assert result.returncode != 0
     assert "both set" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_source_distribution_holds_what_a_build_needs_and_no_more(tmp_path):
+    """setuptools adds tests/test_*.py by itself, without the files that these import."""
+    paths = ["--egg-base", str(tmp_path), "sdist", "--dist-dir", str(tmp_path)]
+    result = run_python(ROOT, "setup.py", "--quiet", "egg_info", *paths, SEGFAST_NO_CUDA="1")
+    assert result.returncode == 0, result.stderr
+    [archive] = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        names = {name.partition("/")[2] for name in opened.getnames()}
+    sources = {f"csrc/{line}" for line in (ROOT / "csrc" / "sources.txt").read_text().split()}
+    assert names >= sources | {"setup.py", "csrc/sources.txt", "segfast/py.typed"}
+    assert not [name for name in names if "tests" in name]
 
 
 @pytest.mark.skipif(C is None, reason="needs the compiled module")

@@ -119,13 +119,14 @@ def test_train_writes_its_results(trained: Path) -> None:
 def test_train_says_what_it_does(segfast: Command, data: Path, tmp_path: Path) -> None:
     """Without --epochs and the rest; not on a terminal: a line a validation, no bar."""
     status, out, _ = segfast(
-        "train", "--data", data, "--option", "width=4", "--epochs", 1, "--out", tmp_path / "r"
+        "train", "--data", data, "--option", "width=4", "--epochs", 1, "--out", tmp_path / "a run"
     )
     assert status == 0
     assert "8 train, 3 val images, RGB, 22x17 (width x height)" in out
     assert "classes: 2, from classes.txt" in out
     assert "epoch   1/1  step 2/2  loss" in out and "val mIoU" in out and "ETA" in out
-    assert f"next: segfast predict {tmp_path / 'r' / 'best.ckpt'}" in out
+    # As a shell takes it: with a space in its name, quoted.
+    assert f"next: segfast predict '{tmp_path / 'a run' / 'best.ckpt'}' FILE_OR_FOLDER" in out
     assert "\r" not in out and "\x1b" not in out
 
 
@@ -318,6 +319,8 @@ def test_verify_data(segfast: Command, data: Path) -> None:
     assert status == 0
     assert "0 sky" in out and "1 road" in out and "median-frequency weight" in out
     assert f"all files are sound; next: segfast train --data {data}" in out
+    _, out, _ = segfast("verify-data", data, "--classes", "blue sky,road", "--ignore-index", 9)
+    assert f"train --data {data} --classes 'blue sky,road' --ignore-index 9\n" in out
 
 
 def test_verify_data_of_several_sizes_with_ignored_pixels(segfast: Command, tmp_path: Path) -> None:

@@ -432,6 +432,26 @@ class TestClasses:
         assert verify(listed, ClassOptions(binary=True)).classes.names[1] == "foreground"
         assert len(verify(listed, ClassOptions(classes="4")).classes) == 4
 
+    def test_nothing_but_ignored_pixels(self, listed: Path) -> None:
+        for file in (listed / "masks").iterdir():
+            Image.fromarray(np.full((8, 10), 255, np.uint8)).save(file)
+        with pytest.raises(
+            DataError, match=r"all masks hold ignored pixels alone \(255\): nothing"
+        ):
+            verify(listed)
+        with pytest.raises(DataError, match="masks of its part train hold ignored pixels alone"):
+            verify(listed, ClassOptions(classes="3", ignore_index=255))
+
+    def test_a_test_part_whose_labels_are_kept_back(self, camvid_like: Path) -> None:
+        for name in "abcd":
+            ignored = np.full((9, 12), 255, np.uint8)
+            save_pair(camvid_like / "test", camvid_like / "testannot", name, ignored)
+        report = verify(camvid_like)
+        assert list(report.samples) == ["train", "val"]
+        assert report.notes == [
+            "all 4 masks of its part test hold ignored pixels alone; it is left out"
+        ]
+
     def test_gaps_need_a_class_list(self, listed: Path) -> None:
         for file in (listed / "masks").iterdir():
             Image.fromarray(np.full((8, 10), [[0], [38], [75], [113]] * 2, np.uint8)).save(file)

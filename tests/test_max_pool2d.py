@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -322,3 +324,29 @@ def test_records_along_a_mapped_dimension(dim: int, window: int, shape: tuple[in
     stacked = torch.stack(codes, dim)
     assert torch.equal(torch.vmap(to_indices, dim, dim)(stacked), indices)
     assert torch.equal(torch.vmap(to_codes, dim, dim)(indices), stacked)
+
+
+TYPED = """\
+import torch
+from segfast import functional as F
+
+x = torch.zeros(1, 1, 2, 2)
+halved = F.max_pool2d(x, 2).relu()
+values, indices = F.max_pool2d(x, 2, return_indices=True)
+either = F.max_pool2d(x, 2, return_indices=bool(len(x)))
+reveal_type(halved)
+reveal_type(indices)
+reveal_type(either)
+"""
+
+
+@pytest.mark.nightly
+def test_types_say_whether_there_are_indices(tmp_path: Path) -> None:
+    """For the mypy of a user: pooling without indices is a tensor, and no union."""
+    api = pytest.importorskip("mypy.api")
+    script = tmp_path / "user.py"
+    script.write_text(TYPED)
+    output, _, _ = api.run(["--strict", "--cache-dir", str(tmp_path / "cache"), str(script)])
+    found = re.findall(r'(?:error: .*|type is "(.*)")', output)
+    tensor = "torch._tensor.Tensor"
+    assert found == [tensor, tensor, f"{tensor} | tuple[{tensor}, {tensor}]"], output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,11 @@ _errors = Console(stderr=True, highlight=False)
 def say(text: str) -> None:
     """Prints a line, unbroken, so that what is piped on keeps its shape."""
     console.print(escape(text), soft_wrap=True)
+
+
+def command(*words: object) -> str:
+    """A segfast command for the user's shell: names with spaces are quoted."""
+    return shlex.join(["segfast", *map(str, words)])
 
 
 def say_error(text: str) -> None:

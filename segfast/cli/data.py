@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from segfast._errors import OptionError, UserError
-from segfast.cli.console import bar, console, say, say_error
+from segfast.cli.console import bar, command, console, say, say_error
 from segfast.cli.options import Binary, Classes, DataArgument, IgnoreIndex
 
 if TYPE_CHECKING:  # these import torchvision, which --help should not wait for
@@ -111,9 +111,7 @@ def verify_data(
     console.print(table)
     for note in report.notes:
         say(f"note: {note}")
-    said = "".join(
-        f" {option} {value}"
-        for option, value in (("--classes", classes), ("--ignore-index", ignore_index))
-        if value is not None
-    ) + (" --binary" if binary else "")
-    say(f"all files are sound; next: segfast train --data {data}{said}")
+    given = {"--data": data, "--classes": classes, "--ignore-index": ignore_index}
+    words = [word for pair in given.items() if pair[1] is not None for word in pair]
+    train = command("train", *words, *["--binary"] * bool(binary))
+    say(f"all files are sound; next: {train}")

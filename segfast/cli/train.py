@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segfast._errors import OptionError
-from segfast.cli.console import bar, console, say, say_files
+from segfast.cli.console import bar, command, console, say, say_files
 from segfast.cli.data import in_a_line, verified
 from segfast.cli.options import (
     Augment,
@@ -170,7 +170,7 @@ def _run(
     try:
         rows = fit(plan, report, folder, console, checkpoint)
     except Interrupted:
-        say(f"stopped; go on with: segfast train --resume {folder}")
+        say(f"stopped; go on with: {command('train', '--resume', folder)}")
         raise typer.Exit(130) from None
     if first:
         _conclude(plan, report, rows, folder)
@@ -283,4 +283,4 @@ def _conclude(plan: Plan, report: DataReport, rows: list[Row], folder: Path) -> 
             "worst.png": "the validation images with the lowest mean IoU",
         },
     )
-    say(f"next: segfast predict {folder / 'best.ckpt'} FILE_OR_FOLDER")
+    say(f"next: {command('predict', folder / 'best.ckpt', 'FILE_OR_FOLDER')}")

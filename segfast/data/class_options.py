@@ -104,9 +104,12 @@ def _infer(
     used = sorted(values - ignored)
     also = f", {min(ignored)} is ignored" if ignored else ""
     if len(used) < 2:
-        raise DataError(
-            f"{root}: all masks hold one value alone ({used[0]}{also}): nothing to learn"
+        what = (
+            f"one value alone ({used[0]}{also})"
+            if used
+            else f"ignored pixels alone ({min(ignored)})"
         )
+        raise DataError(f"{root}: all masks hold {what}: nothing to learn")
     objects = sorted({max(scan.counts) for scan in scans.values()})
     counted = all(sorted(scan.counts) == list(range(len(scan.counts))) for scan in scans.values())
     if counted and len(objects) >= 3:

@@ -311,5 +311,5 @@ def _hold_out(folder: Folder) -> None:
     folder.splits["val"] = pairs[every - 1 :: every]
     folder.splits["train"] = [pair for n, pair in enumerate(pairs) if n % every != every - 1]
     folder.notes.append(
-        f"no validation part: every {every}th pair is held out ({len(folder.splits['val'])} pairs)"
+        f"no validation part: one pair in {every} is held out ({len(folder.splits['val'])} in all)"
     )

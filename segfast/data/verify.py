@@ -39,7 +39,8 @@ def open_data(
 
     Raises:
         DataError: the folder has no known layout, the class file or the options are wrong, or the
-            masks do not tell their classes. What is wrong with single files is in ``problems``.
+            masks do not tell their classes, or are ignored to the last pixel in "train" or "val".
+            What is wrong with single files is in ``problems``.
     """
     if where == SYNTHETIC:
         return _synthetic()
@@ -57,6 +58,18 @@ def open_data(
     table, source = given or (ClassTable.two(), "unknown")
     _check_values(folder, scans, table)
     blank = {pair for pair, scan in scans.items() if not scan.pixels(table)[:-1].any()}
+    for split, pairs in list(folder.splits.items()):
+        if not pairs or not blank.issuperset(pairs):
+            continue
+        what = f"all {len(pairs)} masks of its part {split} hold ignored pixels alone"
+        if split in ("train", "val"):
+            raise DataError(
+                f"{where}: {what}: nothing to learn or to score; look at the masks and at "
+                "--ignore-index"
+            )
+        del folder.splits[split]  # whose labels are kept back, as those of a challenge are
+        folder.notes.append(f"{what}; it is left out")
+        blank.difference_update(pairs)
     if blank:
         folder.notes.append(f"{len(blank)} masks hold ignored pixels only; they are left out")
     usable = {

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from segfast._library import Op, define_op, eager_call, save_tensors
+from segfast._library import Op, define_op, eager_call, keeps_record, save_tensors
 from segfast._tensors import check_tensors
 from segfast._window import (
     MAX_CODED_TAPS,
@@ -30,6 +30,43 @@ from segfast.reference import max_pool2d as reference
 __all__ = ["max_pool2d", "max_pool2d_with_codes"]
 
 _eager, _eager_with_codes = eager_call("max_pool2d"), eager_call("max_pool2d_with_codes")
+
+
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+    return_indices: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+    *,
+    return_indices: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def max_pool2d(
+    input: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def max_pool2d(
@@ -77,7 +114,7 @@ def max_pool2d(
         if result is not NotImplemented:
             return result  # type: ignore[no-any-return]
     if has_torch_function_unary(input):  # a Tensor's subclass, or torch.fx's stand-in for one
-        arguments = kernel_size, stride, padding, dilation, ceil_mode, return_indices
+        arguments: Any = kernel_size, stride, padding, dilation, ceil_mode, return_indices
         return handle_torch_function(max_pool2d, (input,), input, *arguments)
     check_tensors(input=input)
     if not input.is_floating_point():
@@ -87,7 +124,7 @@ def max_pool2d(
     window = pool_window(kernel_size, stride, padding, dilation)
     if return_indices:
         return _with_indices(input, window, ceil_mode)  # type: ignore[no-any-return]
-    if not (input.requires_grad and torch.is_grad_enabled()):
+    if not keeps_record(input):
         return _values(input, window, ceil_mode)  # type: ignore[no-any-return]
     pool = _with_codes if window[0] * window[1] <= MAX_CODED_TAPS else _with_indices
     return pool(input, window, ceil_mode)[0]  # type: ignore[no-any-return]

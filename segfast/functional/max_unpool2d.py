@@ -138,7 +138,9 @@ def _output_size(
             "output_size should be a sequence containing 2 or 4 elements, but it has a length of "
             f"'{len(output_size)}'"
         )
-    size = output_size[-2], output_size[-1]
+    # Under torch.jit.trace sizes are tensors: ints, as which it warns that it keeps them.
+    height, width = (int(x) if isinstance(x, Tensor) else x for x in output_size[-2:])
+    size = height, width
     for d in range(2):
         low, high = default[d] - window[2 + d], default[d] + window[2 + d]
         if not low < size[d] < high:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from segfast._library import define_op, eager_call, save_tensors
+from segfast._library import define_op, eager_call, keeps_record, save_tensors
 from segfast._shuffle import (
     check_mask,
     coarse_size,
@@ -79,7 +79,7 @@ def subpixel_upsample(
     factor = factor_of(upscale_factor, "upscale_factor")
     if not relu and not blur:
         return pixel_shuffle(input, factor)
-    if relu and input.requires_grad and torch.is_grad_enabled():
+    if relu and keeps_record(input):
         return _with_mask(input, factor, blur)[0]
     return _values(input, factor, relu, blur)
 

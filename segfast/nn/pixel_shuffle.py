@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from segfast import functional as F
+from segfast.nn._script import refuse_script
 
 
 class PixelShuffle(torch.nn.PixelShuffle):
@@ -13,6 +14,8 @@ class PixelShuffle(torch.nn.PixelShuffle):
 
     See :func:`segfast.functional.pixel_shuffle`.
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def forward(self, input: Tensor) -> Tensor:
         return F.pixel_shuffle(input, self.upscale_factor)
@@ -23,6 +26,8 @@ class PixelUnshuffle(torch.nn.PixelUnshuffle):
 
     See :func:`segfast.functional.pixel_unshuffle`.
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def forward(self, input: Tensor) -> Tensor:
         return F.pixel_unshuffle(input, self.downscale_factor)

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from segfast import functional as F
+from segfast.nn._script import refuse_script
 
 
 class MaxPool2d(torch.nn.MaxPool2d):
     """Drop-in for :class:`torch.nn.MaxPool2d`. See :func:`segfast.functional.max_pool2d`."""
+
+    __prepare_scriptable__ = refuse_script
 
     def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         return F.max_pool2d(
@@ -28,6 +31,8 @@ class MaxPool2d(torch.nn.MaxPool2d):
 class MaxUnpool2d(torch.nn.MaxUnpool2d):
     """Drop-in for :class:`torch.nn.MaxUnpool2d`. See :func:`segfast.functional.max_unpool2d`."""
 
+    __prepare_scriptable__ = refuse_script
+
     def forward(
         self, input: Tensor, indices: Tensor, output_size: Sequence[int] | None = None
     ) -> Tensor:
@@ -38,6 +43,8 @@ class MaxUnpool2d(torch.nn.MaxUnpool2d):
 
 class MaxPool2dWithCodes(torch.nn.Module):
     """Max pooling that returns codes. See :func:`segfast.functional.max_pool2d_with_codes`."""
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,
@@ -68,6 +75,8 @@ class MaxPool2dWithCodes(torch.nn.Module):
 
 class MaxUnpool2dWithCodes(torch.nn.Module):
     """Unpooling from codes. See :func:`segfast.functional.max_unpool2d_with_codes`."""
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,

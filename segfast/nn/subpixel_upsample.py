@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segfast import functional as F
+from segfast.nn._script import refuse_script
 from segfast.nn.init import icnr_
 
 
@@ -40,6 +41,8 @@ class SubpixelUpsample(torch.nn.Module):
       ``0.0.weight_g`` and ``0.0.weight_v``;
     * without it, ``conv.weight``: ``0.0.weight``.
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,
