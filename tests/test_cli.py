@@ -458,6 +458,10 @@ class TestErrors:
         assert "error: images/03.png: has no mask: expected masks/03.png\n" in err
         assert "error: masks/00.png: holds value 255 in 1 pixels, which is none of the 2" in err
         assert f"error: {root}: 11 problems; mend them, then try again" in err
+        root = make_data(tmp_path / "e")
+        (root / "masks" / "03.png").unlink()
+        err = self.fails(segfast, "train", "--data", root, "--out", tmp_path / "run")
+        assert f"error: {root}: 1 problem; mend it, then try again" in err
         assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize(

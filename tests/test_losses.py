@@ -365,6 +365,8 @@ def test_lovasz_losses_refuse_bad_input() -> None:
     logits, labels = torch.zeros(1, 3, 4), torch.zeros(1, 4, dtype=torch.long)
     with pytest.raises(IndexError, match="labels 0 to 2"):
         L.LovaszSoftmaxLoss()(logits, labels + 3)
+    with pytest.raises(RuntimeError, match="logits must be floating point, got torch.int64"):
+        L.LovaszSoftmaxLoss()(logits.long(), labels)
     with pytest.raises(ValueError, match="one channel in mode 'binary'"):
         L.LovaszHingeLoss()(logits, labels)
     with pytest.raises(ValueError, match="LovaszHingeLoss"):

@@ -21,6 +21,8 @@ CALLS: list[tuple[str, Callable[[Any], Any]]] = [
     ("indices", lambda x: F.max_unpool2d(LOGITS, x, 2)),
     ("input", lambda x: F.max_unpool2d_with_codes(x, LABELS)),
     ("codes", lambda x: F.max_unpool2d_with_codes(LOGITS, x)),
+    ("codes", lambda x: F.codes_to_indices(x, (1, 3, 4, 4))),
+    ("indices", lambda x: F.indices_to_codes(x, (1, 3, 4, 4))),
     ("input", lambda x: F.pixel_shuffle(x, 2)),
     ("input", lambda x: F.pixel_unshuffle(x, 2)),
     ("input", F.subpixel_upsample),

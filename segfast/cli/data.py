@@ -37,8 +37,10 @@ def verified(
             say_error(problem)
         more = len(report.problems) - MOST_PROBLEMS
         rest = f", {more} of them not shown" if more > 0 else ""
-        count = f"{len(report.problems)} problem{'s' if len(report.problems) > 1 else ''}"
-        raise UserError(f"{where}: {count}{rest}; mend them, then try again")
+        several = len(report.problems) > 1
+        count = f"{len(report.problems)} problems" if several else "1 problem"
+        them = "them" if several else "it"
+        raise UserError(f"{where}: {count}{rest}; mend {them}, then try again")
     return report
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segfast._library import Op, define_op
+from segfast._tensors import check_tensors
 from segfast._window import (
     Window,
     check_record,
@@ -49,11 +50,13 @@ def codes_to_indices(
         RuntimeError: ``codes`` have not the shape that this pooling gives.
         ValueError: a window of more than 255 taps; or a code names a position outside the map. On
             CUDA such a code stops the kernel and the next synchronising call raises.
+        TypeError: ``codes`` is no tensor.
 
     The plain-PyTorch equivalent is :mod:`segfast.reference.pool_codes`.
     """
     window = coded_window(kernel_size, stride, padding, dilation)
     pooled = pooled_size(torch.empty(list(input_size), device="meta"), window, ceil_mode)
+    check_tensors(codes=codes)
     if codes.dtype != torch.uint8:
         raise RuntimeError(f"codes must be uint8, got {codes.dtype}")
     return _codes_to_indices(codes, window, input_size[-2:], pooled)  # type: ignore[no-any-return]
@@ -84,11 +87,13 @@ def indices_to_codes(
         ValueError: an index that its own window does not cover, so that no code can say it, or a
             window of more than 255 taps. On CUDA such an index stops the kernel and the next
             synchronising call raises.
+        TypeError: ``indices`` is no tensor.
 
     The plain-PyTorch equivalent is :mod:`segfast.reference.pool_codes`.
     """
     window = coded_window(kernel_size, stride, padding, dilation)
     pooled = pooled_size(torch.empty(list(input_size), device="meta"), window, ceil_mode)
+    check_tensors(indices=indices)
     if indices.dtype != torch.int64:
         raise RuntimeError(f"indices must be int64, got {indices.dtype}")
     check_record(indices, pooled, window, "indices")

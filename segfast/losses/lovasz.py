@@ -86,11 +86,14 @@ class _LovaszLoss(nn.Module):
             target: labels [N, ...], or 0 and 1 for each class [N, C, ...] in sigmoid modes.
 
         Raises:
+            RuntimeError: logits that are not floating point.
             IndexError: on the CPU, labels that are no class nor ignored. On CUDA, and compiled, an
                 assertion of the device fails.
         """
         check_tensors(logits=logits, target=target)
         check_classes(logits)
+        if not logits.is_floating_point():
+            raise RuntimeError(f"logits must be floating point, got {logits.dtype}")
         sigmoid = self.mode != "multiclass"
         if (self.mode == "binary" and logits.shape[1] != 1) or (
             not sigmoid and logits.shape[1] == 1
