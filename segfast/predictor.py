@@ -133,7 +133,7 @@ class Predictor:
         """The image in a file, upright, with the model's channels; a ``.npy`` is memory-mapped.
 
         Raises:
-            UserError: the file cannot be used; the message names it.
+            UserError: the file cannot be used, or Pillow is missing; the message names the file.
         """
         path = Path(path)
         if path.suffix == ".npy":
@@ -142,8 +142,10 @@ class Predictor:
             except ValueError as error:
                 raise UserError(f"{path}: cannot be read: {error}") from error
             return array
-        from segfast.data.images import named, open_upright, to_array
-
+        try:
+            from segfast.data.images import named, open_upright, to_array
+        except ModuleNotFoundError as error:
+            raise UserError(f"{path}: reading it needs Pillow: pip install pillow") from error
         with named(path):
             return to_array(open_upright(path), self.channels or 3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import segfast
+from segfast._errors import UserError
 from segfast._tiles import STRIP, blend, tile_starts
 from segfast.predictor import Predictor
 
@@ -288,3 +290,11 @@ def test_wrong_images(tmp_path: Path) -> None:
         predictor(tmp_path / "bad.npy")
     with pytest.raises(ValueError, match="has no card"):
         _ = predictor.card
+
+
+def test_pictures_need_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which ``import segfast`` and predicting arrays do without."""
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.delitem(sys.modules, "segfast.data.images", raising=False)
+    with pytest.raises(UserError, match="^a.png: reading it needs Pillow: pip install pillow$"):
+        segfast.predict(pixelwise(), "a.png")
