@@ -14,7 +14,7 @@
 //
 // Channels by pointers that go on, the row's start out of the loop: 175 -> 150 instructions of 16
 // channels bfloat16 forward, 162 -> 134 backward (us of a thread's half of [1, 64, 64, 64]; first
-// alone on its core, then beside another program on the core's other thread):
+// in a quiet spell of the machine, then in one in which its core got less done a cycle):
 //   forward   bf16 25 -> 24.5, 37 -> 33; fp16 28.5 -> 27, 42 -> 37; fp32 24.5 -> 24; fp64 53 -> 47
 //   backward  bf16 28 -> 26, 35 -> 32; fp16 26 -> 25, 38 -> 33; fp32 25.5 -> 24; fp64 53 -> 50
 //
