@@ -8,7 +8,11 @@
 #include <cstdint>
 #include <memory>
 
-#define SEGFAST_SWITCHES_STACKS (defined(__x86_64__) && defined(__ELF__))
+#if defined(__x86_64__) && defined(__ELF__)
+#define SEGFAST_SWITCHES_STACKS 1
+#else
+#define SEGFAST_SWITCHES_STACKS 0
+#endif
 
 #if !SEGFAST_SWITCHES_STACKS
 #include <ucontext.h>

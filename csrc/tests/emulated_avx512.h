@@ -12,10 +12,6 @@
 #include <limits>
 #include <type_traits>
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
-
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c")
 

@@ -1,9 +1,5 @@
 // test_lanes_math.cpp: exp and log of lanes_math.h against the C library's in double, by units in
 // the last place.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>

@@ -1,8 +1,3 @@
-// Vectors are always inlined into code whose instruction set has them: none is passed or returned.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
-
 #include <algorithm>
 #include <atomic>
 #include <cstring>

@@ -206,7 +206,7 @@ struct PlaceChannels {
   // On either side of the ring: so taps in the padding, which no window takes, are places too.
   const int64_t margin = int64_t{w.kernel_w - 1} * w.dilation_w * s.inner;
   std::vector<Held> ring = {}, converted = {};  // unless in place; a row of windows
-  int64_t taps_at[CodeBlock::kMostTaps];
+  int64_t taps_at[CodeBlock::kMostTaps] = {};
   Held nowhere = {};  // takes the values of rows that are another thread's, and of empty windows
 
   // kCount channels from the i-th on. Their places differ, but the machine lets a load wait for the

@@ -134,7 +134,7 @@ SEGFAST_LANES void store_channels(T* address, const lanes_t<T> (&x)[1]) {
 }
 
 template <int kParts, typename T>
-SEGFAST_LANES lanes_t<T> load_channels(const T* address, int part) {
+SEGFAST_LANES lanes_t<T> load_channels(const T* address, [[maybe_unused]] int part) {
 #if SEGFAST_TWO_HALVES
   if constexpr (kParts == 2) {  // the even channels, the odd ones
     const auto words = load_vector<bits_t<T>>(address);

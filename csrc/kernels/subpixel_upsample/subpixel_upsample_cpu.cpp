@@ -1,9 +1,3 @@
-// The formulas take vectors wider than this file's own instruction set has, always inlined into
-// code whose set has them: no such vector is ever passed or returned.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
