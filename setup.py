@@ -65,8 +65,8 @@ def make_extension():
         if plan.toolkit or not line.endswith(".cu")
     ]
     # Multiply-adds are fused where a kernel says so (csrc/common/lanes_math.h) and nowhere else:
-    # what must equal PyTorch's result to the bit does, on every machine. GCC warns that vectors wider
-    # than a file's own instruction set have no stable ABI: functions that take them are inlined.
+    # what must equal PyTorch's result to the bit does, on every machine. GCC warns that vectors
+    # wider than a file's own instruction set have no stable ABI: what takes them is inlined.
     flags = ["-O3", "-g0", "-ffp-contract=off", "-fvisibility=hidden", "-Wno-psabi"]
     extension = cpp_extension.CppExtension(
         "segfast._C",

@@ -318,7 +318,7 @@ def test_merged_rows_stand_in_the_order_of_the_suite(tmp_path: Path) -> None:
     cells = [
         (case.op, case.direction, size, dtype, layout, threads)
         for case in op_cases()
-        for size in ("large", "middle", "odd", "small")
+        for size in ("large", "middle", "odd", "small", "narrow")
         for dtype in ("float32", "bfloat16", "float16")
         for layout in ("nchw", "nhwc")
         for threads in (1, 2)

@@ -235,7 +235,8 @@ void run_op(Backend backend, const Params& params, int64_t items,
   if (backend == Backend::cuda) return check_launch(cuda(params, nullptr));
   std::vector<std::pair<int64_t, int64_t>> ranges;
   for (int64_t begin = 0; begin < items;) {
-    const int64_t end = std::min(items, begin + random_integer(1, 5));
+    const int64_t length = random_integer(1, 5) * (random_integer(0, 3) == 0 ? 16 : 1);
+    const int64_t end = std::min(items, begin + length);
     ranges.emplace_back(begin, end);
     begin = end;
   }

@@ -19,6 +19,8 @@ const UpsampleCase kCases[] = {
     {"one row", 1, 3, 1, 6, 2},
     {"one row of whole vectors", 1, 4, 1, 8, 2},
     {"one column", 2, 2, 5, 1, 2},
+    {"rows and channels less than a vector", 2, 3, 4, 5, 2},
+    {"the same, of which two make a byte of the mask", 2, 2, 3, 2, 2},
     {"whole vectors along rows and channels", 1, 32, 3, 64, 2},
     {"vectors and a tail along rows", 1, 2, 4, 75, 2},
     {"vectors and a tail along channels", 1, 37, 3, 5, 2},

@@ -21,6 +21,7 @@ SIZES = {
     "middle": (4, 256, 90, 120),
     "odd": (2, 64, 65, 127),
     "small": (1, 64, 64, 64),  # fits in a CPU's cache
+    "narrow": (8, 512, 11, 15),  # SegNet's deepest maps of CamVid: rows of few vectors, or less
     "deep": (8, 512, 16, 16),  # for GPUs: as long as the launch
 }
 #: What other calls a row times beside ours.

@@ -25,7 +25,7 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-CPU_SIZES = ("large", "middle", "odd", "small")
+CPU_SIZES = ("large", "middle", "odd", "small", "narrow")
 GPU_SIZES = ("huge", "deep")
 #: On a GPU a call that moves more is timed with cold caches.
 COLD_BYTES = 2**25

@@ -45,6 +45,8 @@ def _on_cpu(row: Row) -> Target | None:
     nchw, forward = row.layout == "nchw", row.direction == "forward"
     in_cache = row.size in ("odd", "small")
     match row.op.split():
+        case _ if row.size == "narrow":
+            return Target()
         case ["max_pool2d", "2x2"]:
             if not forward:
                 return Target(2, 2, 100 / 1.6)

@@ -24,7 +24,7 @@ def bench(
         list[str] | None, typer.Option(help="Only ops whose name contains this; repeatable.")
     ] = None,
     size: Annotated[
-        list[str] | None, typer.Option(help="large, middle, odd, small; all by default.")
+        list[str] | None, typer.Option(help="large, middle, odd, small, narrow; all by default.")
     ] = None,
     dtype: Annotated[
         list[str] | None, typer.Option(help="Types; float32 and bfloat16 by default.")

@@ -13,6 +13,13 @@
 //   contiguous 43, 36, 36; channels_last 36, 31, 31. Then without a tile of taps
 //   (windows_2x2_cpu.h), codes as masks give them and rows one after the other: contiguous 29, 22,
 //   23; channels_last 23, 18, 18; with indices contiguous fp32 62 -> 41, bf16 57 -> 47
+// As PyTorch's time over ours, with indices (one thread of a Zen 3, AVX2; on a machine that had
+// other work too):
+//   2x2 windows in runs that are less than a vector, read and written as one, contiguous: [8, 256,
+//   7, 7] fp32 1.9 -> 7.3, bf16 1.5 -> 6.2; [8, 256, 3, 3] 0.55 -> 2.0, 0.56 -> 1.5; channels_last
+//   [2, 3, 16, 16] fp16 0.88 -> 1.7
+//   channels' positions told apart as such, not looked up by taps: channels_last [8, 256, 14, 14]
+//   3x3, stride 2 fp32 0.75 -> 1.29, bf16 0.82 -> 1.49; 5x5 fp32 0.96 -> 1.21, bf16 1.02 -> 1.25
 // Of contiguous [4, 256, 90, 120] (two threads), rows of 448 bytes read ahead, shorter ones too
 // where memory holds the map: fp32 1532 -> 1245, bf16 646 -> 528
 #include "common/lanes.h"
@@ -47,8 +54,17 @@ constexpr accumulate_t<T> kLowest = -std::numeric_limits<accumulate_t<T>>::infin
 struct SeenTap {
   int64_t offset;  // from the window's origin, in elements
   int64_t next;    // the same of the next window's tap if this window does not see it, else 0
-  int number;
+  int64_t number;  // or, for indices of channels, its position's distance from the origin's
 };
+
+// Whether channels' taps are told apart by that distance, which is all that an index wants to know.
+inline bool takes_distances(const MaxPool2dParams& p) {
+  const Window2d& w = p.window;
+  const int64_t farthest = int64_t{w.kernel_h - 1} * w.dilation_h * p.shape.width +
+                           int64_t{w.kernel_w - 1} * w.dilation_w;
+  return p.record_kind == Record::indices && p.shape.inner > 1 && !w.is_2x2() &&
+         farthest < kNoTap<uint32_t>;
+}
 
 // What all rows of windows share.
 template <typename T>
@@ -58,6 +74,7 @@ struct PoolPlan {
   Inside rows, columns;
   TapOffsets offsets;
   const int64_t ahead = rows_ahead<T>(p.shape);
+  const bool distances = takes_distances(p);
   std::vector<word_t<T>> first_column;  // of each window, the first kw inside the map, or kNoTap
   std::vector<SeenTap> whole;           // the taps of a window inside the map
 
@@ -109,9 +126,10 @@ struct PoolPlan {
       for (int kw = 0; kw < w.kernel_w; ++kw) {
         const int64_t dx = int64_t{kw} * w.dilation_w, x = ow * w.stride_w - w.pad_w + dx;
         if (!is_whole && (x < 0 || x >= s.width)) continue;
-        const int64_t offset = (dy * s.width + dx) * s.inner;
+        const int64_t distance = dy * s.width + dx, offset = distance * s.inner;
         const bool is_new = kw >= w.kernel_w - w.stride_w || w.dilation_w > 1;
-        taps.push_back({offset, is_new ? offset + w.stride_w * s.inner : 0, kh * w.kernel_w + kw});
+        taps.push_back({offset, is_new ? offset + w.stride_w * s.inner : 0,
+                        distances ? distance : int64_t{kh} * w.kernel_w + kw});
       }
     }
   }
@@ -282,6 +300,10 @@ struct PoolRow {
             if (n - i > kWide) store_some_own(indices + i + kWide, high, n - i - kWide);
           }
         }
+      } else if (plan.distances) {
+        for (int i = 0; i < n; ++i) {
+          indices[i] = numbers[i] == kNoTap<Tap> ? kEmptyIndex : origin + int64_t{numbers[i]};
+        }
       } else if (w.taps() <= kMaxCodedTaps) {
         for (int i = 0; i < n; ++i) {
           indices[i] = numbers[i] == kNoTap<Tap> ? kEmptyIndex
@@ -419,16 +441,23 @@ void pool_rows(const MaxPool2dParams& p, int64_t begin, int64_t end) {
   for (int64_t item = begin; item < end; ++item, at.next()) row.pool(at.o, at.row);
 }
 
-// `count` runs of 2x2 windows, of which the first `inside` lie in the map. Those that do not, that
-// hold a NaN or less than a vector are pooled as any window.
+// `count` runs of 2x2 windows, of which the first `inside` lie in the map. Those that do not, or
+// that hold a NaN, are pooled as any window. end: of the outputs that are this thread's.
 template <typename T, typename Windows, typename Kept>
 SEGFAST_LANES void pool_runs(PoolRow<T, uint8_t, true>& any, Windows windows, Kept kept, int64_t o,
-                             const Run& run, int64_t inside, int64_t count) {
+                             const Run& run, int64_t inside, int64_t count, const T* end) {
   const int64_t n = run.length;
+  const T* const map_end = any.plan.map.data + any.plan.map.count;
   T* output = static_cast<T*>(any.p.output) + run.number * n;
-  if (n < kOwnLanes<T>) inside = 0;
   for (int64_t i = 0; i < count; ++i) {
-    if (i >= inside || !pool_inside(windows, n, output, kept)) any.pool_run(o, run, i);
+    const bool is_inside = i < inside;
+    bool is_pooled = false;
+    if (is_inside && n >= kOwnLanes<T>) {
+      is_pooled = pool_inside(windows, n, output, kept);
+    } else if (is_inside && windows.end() <= map_end && output + kOwnLanes<T> <= end) {
+      is_pooled = pool_short(windows, n, output, kept);
+    }
+    if (!is_pooled) any.pool_run(o, run, i);
     windows.next();
     kept.next();
     output += n;
@@ -441,12 +470,13 @@ void pool_rows_2x2(const MaxPool2dParams& p, int64_t begin, int64_t end) {
   const PoolPlan<T> plan(p);
   PoolRow<T, uint8_t, true> any{plan};
   const PoolShape& s = p.shape;
+  const T* const output_end = static_cast<const T*>(p.output) + end * s.pooled_width * s.inner;
   if (s.inner > 1) {
     MapRow at(begin, s.pooled_height);
     for (int64_t item = begin; item < end; ++item, at.next()) {
       const Run run = channel_run(s, at.o, at.row, 0);
       pool_runs(any, plan.channels_of(at.o, at.row), Kept::of(p, run), at.o, run,
-                plan.rows.holds(at.row) ? plan.columns.last : 0, s.pooled_width);
+                plan.rows.holds(at.row) ? plan.columns.last : 0, s.pooled_width, output_end);
     }
     return;
   }
@@ -454,7 +484,7 @@ void pool_rows_2x2(const MaxPool2dParams& p, int64_t begin, int64_t end) {
   for (MapRows at(begin, end, s.pooled_height); at.count > 0; at.next()) {
     const Run run = row_run(s, at.o, at.row);
     pool_runs(any, plan.windows_of(at.o, at.row, 0), Kept::of(p, run), at.o, run, inside - at.row,
-              at.count);
+              at.count, output_end);
   }
 }
 
@@ -465,7 +495,7 @@ void pool_rows_of(const MaxPool2dParams& p, int64_t begin, int64_t end) {
     if (p.record_kind == Record::codes2) return pool_rows_2x2<T, CodesOfRun<T>>(p, begin, end);
     return pool_rows_2x2<T, IndicesOfRun<T>>(p, begin, end);
   }
-  if (p.window.taps() <= kMaxCodedTaps) {
+  if (p.window.taps() <= kMaxCodedTaps && !takes_distances(p)) {
     pool_rows<T, uint8_t>(p, begin, end);
   } else {
     pool_rows<T, uint32_t>(p, begin, end);

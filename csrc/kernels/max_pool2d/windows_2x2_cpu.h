@@ -83,6 +83,7 @@ struct WindowsOfRow {
   int64_t ahead;  // rows_ahead()
 
   SEGFAST_LANES void next() { upper += 2 * width, lower += 2 * width; }
+  const T* end() const { return lower + 2 * kOwnLanes<T>; }  // of what a vector of them reads
 
   SEGFAST_LANES BestOfFour<T> pool(int64_t at, mask_t<T> seen) const {
     const T *const above = upper + 2 * at, *const below = lower + 2 * at;
@@ -98,6 +99,8 @@ struct ChannelsOfWindow {
   int64_t right;
 
   SEGFAST_LANES void next() { upper += 2 * right, lower += 2 * right; }
+  const T* end() const { return lower + right + kOwnLanes<T>; }
+
   SEGFAST_LANES BestOfFour<T> pool(int64_t at, mask_t<T> seen) const {
     const T *const a = upper + at, *const c = lower + at;
     prefetch_quad(a + 2 * right, c + 2 * right, right);
@@ -275,6 +278,17 @@ SEGFAST_LANES bool pool_inside(const Windows& windows, int64_t n, T* output, con
     pool_vectors<1>(windows, from, output, seen, won);
     kept.put_last(at, from, from + kCount, won);
   }
+  return !BestOfFour<T>::holds_nan(seen);
+}
+
+// The same of n windows that are less than a vector. It reads one, and writes one of outputs and of
+// indices: what lies beyond the run is the caller's, and is written anew with the runs that follow.
+template <typename T, typename Windows, typename Kept>
+SEGFAST_LANES bool pool_short(const Windows& windows, int64_t n, T* output, const Kept& kept) {
+  mask_t<T> seen{};
+  Won<T> won[Kept::kVectors];
+  pool_vectors<1>(windows, 0, output, seen, won);
+  kept.put_last(0, 0, n, won);
   return !BestOfFour<T>::holds_nan(seen);
 }
 

@@ -32,11 +32,13 @@ struct MaxUnpool2dBackwardParams {
   Window2d window;
 };
 
-// Work items: rows of the map, or pairs of them; where indices are scattered, groups of
-// kUnpoolChannels planes.
-inline constexpr int64_t kUnpoolChannels = 16;
+// Work items on the CPU: rows of the map, or pairs of them; where indices are scattered, groups of
+// kUnpoolChannels planes. So are those of rows of fewer windows than a vector takes.
+inline constexpr int64_t kUnpoolChannels = 16, kShortRow = 8;
 inline bool gathers(const MaxUnpool2dParams& p) {
-  return p.record_kind != Record::indices || (p.window.is_2x2() && p.foreign != nullptr);
+  if (p.record_kind != Record::indices) return true;
+  const bool are_short = p.shape.inner == 1 && p.shape.pooled_width < kShortRow;
+  return p.window.is_2x2() && p.foreign != nullptr && !are_short;
 }
 inline int64_t max_unpool2d_items(const MaxUnpool2dParams& p) {
   if (gathers(p)) return p.shape.outer * scatter_rows_per_map(p.shape, p.window);

@@ -123,6 +123,12 @@ SEGFAST_HOST_DEVICE int position_tap(const Window2d& window, const PoolShape& sh
   return static_cast<int>(kh * window.kernel_w + kw);
 }
 
+// The i-th code of a run of codes2.
+SEGFAST_HOST_DEVICE int code2(const uint8_t* codes, int64_t i) {
+  const auto place = static_cast<uint64_t>(i);
+  return codes[place / kCodesPerByte] >> (2 * (place % kCodesPerByte)) & 3;
+}
+
 // torch's rule: NaN wins, the later one over the earlier; otherwise strictly larger, so that the
 // first of equal maxima stays.
 template <typename A>

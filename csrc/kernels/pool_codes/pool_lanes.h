@@ -84,7 +84,11 @@ SEGFAST_LANES void store_taps(uint8_t* taps, bits_t<T> numbers) {
 }
 template <typename T>
 SEGFAST_LANES void store_taps(uint32_t* taps, bits_t<T> numbers) {
-  for (int k = 0; k < kLanes<T>; ++k) taps[k] = static_cast<uint32_t>(numbers[k]);
+  if constexpr (sizeof(word_t<T>) == sizeof(uint32_t)) {
+    store_vector(taps, numbers);
+  } else {
+    for (int k = 0; k < kLanes<T>; ++k) taps[k] = static_cast<uint32_t>(numbers[k]);
+  }
 }
 
 template <typename T>

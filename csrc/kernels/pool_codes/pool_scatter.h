@@ -7,6 +7,7 @@
 #include "kernels/pool_codes/pool_runs.h"
 #include "kernels/pool_codes/pool_scatter_2x2.h"
 #include "kernels/pool_codes/pool_scatter_rows.h"
+#include "kernels/pool_codes/short_rows.h"
 
 namespace segfast {
 namespace SEGFAST_ISA {
@@ -17,13 +18,22 @@ inline bool overlaps(const Window2d& w) {
          w.stride_w <= (w.kernel_w - 1) * w.dilation_w;
 }
 
+// Whether vectors of a row's windows gain less than it takes to hold the row, as indices above all
+// do.
+template <typename T, bool kCodes>
+bool has_few_windows(const PoolShape& s) {
+  constexpr int kVectors = !kCodes && sizeof(T) == sizeof(float) ? 4 : 2;
+  return s.inner == 1 && s.pooled_width < kVectors * kLanes<T>;
+}
+
 // Whether to visit each window once, a scalar at a time, rather than each element's taps by
 // vectors: where neighbouring elements do not meet neighbouring windows, and where there are more
 // taps than vectors make up for (measured for 3x3 to 9x9 windows with strides 1 and 2 in all
 // types). Sums of 16-bit elements are rounded afterwards.
-template <typename T>
+template <typename T, bool kCodes>
 bool visits_windows(const PoolShape& s, const Window2d& w) {
-  if (s.inner == 1 && (w.stride_w > 2 || !overlaps(w))) return true;
+  if (s.inner == 1 && (w.stride_w > 2 || !overlaps(w) || has_few_windows<T, kCodes>(s)))
+    return true;
   if (s.inner > 1 && kNarrow<T>) return w.taps() >= 3 * kLanes<T>;
   const bool is_early = sizeof(T) == 8 || (s.inner == 1 && !kNarrow<T>);
   return w.taps() * w.stride_w >= (is_early ? 2 : 3) * kLanes<T>;
@@ -40,6 +50,7 @@ bool holds_rows(const PoolShape& s, const Window2d& w) {
 
 template <typename T>
 void scatter_rows_2x2(const ScatterArguments& a, int64_t begin, int64_t end) {
+  if (has_short_rows<T>(a.shape, a.record_kind)) return scatter_short_rows<T>(a, begin, end);
   ScatterRows2x2<T> rows{a};
   for (MapRows at(begin, end, scatter_rows_per_map(a.shape, a.window)); at.count > 0; at.next()) {
     rows.scatter(at.o, at.row, at.count);
@@ -55,12 +66,12 @@ void scatter_rows_with(Row&& row, int64_t begin, int64_t end) {
 template <typename T, typename Moved, Combine kCombine, bool kCodes>
 void scatter_rows_any(const ScatterArguments& a, int64_t begin, int64_t end) {
   if constexpr (kCombine == Combine::sum) {
-    if (sum_cells<T, kCodes>(a, begin, end)) return;
-    if (visits_windows<T>(a.shape, a.window) && overlaps(a.window)) {
+    if (!has_few_windows<T, kCodes>(a.shape) && sum_cells<T, kCodes>(a, begin, end)) return;
+    if (visits_windows<T, kCodes>(a.shape, a.window) && overlaps(a.window)) {
       return place_windows<T, accumulate_t<T>, true, kCodes>(a, begin, end);
     }
   }
-  if (visits_windows<T>(a.shape, a.window)) {
+  if (visits_windows<T, kCodes>(a.shape, a.window)) {
     place_windows<Moved, Moved, false, kCodes>(a, begin, end);
   } else if (kCodes && a.shape.inner >= kLanes<T> && !holds_rows<T>(a.shape, a.window)) {
     scatter_rows_with(ScatterPixels<T, kCombine, GivenRows<T>>(a), begin, end);

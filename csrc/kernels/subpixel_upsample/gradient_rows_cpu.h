@@ -230,13 +230,62 @@ struct Backward {
       if (++h == p.height) h = 0, ++b;
     }
   }
+
+  // Rows whose runs are less than a vector, factor 2: through copies in which they are one, 0
+  // behind.
+  template <bool kBlur>
+  void short_rows2(int64_t begin, int64_t end) const {
+    const int64_t width = p.channels_last ? p.width : kLanes<T>;  // of a copy
+    const int64_t channels = p.channels_last ? kLanes<T> : 1, half = width * channels * 2;
+    const int64_t length = p.width * p.channels * 4,
+                  row_bytes = mask_row_bytes(p.width, p.channels, 2);
+    // Three rows of the gradient, the last of which may be none; what lies beyond the map.
+    const std::unique_ptr<T[]> grad(new T[3 * half]()), coarse(new T[2 * half]);
+    const T zeros[kLanes<T>] = {};
+    uint8_t bits[kLanes<T>];
+    std::fill_n(bits, kLanes<T>, uint8_t{0xff});
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t h = row % p.height;
+      const bool top = h == 0, is_last = h == p.height - 1;
+      const T* const from = static_cast<const T*>(p.grad_output) + row * length;
+      T* const out = static_cast<T*>(p.grad_input);
+      const uint8_t* const mask = p.mask == nullptr ? nullptr : p.mask + row * row_bytes;
+      T* const below = grad.get() + 2 * half;
+      if (is_last) std::fill_n(below, half, T{});
+      const int64_t rows = kBlur && !is_last ? 3 : 2;
+      if (p.channels_last) {
+        copy_runs(from, p.channels, grad.get(), channels, p.channels, 2 * rows * width);
+        if constexpr (kBlur) {
+          blurred_gradient_row_channels_last<1>(grad.get(), below, zeros, top, width, channels,
+                                                nullptr, coarse.get());
+        } else {
+          gradient_row_channels_last(grad.get(), width, channels, nullptr, coarse.get());
+        }
+        copy_runs(coarse.get(), 4 * channels, out + row * length, 4 * p.channels, 4 * p.channels,
+                  width);
+        if (mask != nullptr) apply_mask(out + row * length, length, mask);
+      } else {
+        copy_runs(from, 2 * p.width, grad.get(), 2 * width, 2 * p.width, rows);
+        if (mask != nullptr) std::memcpy(bits, mask, static_cast<size_t>(row_bytes));
+        const auto gradient_row = kBlur && top ? gradient_row_contiguous<kBlur, true, T>
+                                               : gradient_row_contiguous<kBlur, false, T>;
+        gradient_row(grad.get(), below, width, width, bits, coarse.get());
+        const int64_t plane = p.height * p.width;
+        copy_runs(coarse.get(), width, out + row / p.height * 4 * plane + h * p.width, plane,
+                  p.width, 4);
+      }
+    }
+  }
 };
 
 template <typename T>
 void gradient_rows(const SubpixelUpsampleBackwardParams& p, int64_t begin, int64_t end) {
   const Backward<T> backward{p, {p.channels, p.height, p.width, p.factor, p.channels_last}};
-  if (p.factor != 2 || (p.channels_last ? p.channels : p.width) < kLanes<T>) {
+  if (p.factor != 2) {
     for (int64_t row = begin; row < end; ++row) backward.row(row / p.height, row % p.height);
+  } else if ((p.channels_last ? p.channels : p.width) < kLanes<T>) {
+    p.blur ? backward.template short_rows2<true>(begin, end)
+           : backward.template short_rows2<false>(begin, end);
   } else if (!p.blur) {
     backward.template rows2<false, 1>(begin, end);
   } else if (p.channels_last && p.channels >= kTogether<T> * kLanes<T>) {

@@ -1,8 +1,8 @@
 // subpixel_upsample_cpu.h: compiled once for each instruction set by subpixel_upsample_cpu.cpp.
 //
 // Factor 2 works on vectors of neighbouring 2x2 cells: along the width in torch.contiguous_format,
-// along the channels in torch.channels_last. Runs shorter than a vector, other factors, and masks
-// that are given to the forward pass, go element by element.
+// along the channels in torch.channels_last. Runs shorter than a vector are copied to where they
+// are one. Other factors, and masks that are given to the forward pass, go element by element.
 #include "common/lanes.h"
 #include "common/lanes_math.h"
 

@@ -342,16 +342,70 @@ struct Forward {
       if (++h == p.height) h = 0, ++b;
     }
   }
+
+  // Rows whose runs are less than a vector, factor 2: through copies in which they are one.
+  template <bool kRelu, bool kBlur>
+  void short_rows2(int64_t begin, int64_t end) const {
+    const int64_t width = p.channels_last ? p.width : kLanes<T>;  // of a copy
+    const int64_t channels = p.channels_last ? kLanes<T> : 1, length = width * channels * 4;
+    const std::unique_ptr<T[]> coarse(new T[length]()), fine(new T[length]);
+    const std::unique_ptr<Above<lanes_t<T>>[]> above(new Above<lanes_t<T>>[width]);
+    uint8_t bits[kLanes<T>];
+    const bool with_mask = p.activation == Activation::relu_with_mask;
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t b = row / p.height, h = row % p.height;
+      if (kBlur && (row == begin || h == 0)) {
+        copy_coarse(b, h == 0 ? h : h - 1, coarse.get());
+        if (p.channels_last) {
+          start_row_channels_last<kRelu, 1>(coarse.get(), h == 0, width, channels, above.get());
+        } else {
+          start_row_contiguous<kRelu, 1>(coarse.get(), h == 0, width, width, above.get());
+        }
+      }
+      copy_coarse(b, h, coarse.get());
+      T* const out = static_cast<T*>(p.output) + row * p.width * p.channels * 4;
+      if (p.channels_last) {
+        upsample_row_channels_last<kRelu, kBlur, 1>(coarse.get(), width, channels, above.get(),
+                                                    nullptr, fine.get());
+        copy_runs(fine.get(), channels, out, p.channels, p.channels, 4 * width);
+        if (with_mask) {
+          write_mask(input(b, h, 0, 0, 0), p.width * p.channels * 4, mask_row(row));
+        }
+      } else {
+        upsample_row_contiguous<kRelu, kBlur, 1>(coarse.get(), width, width, above.get(),
+                                                 with_mask ? bits : nullptr, fine.get());
+        copy_runs(fine.get(), 2 * width, out, 2 * p.width, 2 * p.width, 2);
+        if (with_mask) std::memcpy(mask_row(row), bits, static_cast<size_t>(row_bytes));
+      }
+    }
+  }
+
+  void copy_coarse(int64_t b, int64_t h, T* to) const {
+    const T* const from = input(b, h, 0, 0, 0);
+    if (p.channels_last) {
+      copy_runs(from, 4 * p.channels, to, 4 * kLanes<T>, 4 * p.channels, p.width);
+    } else {
+      copy_runs(from, p.height * p.width, to, kLanes<T>, p.width, 4);
+    }
+  }
 };
 
 template <typename T>
 void upsample_rows(const SubpixelUpsampleParams& p, int64_t begin, int64_t end) {
   const Forward<T> forward(p);
   const int64_t run = p.channels_last ? p.channels : p.width;
-  const bool vectors = p.factor == 2 && p.activation != Activation::masked && run >= kLanes<T>;
+  const bool vectors = p.factor == 2 && p.activation != Activation::masked;
   const bool with_relu = p.activation != Activation::none;
   if (!vectors) {
     for (int64_t row = begin; row < end; ++row) forward.row(row / p.height, row % p.height);
+  } else if (run < kLanes<T>) {
+    if (p.blur) {
+      with_relu ? forward.template short_rows2<true, true>(begin, end)
+                : forward.template short_rows2<false, true>(begin, end);
+    } else {
+      with_relu ? forward.template short_rows2<true, false>(begin, end)
+                : forward.template short_rows2<false, false>(begin, end);
+    }
   } else if (!p.blur) {
     with_relu ? forward.template rows2<true, false, 1>(begin, end)
               : forward.template rows2<false, false, 1>(begin, end);
