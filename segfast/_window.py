@@ -21,13 +21,18 @@ EMPTY_CODE = 255
 EMPTY_INDEX = -1
 
 
+def _is_int(value: object) -> bool:
+    # NumPy's integers too. An int that torch.compile keeps open has no attributes in torch 2.11.
+    return isinstance(value, int) or hasattr(value, "__index__")
+
+
 def pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
     """An int for both axes, or one for each."""
     if isinstance(value, int):
         return value, value
     if hasattr(value, "__index__"):  # an integer of NumPy
         return int(value), int(value)
-    if not hasattr(value, "__len__") or not all(hasattr(x, "__index__") for x in value):
+    if not hasattr(value, "__len__") or not all(map(_is_int, value)):
         raise TypeError(f"{name} must be an int or two ints (height, width), got {value!r}")
     if len(value) == 1:
         return value[0], value[0]
