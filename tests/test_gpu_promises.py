@@ -132,6 +132,7 @@ def huge(value: float) -> Tensor:
 
 @pytest.mark.cuda
 @pytest.mark.nightly
+@pytest.mark.xdist_group("huge")
 @pytest.mark.parametrize("record", ["codes", "indices"])
 def test_unpooling_more_than_2_31_elements(record: str) -> None:
     map = huge(1)
@@ -149,6 +150,7 @@ def test_unpooling_more_than_2_31_elements(record: str) -> None:
 
 @pytest.mark.cuda
 @pytest.mark.nightly
+@pytest.mark.xdist_group("huge")
 def test_statistics_of_more_than_2_31_logits() -> None:
     # Class 1 wins one pixel, which lies beyond 32-bit offsets, and class 0 all others, by ties.
     logits = huge(9)

@@ -277,6 +277,7 @@ def test_saves_codes_alone() -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.xdist_group("huge")
 def test_more_than_2_31_elements(device: torch.device) -> None:
     # [N, C, H, W] of 2^31 + 2^17 half-precision elements: 4.3 GB, with one known maximum at the
     # end.

@@ -213,6 +213,7 @@ def test_each_instruction_set(isa: str) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.xdist_group("huge")
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_more_than_2_31_elements(device: torch.device, layout: str) -> None:
     # 2^31 + 2^18 bytes: the last element lies beyond 32-bit offsets on either side.

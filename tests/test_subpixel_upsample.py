@@ -286,6 +286,7 @@ def test_layer_defaults() -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.xdist_group("huge")
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_more_than_2_31_elements(device: torch.device, layout: str) -> None:
     # 2^31 + 2^18 half-precision elements; the last cell holds the only positive value.
