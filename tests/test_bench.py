@@ -15,12 +15,10 @@ from pathlib import Path
 
 import pytest
 import torch
-
-pytest.importorskip("matplotlib")
-from PIL import Image
 from torch._dynamo.testing import CompileCounter
 
 from segfast._extension import C
+from segfast.bench import __main__ as suite
 from segfast.bench import timing
 from segfast.bench.cases import Case, Comparison
 from segfast.bench.libraries import library_cases
@@ -139,6 +137,67 @@ def test_a_row_that_compile_fails_is_measured_without_it(monkeypatch: pytest.Mon
     fails = "eager"
     row, failed = try_measure(plan, cell)
     assert row is None and len(failed) == 2
+
+
+@pytest.fixture
+def run_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, Results]]:
+    """``python -m segfast.bench`` with these options, and the results that it leaves."""
+
+    def run(*options: str) -> tuple[int, Results]:
+        file = tmp_path / "bench.json"
+        command = ["segfast.bench", "--device", "cpu", "--json", str(file), *options]
+        monkeypatch.setattr(sys, "argv", command)
+        monkeypatch.setattr(sys, "orig_argv", ["python", *command])
+        return suite.main(), Results.read(file)
+
+    monkeypatch.setattr(Results, "begin", lambda device: Results({"device": "test"}, "command"))
+    return run
+
+
+def test_rows_after_one_that_loses_the_gpu(
+    run_suite: Callable[..., tuple[int, Results]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(device: torch.device) -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    def execv(path: str, arguments: list[str]) -> None:
+        assert path == sys.executable and arguments[:2] == ["python", "segfast.bench"]
+        monkeypatch.setattr(suite, "synchronize", lambda device: None)
+        again.extend(arguments[-2:])
+        raise SystemExit
+
+    again: list[str] = []
+    row = _row("small", 2.0)
+    measured = iter([(row, []), (None, ["lost"]), (replace(row, op="last"), [])])
+    monkeypatch.setattr(suite, "try_measure", lambda plan, cell: next(measured))
+    monkeypatch.setattr(suite, "synchronize", lose)
+    monkeypatch.setattr(os, "execv", execv)
+    only = ["--op", "pixel_shuffle", "--size", "small", "--dtype", "float32", "--layout", "nchw"]
+    with pytest.raises(SystemExit):
+        run_suite(*only, "--threads", "1", "2")
+    assert again == ["--after", "2"]
+    measured = iter([(replace(row, op="third"), []), (replace(row, op="last"), [])])
+    status, results = run_suite(*only, "--threads", "1", "2", *again)
+    assert status == 1 and results.failed == ["lost"]
+    assert [row.op for row in results.rows] == [row.op, "third", "last"]
+
+
+def test_a_model_that_fails_costs_no_other(
+    run_suite: Callable[..., tuple[int, Results]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = ModelRow("inference", "segfast's layers", 9.0, 1.5, True, 4.0)
+
+    def measure_model(name: str, *_: object) -> Iterator[ModelRow]:
+        yield row
+        if name == "broken":
+            raise KeyError("no such layer")
+
+    monkeypatch.setattr(suite, "measure_model", measure_model)
+    status, results = run_suite("--model", "broken", "sound")
+    assert status == 1 and results.failed == ["broken, after 1 rows: 'no such layer'"]
+    assert results.models == {"broken": [row], "sound": [row]}
 
 
 def test_what_is_timed_as_compiled_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,6 +430,8 @@ def test_one_line_for_both_layouts() -> None:
 
 @pytest.mark.parametrize("draw", [draw_speedup, draw_floor, draw_memory])
 def test_pictures(tmp_path: Path, draw: Callable[..., None]) -> None:
+    pytest.importorskip("matplotlib")
+    Image = pytest.importorskip("PIL.Image")
     machine = {"device": "Some CPU", "threads": 2, "segfast": "0", "torch": "2"}
     rows = [replace(_row("large", 0.5), layout=layout) for layout in ("nchw", "nhwc")]
     draw(tmp_path / "one.png", machine, rows[:1])
@@ -382,6 +443,7 @@ def test_pictures(tmp_path: Path, draw: Callable[..., None]) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*left out")  # a reduced type, on noise
 def test_whole_models() -> None:
+    pytest.importorskip("rich")
     from segfast.bench.models import measure_model, table
 
     rows = list(measure_model("segnet_basic", torch.device("cpu"), (2, 16, 24), seconds=0))

@@ -55,9 +55,9 @@ def measure_model(
     """Times inference and a training step (forward, loss, backward), each way's calls in turn.
 
     All ways have the same weights and see the same noise: ``size`` is its batch, height and width.
-    On a GPU training is as people train: bfloat16 under autocast and channels_last, eager and
-    compiled. All else is in float32 but the row of :func:`segfast.optimize`, which says what it
-    has chosen.
+    On a GPU training is as people train: bfloat16 under autocast and channels_last, eager and then
+    compiled, which takes minutes. All else is in float32 but the row of :func:`segfast.optimize`,
+    which says what it has chosen.
 
     Raises:
         ValueError: no model is named so.
@@ -86,9 +86,6 @@ def measure_model(
         input = input.to(memory_format=torch.channels_last)
         for model in layers.values():
             model.to(memory_format=torch.channels_last)
-        for way, model in list(layers.items()):
-            compiled: Any = torch.compile(model, dynamic=False)
-            layers[f"{way}, compiled"] = compiled
 
     def step(model: nn.Module) -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
@@ -98,6 +95,10 @@ def measure_model(
 
     calls = {way: partial(step, model.train()) for way, model in layers.items()}
     yield from _rows("training", calls, input, seconds)
+    for way, model in layers.items() if on_gpu else ():
+        compiled: Any = torch.compile(model, dynamic=False)
+        pair = {"": calls["PyTorch's layers"], f"{way}, compiled": partial(step, compiled)}
+        yield [*_rows("training", pair, input, seconds)][1]
 
 
 def _rows(phase: str, calls: Calls, input: Tensor, seconds: float) -> Iterator[ModelRow]:

@@ -154,7 +154,7 @@ def measure(plan: Plan, cell: Cell) -> tuple[Row, Timing]:
 
 
 def try_measure(plan: Plan, cell: Cell) -> tuple[Row | None, list[str]]:
-    """The row, or None, and what failed: the other rows still count.
+    """The row, or None, and what failed, whatever it was: the other rows still count.
 
     torch.compile may fail where eager PyTorch does not: then the row is without it.
     """
@@ -163,10 +163,14 @@ def try_measure(plan: Plan, cell: Cell) -> tuple[Row | None, list[str]]:
     for attempt in (plan, without) if "compile" in plan.providers else (plan,):
         try:
             return measure(attempt, cell)[0], failed
-        except (AssertionError, RuntimeError) as error:
-            first_line = str(error).partition("\n")[0]
-            failed.append(f"{cell}, beside {', '.join(attempt.providers)}: {first_line}")
+        except Exception as error:
+            failed.append(f"{cell}, beside {', '.join(attempt.providers)}: {summary(error)}")
     return None, failed
+
+
+def summary(error: Exception) -> str:
+    """An error in one line."""
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _measure(plan: Plan, cell: Cell) -> tuple[Row, Timing]:
