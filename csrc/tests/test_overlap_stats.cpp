@@ -95,6 +95,16 @@ struct Problem {
       if (random_integer(0, 7) != 0) continue;
       logits[layout(i / c.S, random_integer(0, c.C - 1), 0, i % c.S)] = from_float<T>(200);
     }
+    // What does not count may be anything.
+    for (int64_t i = 0; i < c.N * c.S; ++i) {
+      const auto target = [&](int64_t k) { return target_at(i / c.S, k, i % c.S); };
+      bool counts = true;  // as a whole
+      for (int64_t k = 0; k < c.C && !o.sigmoid; ++k) counts &= target(k) >= 0;
+      for (int64_t k = 0; k < c.C; ++k) {
+        if (counts && target(k) >= 0) continue;
+        logits[layout(i / c.S, k, 0, i % c.S)] = from_float<T>(i % 2 == 0 ? NAN : INFINITY);
+      }
+    }
     for (int64_t k = 0; k < c.C; ++k) {
       class_weight[k] = 0.5 + 0.1 * static_cast<double>(k % 7);
       pos_weight[k] = 0.75 + 0.25 * static_cast<double>(k % 4);
