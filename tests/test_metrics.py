@@ -13,6 +13,8 @@ import torch
 from compat_cases import original
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+pytest.importorskip("torchmetrics", reason="torchmetrics is not installed: extra `metrics`")
 from torchmetrics.classification import (
     BinaryJaccardIndex,
     MulticlassAccuracy,
