@@ -62,6 +62,14 @@ const Options kOptions[] = {
     {"sigmoid, minimum", true, true, true, 1, 0, 0, true, false, false, false, true},
 };
 
+// Of fours of classes, what is ignored elsewhere counts, and the other way round; of one class more
+// so with the weights of pixels.
+Options varied(Options o, int64_t classes) {
+  if (classes % 4 == 0) o.ignore = !o.ignore;
+  if (classes % 4 == 1) o.pixel_weight = !o.pixel_weight;
+  return o;
+}
+
 // Whether no option before has such a target.
 bool first_of_its_kind(const Options& o) {
   const Options* like = std::find_if(std::begin(kOptions), std::end(kOptions), [&](const auto& x) {
@@ -80,15 +88,13 @@ struct Problem {
           int64_t offset, int64_t target_offset, bool with_bad)
       : with_bad(with_bad),
         c(c),
-        o(o),
+        o(varied(o, c.C)),
         layout{channels_last, c.C, 1, c.S},
         logits(c.N * c.C * c.S, offset),
         target(make_target(label_type, target_offset)),
         class_weight(c.C),
         pos_weight(c.C),
         pixel_weight(c.N * c.S, offset) {
-    // Of one class more than fours, pixels have weights where they would have none.
-    if (c.C % 4 == 1) this->o.pixel_weight = !o.pixel_weight;
     fill_random(logits);
     // One softmax in eight is surer of a class than float's exponents can tell.
     for (int64_t i = 0; i < c.N * c.S && !o.sigmoid; ++i) {
@@ -128,7 +134,7 @@ struct Problem {
     in.target_type = target_type;
     in.dense = o.dense;
     in.has_ignore_index = o.ignore;
-    in.ignore_index = ignored;
+    in.ignore_index = o.ignore ? ignored : 0;  // without a flag the number means nothing
     in.exponent = o.exponent;
     in.label_smoothing = o.smoothing;
     in.gamma = o.gamma;
