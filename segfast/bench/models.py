@@ -97,7 +97,7 @@ def measure_model(
     yield from _rows("training", calls, input, seconds)
     for way, model in layers.items() if on_gpu else ():
         compiled: Any = torch.compile(model, dynamic=False)
-        pair = {"": calls["PyTorch's layers"], f"{way}, compiled": partial(step, compiled)}
+        pair: Calls = {"": calls["PyTorch's layers"], f"{way}, compiled": partial(step, compiled)}
         yield [*_rows("training", pair, input, seconds)][1]
 
 
