@@ -444,11 +444,15 @@ void test_infinite_logits(Backend backend) {
 
 // A bad target stops the grid with an error, whichever kernel meets it.
 void test_bad_targets_on_a_gpu() {
-  const Options plain = kOptions[0], soft = kOptions[6];
-  for (const Options& o : {plain, soft}) {
-    for (int64_t classes : {3, 33}) {
+  const Options plain = kOptions[0], soft = kOptions[6], sigmoid = kOptions[7];
+  for (const Options& o : {plain, soft, sigmoid}) {
+    for (int64_t classes : {3, 33, -3}) {  // below 0: a label below 0
+      if (classes < 0 && o.dense) continue;
       context = std::string("a bad target, ") + o.reason;
-      Problem<float> problem({"", 1, classes, 300}, o, false, TargetType::int16, 0, 0, true);
+      const bool negative = classes < 0;
+      classes = std::abs(classes);
+      Problem<float> problem({"", 1, classes, 300}, o, false, TargetType::int16, 0, 0, !negative);
+      if (negative) reinterpret_cast<int16_t*>(problem.target.data())[5] = -1;
       Array<double> sums(6 * classes), partials(overlap_stats_partial_size(classes));
       OverlapStatsParams p{};
       p.in = problem.inputs(Backend::cuda);
