@@ -258,6 +258,28 @@ def test_predict_two_images_of_one_name(
         assert written == {"a.png.png", "a.jpg.png", "b.png"}
 
 
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ("data/images", "is a data set, whose masks would be written over"),
+        ("photos", "is a data set, whose masks"),
+        ("data/masks", "would write over"),
+        ("data/pictures", "would write over"),
+    ],
+)
+def test_predict_writes_over_nothing_that_is_the_users(
+    segfast: Command, trained: Path, tmp_path: Path, images: str, message: str
+) -> None:
+    data = make_data(tmp_path / "data")
+    for folder in ("photos", "data/pictures"):
+        shutil.copytree(data / "images", tmp_path / folder)
+    before = {path: path.read_bytes() for path in data.rglob("*.png")}
+    arguments = "predict", trained / "best.ckpt", tmp_path / images, "--out", data
+    status, _, err = segfast(*arguments)
+    assert status == 1 and f"--out {data}: {message}" in err
+    assert {path: path.read_bytes() for path in data.rglob("*.png")} == before
+
+
 def test_predict_shows_the_true_mask_of_the_same_classes(
     segfast: Command, trained: Path, tmp_path: Path, figures: list[Figure]
 ) -> None:

@@ -77,7 +77,8 @@ def open_upright(path: Path) -> Image.Image:
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError("does not exist") from None
+        link = f"is a link to {path.readlink()}, which " if path.is_symlink() else ""
+        raise DataError(f"{link}does not exist") from None
     except Exception as error:  # Pillow's decoders raise a dozen kinds
         raise DataError(f"cannot be read: {_reason(error)}") from error
 
