@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -570,12 +571,12 @@ class TestErrors:
     def test_full_disk(
         self, segfast: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fail(*arguments: object, **options: object) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device", "run/last.ckpt")
-
-        monkeypatch.setattr("segfast.training.run.fit", fail)
-        err = self.fails(segfast, "train", "--data", data, "--out", tmp_path / "r")
-        assert "error: run/last.ckpt: no space left on device; what was saved before is" in err
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            error = OSError(number, os.strerror(number), "run/last.ckpt")
+            monkeypatch.setattr("segfast.training.run.fit", Mock(side_effect=error))
+            err = self.fails(segfast, "train", "--data", data, "--out", tmp_path / "r")
+            reason = os.strerror(number).lower()
+            assert f"error: run/last.ckpt: {reason}; what was saved before is" in err
 
     def test_resume_from_another_programs_checkpoint(
         self, segfast: Command, tmp_path: Path

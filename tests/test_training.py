@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from segfast._files import atomic_file
 from segfast.data.verify import open_data
 from segfast.training import lr_range
 from segfast.training.callbacks import Checkpoints, Interrupted
-from segfast.training.checkpoint import CheckpointError, load, load_model
+from segfast.training.checkpoint import AtomicCheckpointIO, CheckpointError, load, load_model
 from segfast.training.history import TrainingError
 from segfast.training.lr_range import RangeTest
 from segfast.training.module import predict_whole
@@ -471,6 +472,21 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         file.write(b"half of the n")
         raise KeyboardInterrupt
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(path)
+    assert torch.load(path) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 
