@@ -27,11 +27,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from segfast.cli import main
+from segfast.cli.evaluate import print_matrix, print_scores
 from segfast.cli.summary import trace
 from segfast.data.report import DataReport
 from segfast.data.verify import open_data
 from segfast.models import create_model
 from segfast.training.checkpoint import load_model
+from segfast.training.scores import Scores
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -344,6 +346,22 @@ def test_verify_data(segfast: Command, data: Path) -> None:
     assert f"all files are sound; next: segfast train --data {data}" in out
     _, out, _ = segfast("verify-data", data, "--classes", "blue sky,road", "--ignore-index", 9)
     assert f"train --data {data} --classes 'blue sky,road' --ignore-index 9\n" in out
+
+
+def test_class_names_with_brackets(
+    segfast: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are no markup, neither dropped nor an error."""
+    names = "[red]", "a[/b]"
+    root = make_data(tmp_path / "d")
+    (root / "classes.txt").write_text("\n".join(names))
+    status, out, _ = segfast("verify-data", root)
+    assert status == 0 and all(f"{i} {name}" in out for i, name in enumerate(names))
+    scores = Scores(np.eye(2, dtype=np.int64))
+    for show in (lambda: print_scores(scores, names, "t"), lambda: print_matrix(scores, names)):
+        show()
+        out = capsys.readouterr().out
+        assert all(name in out for name in names)
 
 
 def test_verify_data_of_several_sizes_with_ignored_pixels(segfast: Command, tmp_path: Path) -> None:
