@@ -376,11 +376,22 @@ class TestProblems:
             file.unlink()
         assert only_problem(camvid_like).startswith("val: holds no images (.jpg,")
 
-    def test_jpeg_mask(self, camvid_like: Path) -> None:
+    @pytest.mark.parametrize(
+        ("suffix", "message"),
+        [(".jpg", "is a JPEG, whose compression"), (".gif", "is a GIF, which may number")],
+    )
+    def test_masks_of_other_formats(self, camvid_like: Path, suffix: str, message: str) -> None:
         mask = camvid_like / "trainannot" / "b.png"
-        Image.open(mask).save(mask.with_suffix(".jpg"))
+        Image.open(mask).save(mask.with_suffix(suffix))
         mask.unlink()
-        assert "trainannot/b.jpg: is a JPEG, whose compression" in only_problem(camvid_like)
+        assert f"trainannot/b{suffix}: {message}" in only_problem(camvid_like)
+
+    def test_moving_picture(self, camvid_like: Path) -> None:
+        frames = [Image.new("RGB", (12, 9), (n, 0, 0)) for n in (0, 200)]
+        file = camvid_like / "train" / "b.gif"
+        frames[0].save(file, save_all=True, append_images=frames[1:])
+        (camvid_like / "train" / "b.png").unlink()
+        assert only_problem(camvid_like).startswith("train/b.gif: holds 2 pictures; save each")
 
     def test_two_images_of_one_name(self, camvid_like: Path) -> None:
         Image.open(camvid_like / "train" / "b.png").save(camvid_like / "train" / "b.bmp")

@@ -29,6 +29,7 @@ from segfast.data.classes import ClassTable
 from segfast.data.images import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
+    NO_MASKS,
     DataError,
     Mask,
     open_upright,
@@ -257,8 +258,8 @@ def _match(
         mask = found["mask"].get(name)
         if mask is None:
             folder.add(image, f"has no mask: expected {masks.name}/{name}.png")
-        elif mask.suffix.lower() not in MASK_SUFFIXES:
-            folder.add(mask, "is a JPEG, whose compression changes class values; save masks as PNG")
+        elif why_not := NO_MASKS.get(mask.suffix.lower()):
+            folder.add(mask, f"{why_not}; save masks as PNG")
         else:
             pairs[name] = Pair(name, image, mask)
     for name, mask in sorted(found["mask"].items()):
