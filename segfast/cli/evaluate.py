@@ -28,7 +28,8 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to. (default: eval-SPLIT beside it)")
+        Path | None,
+        typer.Option(help="Folder to write to. (default: eval-SPLIT beside the checkpoint)"),
     ] = None,
 ) -> None:
     """Score a checkpoint: IoU, Dice and accuracy of each class, and the confusion matrix."""

@@ -28,7 +28,8 @@ def predict(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to. (default: predictions beside it)")
+        Path | None,
+        typer.Option(help="Folder to write to. (default: predictions beside the checkpoint)"),
     ] = None,
     tile: Annotated[
         int | None,
