@@ -58,7 +58,7 @@ bench: $(BUILD)
 
 # The pages of docs/, with every public name, into out/site.
 docs: $(BUILD)
-	$(PIP) mkdocs-material 'mkdocstrings[python]'
+	$(PIP) mkdocs-material 'mkdocstrings[python]' ruff
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "out/site/index.html"
 

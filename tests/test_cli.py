@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -26,11 +27,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from segfast.cli import main
+from segfast.cli.evaluate import print_matrix, print_scores
 from segfast.cli.summary import trace
 from segfast.data.report import DataReport
 from segfast.data.verify import open_data
 from segfast.models import create_model
 from segfast.training.checkpoint import load_model
+from segfast.training.scores import Scores
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -258,6 +261,28 @@ def test_predict_two_images_of_one_name(
         assert written == {"a.png.png", "a.jpg.png", "b.png"}
 
 
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ("data/images", "is a data set, whose masks would be written over"),
+        ("photos", "is a data set, whose masks"),
+        ("data/masks", "would write over"),
+        ("data/pictures", "would write over"),
+    ],
+)
+def test_predict_writes_over_nothing_that_is_the_users(
+    segfast: Command, trained: Path, tmp_path: Path, images: str, message: str
+) -> None:
+    data = make_data(tmp_path / "data")
+    for folder in ("photos", "data/pictures"):
+        shutil.copytree(data / "images", tmp_path / folder)
+    before = {path: path.read_bytes() for path in data.rglob("*.png")}
+    arguments = "predict", trained / "best.ckpt", tmp_path / images, "--out", data
+    status, _, err = segfast(*arguments)
+    assert status == 1 and f"--out {data}: {message}" in err
+    assert {path: path.read_bytes() for path in data.rglob("*.png")} == before
+
+
 def test_predict_shows_the_true_mask_of_the_same_classes(
     segfast: Command, trained: Path, tmp_path: Path, figures: list[Figure]
 ) -> None:
@@ -321,6 +346,22 @@ def test_verify_data(segfast: Command, data: Path) -> None:
     assert f"all files are sound; next: segfast train --data {data}" in out
     _, out, _ = segfast("verify-data", data, "--classes", "blue sky,road", "--ignore-index", 9)
     assert f"train --data {data} --classes 'blue sky,road' --ignore-index 9\n" in out
+
+
+def test_class_names_with_brackets(
+    segfast: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are no markup, neither dropped nor an error."""
+    names = "[red]", "a[/b]"
+    root = make_data(tmp_path / "d")
+    (root / "classes.txt").write_text("\n".join(names))
+    status, out, _ = segfast("verify-data", root)
+    assert status == 0 and all(f"{i} {name}" in out for i, name in enumerate(names))
+    scores = Scores(np.eye(2, dtype=np.int64))
+    for show in (lambda: print_scores(scores, names, "t"), lambda: print_matrix(scores, names)):
+        show()
+        out = capsys.readouterr().out
+        assert all(name in out for name in names)
 
 
 def test_verify_data_of_several_sizes_with_ignored_pixels(segfast: Command, tmp_path: Path) -> None:
@@ -548,12 +589,12 @@ class TestErrors:
     def test_full_disk(
         self, segfast: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fail(*arguments: object, **options: object) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device", "run/last.ckpt")
-
-        monkeypatch.setattr("segfast.training.run.fit", fail)
-        err = self.fails(segfast, "train", "--data", data, "--out", tmp_path / "r")
-        assert "error: run/last.ckpt: no space left on device; what was saved before is" in err
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            error = OSError(number, os.strerror(number), "run/last.ckpt")
+            monkeypatch.setattr("segfast.training.run.fit", Mock(side_effect=error))
+            err = self.fails(segfast, "train", "--data", data, "--out", tmp_path / "r")
+            reason = os.strerror(number).lower()
+            assert f"error: run/last.ckpt: {reason}; what was saved before is" in err
 
     def test_resume_from_another_programs_checkpoint(
         self, segfast: Command, tmp_path: Path

@@ -320,6 +320,12 @@ class TestProblems:
         (camvid_like / "val" / "c.png").unlink()
         assert only_problem(camvid_like).startswith("valannot/c.png: has no image: expected val/c")
 
+    def test_link_to_nothing(self, camvid_like: Path) -> None:
+        (camvid_like / "val" / "c.png").unlink()
+        (camvid_like / "val" / "c.png").symlink_to("/nowhere/c.png")
+        expected = "val/c.png: is a link to /nowhere/c.png, which does not exist"
+        assert only_problem(camvid_like) == expected
+
     def test_missing_mask_folder(self, camvid_like: Path) -> None:
         (camvid_like / "valannot").rename(camvid_like / "elsewhere")
         assert only_problem(camvid_like) == "val: its masks are missing: there is no valannot/"
@@ -370,11 +376,22 @@ class TestProblems:
             file.unlink()
         assert only_problem(camvid_like).startswith("val: holds no images (.jpg,")
 
-    def test_jpeg_mask(self, camvid_like: Path) -> None:
+    @pytest.mark.parametrize(
+        ("suffix", "message"),
+        [(".jpg", "is a JPEG, whose compression"), (".gif", "is a GIF, which may number")],
+    )
+    def test_masks_of_other_formats(self, camvid_like: Path, suffix: str, message: str) -> None:
         mask = camvid_like / "trainannot" / "b.png"
-        Image.open(mask).save(mask.with_suffix(".jpg"))
+        Image.open(mask).save(mask.with_suffix(suffix))
         mask.unlink()
-        assert "trainannot/b.jpg: is a JPEG, whose compression" in only_problem(camvid_like)
+        assert f"trainannot/b{suffix}: {message}" in only_problem(camvid_like)
+
+    def test_moving_picture(self, camvid_like: Path) -> None:
+        frames = [Image.new("RGB", (12, 9), (n, 0, 0)) for n in (0, 200)]
+        file = camvid_like / "train" / "b.gif"
+        frames[0].save(file, save_all=True, append_images=frames[1:])
+        (camvid_like / "train" / "b.png").unlink()
+        assert only_problem(camvid_like).startswith("train/b.gif: holds 2 pictures; save each")
 
     def test_two_images_of_one_name(self, camvid_like: Path) -> None:
         Image.open(camvid_like / "train" / "b.png").save(camvid_like / "train" / "b.bmp")
@@ -456,9 +473,27 @@ class TestClasses:
         for file in (listed / "masks").iterdir():
             Image.fromarray(np.full((8, 10), [[0], [38], [75], [113]] * 2, np.uint8)).save(file)
         with pytest.raises(
-            DataError, match="hold the values 0, 38, 75, 113, which do not count up"
+            DataError, match="hold the values 0, 38, 75, 113, which do not .*--classes 114 if"
         ):
             verify(listed)
+
+    def test_more_values_than_classes_may_have(self, listed: Path) -> None:
+        for file in (listed / "masks").iterdir():
+            values = np.full((8, 10), [[0], [1000], [2000], [0]] * 2, np.uint16)
+            Image.fromarray(values).save(file)
+        with pytest.raises(DataError, match="values 0, 1000, 2000, .*; save them anew with 0, 1"):
+            verify(listed)
+
+    def test_smoothed_masks(self, listed: Path) -> None:
+        """Not 255 classes, with the foreground ignored."""
+        smooth = np.linspace(0, 255, 80).round().astype(np.uint8).reshape(8, 10)
+        for file in (listed / "masks").iterdir():
+            Image.fromarray(smooth).save(file)
+        with pytest.raises(DataError, match="hold 80 values up to 255, as after smoothing"):
+            verify(listed)
+        with pytest.raises(DataError, match=r"--classes 256|2 to 255 classes"):
+            verify(listed, ClassOptions(classes="256"))
+        assert len(verify(listed, ClassOptions(classes="255", ignore_index=255)).classes) == 255
 
     def test_255_is_ignored_beside_other_values(self, camvid_like: Path) -> None:
         mask = np.full((9, 12), 255, np.uint8)
@@ -489,8 +524,13 @@ class TestClasses:
     def test_colour_masks_without_class_file(self, camvid_like: Path) -> None:
         Image.new("RGB", (12, 9), (1, 2, 3)).save(camvid_like / "trainannot" / "b.png")
         with pytest.raises(
-            DataError, match="b.png: is a colour mask, .*classes.csv with a line name"
+            DataError, match="b.png: is a colour mask, .*classes.csv with a line .* are 1,2,3"
         ):
+            verify(camvid_like)
+        random = np.random.default_rng(0)
+        for file in (camvid_like / "trainannot").iterdir():
+            Image.fromarray(random.integers(0, 256, (9, 12, 3), np.uint8)).save(file)
+        with pytest.raises(DataError, match=r"there are \d{3} colours, as after smoothing"):
             verify(camvid_like)
 
     def test_label_colors(self, tmp_path: Path) -> None:

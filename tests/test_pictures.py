@@ -22,7 +22,15 @@ from PIL import Image
 from segfast.data.classes import IGNORE_INDEX, ClassTable
 from segfast.data.samples import Sample
 from segfast.training import evaluate as evaluation
-from segfast.training.pictures import Shown, batch, colourise, confusion, save_mask, triptychs
+from segfast.training.pictures import (
+    Shown,
+    batch,
+    colourise,
+    confusion,
+    save,
+    save_mask,
+    triptychs,
+)
 from segfast.training.scores import Scores
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
@@ -76,6 +84,22 @@ def test_triptychs() -> None:
         ("prediction", [list(GREEN), list(GREEN)]),
     ]
     assert [text.get_text() for text in figure.legends[0].texts] == ["red", "green", "ignored"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_of_any_letters(tmp_path: Path) -> None:
+    """Neither formulas, nor hidden, nor warned of: labelme calls a class _background_."""
+    names = ("_background_", "$_$", "\N{CJK UNIFIED IDEOGRAPH-56FE}")
+    classes = ClassTable(names, CLASSES.palette, CLASSES.values)
+    shown = [Shown(names[1], image(1, 2, 3), labels(0, 1, 2), None)]
+    for figure in (
+        triptychs(shown, classes),
+        batch(names[1:], [image(1, 2)] * 2, [labels(0, 2)] * 2, classes),
+        confusion(Scores(np.eye(3, dtype=np.int64)), names),
+    ):
+        save(figure, tmp_path / "a.png")
+    (legend,) = triptychs(shown, classes).legends
+    assert [text.get_text() for text in legend.get_texts()] == list(names)
 
 
 def test_batch() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 from collections.abc import Iterator
 
 import pytest
@@ -276,6 +279,23 @@ def test_layer_is_fastais(weight_norm: bool, blur: bool, scale: int) -> None:
 def test_layer_is_made_where_and_as_asked() -> None:
     layer = segfast.nn.SubpixelUpsample(4, device="meta", dtype=torch.float64)
     assert {(x.device.type, x.dtype) for x in layer.parameters()} == {("meta", torch.float64)}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_layer_with_weight_norm_is_pickled(bias: bool) -> None:
+    """As fastai's is, whose learners are exported by pickle, and torch.save of a whole model."""
+    layer = segfast.nn.SubpixelUpsample(4, 3, blur=True, bias=bias).eval()
+    file = io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    input = torch.randn(1, 4, 5, 3)
+    for again in (torch.load(file, weights_only=False), pickle.loads(pickle.dumps(layer))):
+        again = pickle.loads(pickle.dumps(copy.deepcopy(again)))
+        assert torch.equal(again(input), layer(input)) and not again.training
+        assert repr(again) == repr(layer)
+        again(input).sum().backward()  # and it learns
+        assert again.state_dict().keys() == layer.state_dict().keys()
+        assert all(p.grad is not None for p in again.parameters())
 
 
 def test_layer_defaults() -> None:

@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from segfast._files import atomic_file
 from segfast.data.verify import open_data
 from segfast.training import lr_range
 from segfast.training.callbacks import Checkpoints, Interrupted
-from segfast.training.checkpoint import CheckpointError, load, load_model
+from segfast.training.checkpoint import AtomicCheckpointIO, CheckpointError, load, load_model
 from segfast.training.history import TrainingError
 from segfast.training.lr_range import RangeTest
 from segfast.training.module import predict_whole
@@ -237,13 +238,12 @@ def test_killed_run_resumes_to_the_same_result(data: Path, whole: Path, tmp_path
     command = [sys.executable, "-m", "segfast", "train", "--data", str(data), "--out", str(out)]
     command += ["--option", "width=4", "--batch-size", "2", "--epochs", str(EPOCHS)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
-    deadline = time.monotonic() + 120
-    while not (out / "last.ckpt").exists() and time.monotonic() < deadline:
-        assert process.poll() in (None, 0)
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
+        deadline = time.monotonic() + 600  # a busy machine takes minutes to import torch
+        while not (out / "last.ckpt").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
     assert load(out / "last.ckpt")["global_step"] > 0
     run(data, out, resume=out / "last.ckpt")
     assert_same_run(whole, out)
@@ -471,6 +471,21 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         file.write(b"half of the n")
         raise KeyboardInterrupt
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(path)
+    assert torch.load(path) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 

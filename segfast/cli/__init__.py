@@ -44,7 +44,7 @@ def _sentence(error: Exception) -> str:
         cure = "; what was saved before is whole: free some space, then go on"
         return (
             f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
-            f"{cure * (error.errno == errno.ENOSPC)}"
+            f"{cure * (error.errno in (errno.ENOSPC, errno.EDQUOT))}"
         )
     text = str(error)
     if text.startswith("Caught "):  # in a worker process: torch hands on its whole traceback

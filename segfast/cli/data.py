@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from segfast._errors import OptionError, UserError
@@ -106,7 +107,7 @@ def verify_data(
     for index, (name, colour, weight) in enumerate(rows):
         shares = [f"{100 * pixels[s][index] / max(1, pixels[s].sum()):.2f}" for s in splits]
         swatch = f"[on rgb({colour[0]},{colour[1]},{colour[2]})]  [/]"
-        table.add_row(f"{index} {name}", swatch, *shares, f"{weight:.4f}")
+        table.add_row(f"{index} {escape(name)}", swatch, *shares, f"{weight:.4f}")
     if any(count[-1] for count in pixels.values()):
         shares = [f"{100 * pixels[s][-1] / max(1, pixels[s].sum()):.2f}" for s in splits]
         table.add_row("ignored", "", *shares, "")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from segfast.cli.console import bar, console, say, say_files
@@ -27,7 +28,8 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to. (default: eval-SPLIT beside it)")
+        Path | None,
+        typer.Option(help="Folder to write to. (default: eval-SPLIT beside the checkpoint)"),
     ] = None,
 ) -> None:
     """Score a checkpoint: IoU, Dice and accuracy of each class, and the confusion matrix."""
@@ -78,7 +80,7 @@ def print_scores(scores: Scores, names: Sequence[str], title: str) -> None:
         table.add_column(column, justify="right")
     columns = (scores.iou, scores.dice, scores.class_accuracy, 100 * scores.share)
     for name, *values in zip(names, *columns, strict=True):
-        table.add_row(name, *(_number(value) for value in values))
+        table.add_row(escape(name), *(_number(value) for value in values))
     means = (scores.mean_iou, scores.mean_dice, scores.mean_class_accuracy)
     table.add_row("mean", *(_number(value) for value in means), "", style="bold")
     table.add_row("all pixels", "", "", _number(scores.accuracy), "")
@@ -97,7 +99,7 @@ def print_matrix(scores: Scores, names: Sequence[str]) -> None:
     for index, name in enumerate(names):
         row = ["-" if np.isnan(v) else f"{100 * v:.0f}" for v in scores.recall[index]]
         row[index] = f"[bold]{row[index]}[/]"
-        table.add_row(f"{index} {name}", *row)
+        table.add_row(f"{index} {escape(name)}", *row)
     console.print(table)
 
 

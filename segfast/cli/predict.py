@@ -28,7 +28,8 @@ def predict(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to. (default: predictions beside it)")
+        Path | None,
+        typer.Option(help="Folder to write to. (default: predictions beside the checkpoint)"),
     ] = None,
     tile: Annotated[
         int | None,
@@ -55,7 +56,7 @@ def predict(
     in a data set folder, the picture shows the true mask too. An .npy file,
     [H, W] or [H, W, C], is memory-mapped; its mask is one, too, without a picture.
     """
-    from segfast.data.folder import list_images
+    from segfast.data.folder import has_true_masks, list_images
     from segfast.predictor import Predictor
 
     if not images.exists():
@@ -65,11 +66,17 @@ def predict(
         inside = [f for f in sorted(images.iterdir()) if f.is_dir() and list_images(f)]
         hint = f"; did you mean {inside[0]}?" if inside else ""
         raise OptionError(f"{images}: holds no images{hint}")
+    folder = out or checkpoint.parent / "predictions"
+    if files[0].parent.resolve() in [(folder / name).resolve() for name in ("masks", "pictures")]:
+        raise OptionError(f"--out {folder}: would write over {files[0]}; name another folder")
+    if has_true_masks(folder):
+        raise OptionError(
+            f"--out {folder}: is a data set, whose masks would be written over; name another folder"
+        )
     try:
         predictor = Predictor(checkpoint, tile=tile, overlap=overlap, tta=tta)  # type: ignore[arg-type]
     except ValueError as error:
         raise OptionError(str(error)) from error
-    folder = out or checkpoint.parent / "predictions"
     stems = Counter(file.stem for file in files)
     alone = len(files) == 1  # then the bar counts its pixels
     failed = 0

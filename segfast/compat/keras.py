@@ -11,9 +11,11 @@ focal losses        categorical focal loss
 =================== ============================================================================
 
 As there, losses are added up and multiplied by numbers: ``BinaryCELoss() + 2 * DiceLoss()``, here
-in one pass. What differs is PyTorch's habit: called with logits [N, C, ...] first and the target,
-one-hot [N, C, ...] or labels [N, ...], second. ``activation`` says what turns the logits into the
-probabilities of a Keras model's last layer. Keras' clips of probabilities at 1e-7 are not needed.
+in one pass; the ready-made ones have their names, from ``dice_loss`` to
+``categorical_focal_jaccard_loss``. What differs is PyTorch's habit: called with logits [N, C, ...]
+first and the target, one-hot [N, C, ...] or labels [N, ...], second. ``activation`` says what turns
+the logits into the probabilities of a Keras model's last layer. Keras' clips of probabilities at
+1e-7 are not needed.
 """
 
 from __future__ import annotations

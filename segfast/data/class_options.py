@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segfast.data.classes import ClassTable, read_class_file
+from segfast.data.classes import IGNORE_INDEX, MAX_CLASSES, ClassTable, read_class_file
 from segfast.data.folder import Pair
 from segfast.data.images import DataError
 from segfast.data.known import recognise
 from segfast.data.scan import Scan
 
 CLASS_FILES = ("classes.csv", "classes.txt", "label_colors.txt")
+
+# Masks of black and white that were smoothed hold greys up to 255. Where 255 is ignored, there are
+# no such classes.
+_LIGHT_GREY = 192
+_SMOOTHED = (
+    "as after smoothing or JPEG compression: save the masks anew with one value a class, resized "
+    "to the nearest pixel"
+)
 
 
 @dataclass(frozen=True)
@@ -84,9 +92,11 @@ def find_classes(
     """
     coloured = [pair for pair, scan in scans.items() if scan.colour]
     if coloured:
+        colours = sorted({colour for pair in coloured for colour in scans[pair].counts})
         raise DataError(
             f"{coloured[0].mask}: is a colour mask, and nothing says which colour is which class; "
-            f"write {root / 'classes.csv'} with a line name,r,g,b for each class"
+            f"write {root / 'classes.csv'} with a line name,r,g,b for each class "
+            f"({_colours_found(colours)})"
         )
     values = {value for scan in scans.values() for value in scan.counts}
     known = recognise((pair.name for pair in scans), values)
@@ -95,12 +105,19 @@ def find_classes(
     return _infer(root, scans, values, ignore_index)
 
 
+def _colours_found(colours: Sequence[int]) -> str:
+    if len(colours) > MAX_CLASSES:
+        return f"there are {len(colours)} colours, {_SMOOTHED}"
+    shown = [f"{c >> 16},{c >> 8 & 255},{c & 255}" for c in colours[:12]]
+    return f"there are {'  '.join(shown)}{'  ...' * (len(colours) > len(shown))}"
+
+
 def _infer(
     root: Path, scans: Mapping[Pair, Scan], values: set[int], ignore_index: int | None
 ) -> tuple[ClassTable, str]:
     if ignore_index is None and values == {0, 255}:
         return ClassTable.two(), "read off the masks: 0 is background, 255 foreground"
-    ignored = {255 if ignore_index is None else ignore_index} & values
+    ignored = {IGNORE_INDEX if ignore_index is None else ignore_index} & values
     used = sorted(values - ignored)
     also = f", {min(ignored)} is ignored" if ignored else ""
     if len(used) < 2:
@@ -110,6 +127,8 @@ def _infer(
             else f"ignored pixels alone ({min(ignored)})"
         )
         raise DataError(f"{root}: all masks hold {what}: nothing to learn")
+    if ignore_index is None and IGNORE_INDEX in ignored and used[-1] >= _LIGHT_GREY:
+        raise DataError(f"{root}: the masks hold {len(values)} values up to 255, {_SMOOTHED}")
     objects = sorted({max(scan.counts) for scan in scans.values()})
     counted = all(sorted(scan.counts) == list(range(len(scan.counts))) for scan in scans.values())
     if counted and len(objects) >= 3:
@@ -120,9 +139,13 @@ def _infer(
         )
     if used != list(range(len(used))):
         shown = ", ".join(map(str, used[:12])) + (", ..." if len(used) > 12 else "")
-        raise DataError(
-            f"{root}: the masks hold the values {shown}{also}, which do not count up from 0; "
+        cure = (
             f"give --classes {used[-1] + 1} if some classes never occur, or list the classes in "
             f"{root / 'classes.txt'}, one name a line"
+            if used[-1] < MAX_CLASSES
+            else f"save them anew with 0, 1, 2, ..., of which there may be {MAX_CLASSES}"
+        )
+        raise DataError(
+            f"{root}: the masks hold the values {shown}{also}, which do not count up from 0; {cure}"
         )
     return ClassTable.numbered(used, ignored), f"read off the masks: {len(used)} values{also}"

@@ -29,6 +29,7 @@ from segfast.data.classes import ClassTable
 from segfast.data.images import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
+    NO_MASKS,
     DataError,
     Mask,
     open_upright,
@@ -161,12 +162,21 @@ def find_mask(image: Path) -> Path | None:
     return next((mask for mask in found if mask.is_file()), None)
 
 
+def has_true_masks(folder: Path) -> bool:
+    """Whether ``folder/masks`` is that of a data set, with the images beside it."""
+    images = (images for images, masks in _FOLDERS if masks == "masks")
+    return (folder / "masks").is_dir() and any((folder / name).is_dir() for name in images)
+
+
 def list_images(folder: Path) -> list[Path]:
-    """The picture files in a folder, by name; hidden files and other kinds are left out."""
+    """The picture files in a folder, by name; hidden files and other kinds are left out.
+
+    A link to nothing is listed: whoever opens it says so.
+    """
     return sorted(
         file
         for file in folder.iterdir()
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "." and file.is_file()
+        if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "." and not file.is_dir()
     )
 
 
@@ -248,8 +258,8 @@ def _match(
         mask = found["mask"].get(name)
         if mask is None:
             folder.add(image, f"has no mask: expected {masks.name}/{name}.png")
-        elif mask.suffix.lower() not in MASK_SUFFIXES:
-            folder.add(mask, "is a JPEG, whose compression changes class values; save masks as PNG")
+        elif why_not := NO_MASKS.get(mask.suffix.lower()):
+            folder.add(mask, f"{why_not}; save masks as PNG")
         else:
             pairs[name] = Pair(name, image, mask)
     for name, mask in sorted(found["mask"].items()):

@@ -13,8 +13,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from segfast._errors import UserError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+# Formats that masks may not have, and what they do to class values.
+NO_MASKS = {
+    ".jpg": "is a JPEG, whose compression changes class values",
+    ".jpeg": "is a JPEG, whose compression changes class values",
+    ".gif": "is a GIF, which may number class values anew",
+}
+IMAGE_SUFFIXES = (*NO_MASKS, *MASK_SUFFIXES)
 
 _GREY_MODES = ("1", "L", "I;16", "I;16L", "I;16B", "LA", "La")
 _ORIENTATION = 0x0112  # EXIF tag
@@ -70,14 +76,15 @@ def open_upright(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as file:
-            if file.format == "TIFF" and getattr(file, "n_frames", 1) > 1:
+            if file.format in ("TIFF", "GIF") and getattr(file, "n_frames", 1) > 1:
                 raise DataError(f"holds {file.n_frames} pictures; save each to its own file")
             file.load()
             return ImageOps.exif_transpose(file)
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError("does not exist") from None
+        link = f"is a link to {path.readlink()}, which " if path.is_symlink() else ""
+        raise DataError(f"{link}does not exist") from None
     except Exception as error:  # Pillow's decoders raise a dozen kinds
         raise DataError(f"cannot be read: {_reason(error)}") from error
 

@@ -73,10 +73,31 @@ class SubpixelUpsample(torch.nn.Module):
         if self.conv.bias is not None:
             torch.nn.init.zeros_(self.conv.bias)
         if weight_norm:
-            torch.nn.utils.parametrizations.weight_norm(self.conv)
+            _normalise_weight(self.conv)
 
     def forward(self, input: Tensor) -> Tensor:
         return F.subpixel_upsample(self.conv(input), self.scale, self.relu, self.blur)
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}, blur={self.blur}, relu={self.relu}"
+
+
+def _normalise_weight(conv: torch.nn.Conv2d) -> torch.nn.Conv2d:
+    """Gives ``conv`` weight norm, in place, and a way to be pickled.
+
+    torch has none: it makes a class for each such layer and hooks a local function to it.
+    """
+
+    def reduce(conv: torch.nn.Conv2d, protocol: object) -> tuple[Any, ...]:
+        state = dict(vars(conv))
+        del state["_load_state_dict_pre_hooks"]  # torch's, which the new layer has, too
+        return _normalised_conv, (), state
+
+    torch.nn.utils.parametrizations.weight_norm(conv)
+    type(conv).__reduce_ex__ = reduce  # type: ignore[assignment]
+    return conv
+
+
+def _normalised_conv() -> torch.nn.Conv2d:
+    """A layer of such a class, to be filled with the attributes that were pickled."""
+    return _normalise_weight(torch.nn.Conv2d(1, 1, 1))

@@ -111,7 +111,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Writes aside, syncs, renames."""
         with atomic_file(Path(path)) as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:
+                # On a full disk the archive's end fails, too, and hides the file's own error.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     def load_checkpoint(
         self,

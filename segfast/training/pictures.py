@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +26,16 @@ TRAIN, VAL, ACCURACY = "#4c72b0", "#dd8452", "#55a868"
 IGNORED = (230, 230, 230)
 MOST_LEGEND = 40  # classes
 LONGEST_TITLE = 40  # characters over a picture
+AS_WRITTEN: dict[str, Any] = {"parse_math": False}  # the user's names: $ starts no formula
 PANEL = 900  # pixels: the longest side of one picture in a page
 
 
 def save(figure: Figure, path: Path) -> None:
     """Replaces the PNG file."""
     FigureCanvasAgg(figure)
-    with atomic_file(path) as file:
+    with atomic_file(path) as file, warnings.catch_warnings():
+        # Of names in a script that the font lacks, which are drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
 
 
@@ -104,8 +108,10 @@ def confusion(scores: Scores, names: Sequence[str]) -> Figure:
     axes = figure.subplots()
     percent = 100 * scores.recall
     image = axes.imshow(np.nan_to_num(percent), cmap="Blues", vmin=0, vmax=100)
-    axes.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(count), names)
+    axes.set_xticks(
+        range(count), names, rotation=45, ha="right", rotation_mode="anchor", **AS_WRITTEN
+    )
+    axes.set_yticks(range(count), names, **AS_WRITTEN)
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_title(f"Percent of each true class; mean IoU {scores.mean_iou:.3f}")
     if count <= 30:
@@ -196,9 +202,11 @@ def _grid(
     figure = Figure(
         figsize=(panel_width * columns, row_height * rows + legend_height), layout="constrained"
     )
-    figure.legend(
+    legend = figure.legend(
         handles=handles, loc="outside lower center", ncols=legend_columns, frameon=False, fontsize=9
     )
+    for text in legend.get_texts():
+        text.update(AS_WRITTEN)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -217,8 +225,8 @@ def _legend(present: Sequence[int], classes: ClassTable) -> list[Patch]:
 def _panel(axes: Axes, array: NDArray[np.uint8], title: str) -> None:
     axes.imshow(array, interpolation="nearest")
     half = LONGEST_TITLE // 2
-    axes.set_title(title if len(title) <= LONGEST_TITLE else f"{title[:half]}...{title[-half:]}")
-    axes.title.set_fontsize(9)
+    short = title if len(title) <= LONGEST_TITLE else f"{title[:half]}...{title[-half:]}"
+    axes.set_title(short, fontsize=9, **AS_WRITTEN)
     axes.axis("off")
 
 
