@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import random
 import subprocess
@@ -365,7 +366,7 @@ def test_lovasz_losses_refuse_bad_input() -> None:
     logits, labels = torch.zeros(1, 3, 4), torch.zeros(1, 4, dtype=torch.long)
     with pytest.raises(IndexError, match="labels 0 to 2"):
         L.LovaszSoftmaxLoss()(logits, labels + 3)
-    with pytest.raises(RuntimeError, match="logits must be floating point, got torch.int64"):
+    with pytest.raises(RuntimeError, match="logits must be float32, float64, .* got torch.int64"):
         L.LovaszSoftmaxLoss()(logits.long(), labels)
     with pytest.raises(ValueError, match="one channel in mode 'binary'"):
         L.LovaszHingeLoss()(logits, labels)
@@ -608,6 +609,36 @@ def test_compiles_whole(device: torch.device, name: str) -> None:
     torch.testing.assert_close(
         torch.autograd.grad(actual, logits), torch.autograd.grad(expected, logits)
     )
+
+
+class ASum(L.CombinedLoss):
+    """Of a user's own."""
+
+
+def test_each_kind_of_loss_has_torch_compiles_graphs_to_itself() -> None:
+    """torch.compile gives up on code that was compiled so often: here, once."""
+    torch._dynamo.reset()
+    logits, labels = torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long)
+    kinds = [L.DiceLoss(), L.CrossEntropyLoss(), ASum([L.FocalLoss()])]
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for loss in kinds:
+            torch.compile(loss, fullgraph=True, backend="eager")(logits, labels)
+        with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):  # the limit holds
+            torch.compile(L.DiceLoss(smooth=1.0), fullgraph=True, backend="eager")(logits, labels)
+    assert all(str(inspect.signature(type(x).forward)).startswith("(self, logits") for x in kinds)
+
+
+def test_forward_of_your_own_stays() -> None:
+    class Halved(L.DiceLoss):
+        def forward(self, logits: Tensor, target: Tensor, pixel_weight: Any = None) -> Tensor:
+            return super().forward(logits, target, pixel_weight) / 2
+
+    class Renamed(Halved):
+        pass
+
+    logits, labels = problem("multiclass")
+    halved, whole = (kind(ignore_index=IGNORED)(logits, labels) for kind in (Renamed, L.DiceLoss))
+    assert halved == whole / 2 and Renamed.forward is Halved.forward
 
 
 def test_under_autocast_checkpointing_and_func() -> None:
