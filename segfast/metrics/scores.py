@@ -114,9 +114,19 @@ class Score(CountingMetric):
             hits, predicted, labelled = (x[..., 1:] for x in counts)
         return hits.double(), predicted.double(), labelled.double()
 
-    def size(self, hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
+    @staticmethod
+    def size(hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
         """The denominator of the score."""
         raise NotImplementedError
+
+    @classmethod
+    def of_counts(
+        cls, hits: Tensor, predicted: Tensor, labelled: Tensor, smooth: float = 0.0
+    ) -> Tensor:
+        """The scores of counts [..., C] in float64, NaN where it is 0 / 0 without ``smooth``."""
+        size = cls.size(hits, predicted, labelled)
+        scores = cls.factor * (hits + smooth) / (size + smooth)
+        return scores.masked_fill(size == 0, torch.nan)
 
     def averaged(self, matrix: Tensor) -> Tensor:
         """The scores of matrices [..., K, K], NaN where there is none."""
@@ -129,9 +139,7 @@ class Score(CountingMetric):
             hits, predicted, labelled, weights = (
                 x.sum(-1, keepdim=True) for x in (hits, predicted, labelled, weights)
             )
-        size = self.size(hits, predicted, labelled)
-        scores = self.factor * (hits + self.smooth) / (size + self.smooth)
-        scores = scores.masked_fill(size == 0, torch.nan)
+        scores = self.of_counts(hits, predicted, labelled, self.smooth)
         if self.empty != "skip":
             scores = scores.nan_to_num(1.0 if self.empty == "one" else 0.0)
         if self.average == "none":
@@ -165,7 +173,8 @@ class MeanIoU(Score):
     ``empty="zero"`` elsewhere.
     """
 
-    def size(self, hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
+    @staticmethod
+    def size(hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
         """The union."""
         return predicted + labelled - hits
 
@@ -175,7 +184,8 @@ class DiceScore(Score):
 
     factor = 2.0
 
-    def size(self, hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
+    @staticmethod
+    def size(hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
         """The sum of the sizes."""
         return predicted + labelled
 
@@ -211,6 +221,7 @@ class PixelAccuracy(Score):
         """See :class:`Score`: of the positives."""
         return super().counts(matrix)[2]
 
-    def size(self, hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
+    @staticmethod
+    def size(hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
         """The labelled pixels."""
         return labelled
