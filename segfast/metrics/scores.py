@@ -39,8 +39,6 @@ class Score(CountingMetric):
     factor = 1.0  # of the intersection in the numerator
 
     confusion: Tensor
-    total: Tensor
-    count: Tensor
 
     def __init__(
         self,
@@ -65,9 +63,7 @@ class Score(CountingMetric):
         self.include_background = include_background
         self.smooth = smooth
         if per_image:
-            shape = self.score_shape()
-            self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-            self.add_state("count", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+            self.keep_mean(self.score_shape())
         else:
             zeros = torch.zeros(self.matrix_shape(), dtype=torch.int64)
             self.add_state("confusion", zeros, dist_reduce_fx="sum")
@@ -82,9 +78,7 @@ class Score(CountingMetric):
         """Counts a batch: logits [N, C, ...] or predicted labels, and labels [N, ...]."""
         matrices = self.matrices(prediction, target, self.per_image)
         if self.per_image:
-            scores = self.averaged(matrices)
-            self.total += scores.nan_to_num(0.0).sum(0)
-            self.count += (~scores.isnan()).sum(0)
+            self.add_scores(self.averaged(matrices))
         else:
             self.confusion += matrices
 
