@@ -362,6 +362,19 @@ def test_lovasz_losses_weigh_classes(classes: Any) -> None:
     same_loss_and_gradient(loss(logits, labels), expected, logits)
 
 
+@pytest.mark.parametrize("name", ["lovasz_softmax", "lovasz_hinge"])
+def test_lovasz_losses_ignore_any_logits(name: str) -> None:
+    """As overlap_stats does: NaN where nothing counts has a gradient of 0."""
+    logits, labels = problem("multiclass" if name == "lovasz_softmax" else "binary")
+    loss = L.create_loss(name, ignore_index=IGNORED)
+    ignored = (labels == IGNORED).unsqueeze(1).expand_as(logits)
+    spoiled = logits.detach().masked_fill(ignored, torch.nan).requires_grad_()
+    value = loss(spoiled, labels)
+    assert value == loss(logits, labels)
+    (gradient,) = torch.autograd.grad(value, spoiled)
+    assert gradient.isfinite().all() and not gradient[ignored].any() and gradient.any()
+
+
 def test_lovasz_losses_refuse_bad_input() -> None:
     logits, labels = torch.zeros(1, 3, 4), torch.zeros(1, 4, dtype=torch.long)
     with pytest.raises(IndexError, match="labels 0 to 2"):
@@ -791,6 +804,13 @@ def test_class_weights_move_with_the_module_and_stay_out_of_its_state() -> None:
     assert loss.to(torch.bfloat16) is loss
 
 
+def test_weights_are_copied() -> None:
+    given = torch.ones(C, dtype=torch.float64)
+    loss = L.DiceBCELoss("multilabel", class_weight=given, pos_weight=given)
+    given.zero_()
+    assert [bool(weights.all()) for weights in loss.buffers()] == [True] * 3
+
+
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "mode": (lambda: L.DiceLoss("softmax"), "mode must be one of"),
     "reduce": (lambda: L.DiceLoss(reduce="rank"), "reduce must be one of"),
@@ -804,6 +824,24 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         "include_background",
     ),
     "alpha of softmax": (lambda: L.FocalLoss(alpha=0.5), "class_weight"),
+    "alpha 0": (lambda: L.FocalLoss("binary", alpha=0.0), "alpha must lie between 0 and 1, got 0"),
+    "alpha 1": (lambda: L.FocalLoss("binary", alpha=1.0), "alpha must lie between 0 and 1, got 1"),
+    "gamma": (lambda: L.FocalLoss(gamma=-0.5), "gamma must not be negative, got -0.5"),
+    "smoothed labels": (
+        lambda: L.CrossEntropyLoss(label_smoothing=1.1),
+        "label_smoothing must be between 0 and 1, got 1.1",
+    ),
+    "Tversky": (lambda: L.TverskyLoss(alpha=-1.0), "alpha and beta must not be negative"),
+    "F beta": (lambda: L.FBetaLoss(beta=0.0), "beta must be positive, got 0"),
+    "weighting": (lambda: L.GeneralizedDiceLoss(weighting="cube"), "weighting must be one of"),
+    "exponent of MCC": (lambda: L.MCCLoss(exponent=2), "exponent must be 1 in MCCLoss, got 2"),
+    "softmax of BCE": (lambda: L.BCELoss("multiclass"), "use CrossEntropyLoss"),
+    "sum of nothing": (lambda: L.CombinedLoss([]), "losses must not be empty"),
+    "factors": (lambda: L.CombinedLoss([L.DiceLoss()], [1.0, 2.0]), "factors must be one for each"),
+    "sum of vectors": (
+        lambda: L.CombinedLoss([L.DiceLoss(reduction="none")]),
+        "losses must have reduction 'mean' or 'sum'",
+    ),
     "cross-entropy of one channel": (lambda: L.CrossEntropyLoss("binary"), "BCELoss"),
     "two modes": (lambda: L.CombinedLoss([L.DiceLoss(), L.BCELoss()]), "one mode"),
     "two pixel losses": (
@@ -826,6 +864,16 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
 def test_bad_arguments(case: tuple[Callable[[], Any], str]) -> None:
     with pytest.raises(ValueError, match=case[1]):
         case[0]()
+
+
+def test_ends_of_ranges_are_within() -> None:
+    logits, labels = problem("multiclass")
+    smoothed = L.CrossEntropyLoss(label_smoothing=1.0, ignore_index=IGNORED)
+    expected = nnf.cross_entropy(logits, labels, label_smoothing=1.0, ignore_index=IGNORED)
+    same_loss_and_gradient(smoothed(logits, labels), expected, logits)
+    unsmoothed = L.DiceLoss(smooth=0.0, ignore_index=IGNORED)(logits, labels)
+    plain = L.TverskyLoss(alpha=0.0, beta=0.0, smooth=0.0, ignore_index=IGNORED)(logits, labels)
+    assert 0 < unsmoothed < 1 and plain.abs() < 1e-12  # I / I
 
 
 def test_bad_kinds_of_arguments() -> None:

@@ -132,7 +132,7 @@ class _LovaszLoss(nn.Module):
             rows, weight = [x[:, self.classes] for x in rows], weight[:, self.classes]
         total = weight.sum(1)
         means = (lovasz_extension(*rows) * weight).sum(1) / total.masked_fill(total == 0, 1)
-        mean = means.sum() / max(len(means), 1)
+        mean = means.mean()
         return mean if double else mean.float()
 
     def extra_repr(self) -> str:
