@@ -1,10 +1,14 @@
-"""Checks of what is given as a tensor, in one place: that it is one, and where it lies."""
+"""Checks of what is given as a tensor, in one place: that it is one, of what type, and where it
+lies. csrc/bindings/checks.h words them alike."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def check_tensors(**arguments: Any) -> None:
@@ -14,6 +18,14 @@ def check_tensors(**arguments: Any) -> None:
             continue
         advice = "; pass one of its tensors" if isinstance(value, dict | list | tuple) else ""
         raise TypeError(f"{name} must be a Tensor, got {type(value).__name__}{advice}")
+
+
+def check_floating(name: str, tensor: Tensor) -> None:
+    """Raises RuntimeError for a type that the kernels do not compute in."""
+    if tensor.dtype not in FLOATS:
+        raise RuntimeError(
+            f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}"
+        )
 
 
 def check_same_device(

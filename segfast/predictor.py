@@ -22,7 +22,7 @@ from segfast._tiles import blend
 from segfast.models.full_size import full_size, resize_logits
 
 if TYPE_CHECKING:
-    from segfast.training.checkpoint import Card
+    from segfast.checkpoint import Card
 
 Labels = NDArray[Any]  # [H, W], uint8 up to 256 classes
 Progress = Callable[[int, int], None]
@@ -104,7 +104,7 @@ class Predictor:
         if isinstance(model, nn.Module):
             self.model = model if device is None else model.to(device)
         else:
-            from segfast.training.checkpoint import load_model
+            from segfast.checkpoint import load_model
 
             self.model, self._card = load_model(Path(model))
             self.model.to(device or default_device())

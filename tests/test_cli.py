@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import errno
+import inspect
 import json
 import os
 import shutil
@@ -26,13 +28,17 @@ pytest.importorskip("typer")
 from matplotlib.figure import Figure
 from PIL import Image
 
+from segfast.checkpoint import load_model
 from segfast.cli import main
 from segfast.cli.evaluate import print_matrix, print_scores
+from segfast.cli.lr_find import lr_find
+from segfast.cli.options import given_options
 from segfast.cli.summary import trace
+from segfast.cli.train import train
 from segfast.data.report import DataReport
 from segfast.data.verify import open_data
 from segfast.models import create_model
-from segfast.training.checkpoint import load_model
+from segfast.train_options import TrainOptions
 from segfast.training.scores import Scores
 
 Command = Callable[..., tuple[int, str, str]]
@@ -678,3 +684,15 @@ def test_bench(segfast: Command, tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size > 0, name
     status, _, err = segfast("bench", "--op", "nothing", "--out", tmp_path)
     assert status != 0 and "no op's name contains nothing" in err
+
+
+def test_the_training_options_are_the_commands() -> None:
+    """given_options takes what is called as a field of TrainOptions, and nothing else."""
+    fields = {field.name for field in dataclasses.fields(TrainOptions)}
+    own = {train: {"config", "resume", "out"}, lr_find: {"config", "steps", "out"}}
+    for command, others in own.items():
+        assert inspect.signature(command).parameters.keys() - others <= fields
+    assert fields - inspect.signature(train).parameters.keys() == {"weight_decay"}
+    given = {"size": (8, 6), "model_options": ["depth=2"], "cache": False, "lr": None, "out": "x"}
+    expected = {"size": [8, 6], "model_options": {"depth": 2}, "cache": False}
+    assert given_options(given) == expected

@@ -257,6 +257,34 @@ def test_negative_weights_are_refused() -> None:
             call()
 
 
+def test_kornias_focal_loss_of_one_channel_names_the_other() -> None:
+    x, y = torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long)
+    for reduction in ("none", "mean"):
+        with pytest.raises(ValueError, match="no softmax; use binary_focal_loss_with_logits"):
+            kornia.focal_loss(x, y, None, reduction=reduction)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_a_focal_loss_without_doubt_has_a_slope(reduction: str) -> None:
+    """1 - p is 0 there, whose root has none."""
+    x = torch.tensor([200.0, 0.0, 0.0]).reshape(1, 3, 1, 1).requires_grad_()
+    y = torch.zeros(1, 1, 1, dtype=torch.long)
+    loss = kornia.focal_loss(x, y, None, gamma=0.5, reduction=reduction).sum()
+    assert loss == 0 and torch.autograd.grad(loss, x)[0].isfinite().all()
+
+
+def test_weights_are_copied() -> None:
+    given = torch.ones(C)
+    losses = [
+        smp.DiceLoss("multiclass", class_weights=given),
+        monai.DiceCELoss(weight=given),
+        mmseg.TverskyLoss(class_weight=given),
+        keras.JaccardLoss(class_weights=given),
+    ]
+    given.zero_()
+    assert all(bool(weights.all()) for loss in losses for weights in loss.buffers())
+
+
 @pytest.mark.parametrize("name", ["smp", "monai, Dice + focal"])
 def test_memory_of_a_compiled_loss_is_the_gradient(name: str) -> None:
     """Compiled too, the graph holds nothing of the image's size but its gradient."""

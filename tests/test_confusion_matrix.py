@@ -107,8 +107,9 @@ def test_tensors_of_two_devices() -> None:
 
 
 def test_bad_threshold() -> None:
-    with pytest.raises(ValueError, match="threshold must lie between 0 and 1, got 1"):
-        F.confusion_matrix(L[:, :1], Y, 2, threshold=1.0)
+    for end in (0.0, 1.0):
+        with pytest.raises(ValueError, match=f"threshold must lie between 0 and 1, got {end}"):
+            F.confusion_matrix(L[:, :1], Y, 2, threshold=end)
 
 
 def test_vmap_of_matrices_per_image(device: torch.device) -> None:

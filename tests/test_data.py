@@ -15,7 +15,7 @@ from PIL import Image
 from segfast.data.class_options import ClassOptions
 from segfast.data.classes import IGNORE_INDEX, ClassTable, default_palette, read_class_file
 from segfast.data.coco import Shapes
-from segfast.data.folder import find_mask, find_pairs
+from segfast.data.folder import LAYOUTS, find_mask, find_pairs
 from segfast.data.images import DataError, Mask, open_upright, to_array, to_mask
 from segfast.data.known import recognise
 from segfast.data.report import DataReport
@@ -422,6 +422,10 @@ class TestProblems:
             "train/b.png",
             "val/c.png",
         ]
+
+    def test_the_page_has_the_same_list(self) -> None:
+        page = Path(__file__).resolve().parents[1] / "docs" / "folder.md"
+        assert LAYOUTS in page.read_text(encoding="utf-8")
 
     def test_unknown_layout(self, tmp_path: Path) -> None:
         with pytest.raises(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,23 @@ from segfast._example import example_input
 from segfast._export import ExportError
 
 needs_onnx = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxscript")),
+    any(find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxscript")),
     reason="needs the extra export",
 )
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 # Other kernels sum in another order: float32's epsilon over some twenty layers.
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def functions_read_once() -> Iterator[None]:
+    """At each export torch parses the source of onnxscript's 497 functions again: for a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        with suppress(ImportError, AttributeError):  # where this torch does so elsewhere: slowly
+            from torch.onnx._internal.exporter._registration import onnxscript_apis as apis
+
+            patch.setattr(apis, "get_torchlib_ops", functools.cache(apis.get_torchlib_ops))
+        yield
 
 
 def run_onnx(path: Path, image: Tensor) -> list[Tensor]:

@@ -123,10 +123,13 @@ class TestTrainingSet:
         assert (labels == 1).all()
         assert torch.equal(image, again) and not torch.equal(image, other_epoch)
 
-    def test_the_global_generator_is_left_alone(self, crops: TrainingSet) -> None:
-        torch.manual_seed(1)
+    def test_the_global_generators_are_left_alone(
+        self, crops: TrainingSet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded"))
+        torch.default_generator.manual_seed(1)
         expected = torch.rand(3)
-        torch.manual_seed(1)
+        torch.default_generator.manual_seed(1)
         crops[4]
         assert torch.equal(torch.rand(3), expected)
 

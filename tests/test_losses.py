@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import random
 import subprocess
@@ -361,11 +362,24 @@ def test_lovasz_losses_weigh_classes(classes: Any) -> None:
     same_loss_and_gradient(loss(logits, labels), expected, logits)
 
 
+@pytest.mark.parametrize("name", ["lovasz_softmax", "lovasz_hinge"])
+def test_lovasz_losses_ignore_any_logits(name: str) -> None:
+    """As overlap_stats does: NaN where nothing counts has a gradient of 0."""
+    logits, labels = problem("multiclass" if name == "lovasz_softmax" else "binary")
+    loss = L.create_loss(name, ignore_index=IGNORED)
+    ignored = (labels == IGNORED).unsqueeze(1).expand_as(logits)
+    spoiled = logits.detach().masked_fill(ignored, torch.nan).requires_grad_()
+    value = loss(spoiled, labels)
+    assert value == loss(logits, labels)
+    (gradient,) = torch.autograd.grad(value, spoiled)
+    assert gradient.isfinite().all() and not gradient[ignored].any() and gradient.any()
+
+
 def test_lovasz_losses_refuse_bad_input() -> None:
     logits, labels = torch.zeros(1, 3, 4), torch.zeros(1, 4, dtype=torch.long)
     with pytest.raises(IndexError, match="labels 0 to 2"):
         L.LovaszSoftmaxLoss()(logits, labels + 3)
-    with pytest.raises(RuntimeError, match="logits must be floating point, got torch.int64"):
+    with pytest.raises(RuntimeError, match="logits must be float32, float64, .* got torch.int64"):
         L.LovaszSoftmaxLoss()(logits.long(), labels)
     with pytest.raises(ValueError, match="one channel in mode 'binary'"):
         L.LovaszHingeLoss()(logits, labels)
@@ -610,6 +624,36 @@ def test_compiles_whole(device: torch.device, name: str) -> None:
     )
 
 
+class ASum(L.CombinedLoss):
+    """Of a user's own."""
+
+
+def test_each_kind_of_loss_has_torch_compiles_graphs_to_itself() -> None:
+    """torch.compile gives up on code that was compiled so often: here, once."""
+    torch._dynamo.reset()
+    logits, labels = torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long)
+    kinds = [L.DiceLoss(), L.CrossEntropyLoss(), ASum([L.FocalLoss()])]
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for loss in kinds:
+            torch.compile(loss, fullgraph=True, backend="eager")(logits, labels)
+        with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):  # the limit holds
+            torch.compile(L.DiceLoss(smooth=1.0), fullgraph=True, backend="eager")(logits, labels)
+    assert all(str(inspect.signature(type(x).forward)).startswith("(self, logits") for x in kinds)
+
+
+def test_forward_of_your_own_stays() -> None:
+    class Halved(L.DiceLoss):
+        def forward(self, logits: Tensor, target: Tensor, pixel_weight: Any = None) -> Tensor:
+            return super().forward(logits, target, pixel_weight) / 2
+
+    class Renamed(Halved):
+        pass
+
+    logits, labels = problem("multiclass")
+    halved, whole = (kind(ignore_index=IGNORED)(logits, labels) for kind in (Renamed, L.DiceLoss))
+    assert halved == whole / 2 and Renamed.forward is Halved.forward
+
+
 def test_under_autocast_checkpointing_and_func() -> None:
     loss = L.DiceCELoss()
     layer = nn.Conv2d(3, C, 1)
@@ -760,6 +804,13 @@ def test_class_weights_move_with_the_module_and_stay_out_of_its_state() -> None:
     assert loss.to(torch.bfloat16) is loss
 
 
+def test_weights_are_copied() -> None:
+    given = torch.ones(C, dtype=torch.float64)
+    loss = L.DiceBCELoss("multilabel", class_weight=given, pos_weight=given)
+    given.zero_()
+    assert [bool(weights.all()) for weights in loss.buffers()] == [True] * 3
+
+
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "mode": (lambda: L.DiceLoss("softmax"), "mode must be one of"),
     "reduce": (lambda: L.DiceLoss(reduce="rank"), "reduce must be one of"),
@@ -773,6 +824,24 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         "include_background",
     ),
     "alpha of softmax": (lambda: L.FocalLoss(alpha=0.5), "class_weight"),
+    "alpha 0": (lambda: L.FocalLoss("binary", alpha=0.0), "alpha must lie between 0 and 1, got 0"),
+    "alpha 1": (lambda: L.FocalLoss("binary", alpha=1.0), "alpha must lie between 0 and 1, got 1"),
+    "gamma": (lambda: L.FocalLoss(gamma=-0.5), "gamma must not be negative, got -0.5"),
+    "smoothed labels": (
+        lambda: L.CrossEntropyLoss(label_smoothing=1.1),
+        "label_smoothing must be between 0 and 1, got 1.1",
+    ),
+    "Tversky": (lambda: L.TverskyLoss(alpha=-1.0), "alpha and beta must not be negative"),
+    "F beta": (lambda: L.FBetaLoss(beta=0.0), "beta must be positive, got 0"),
+    "weighting": (lambda: L.GeneralizedDiceLoss(weighting="cube"), "weighting must be one of"),
+    "exponent of MCC": (lambda: L.MCCLoss(exponent=2), "exponent must be 1 in MCCLoss, got 2"),
+    "softmax of BCE": (lambda: L.BCELoss("multiclass"), "use CrossEntropyLoss"),
+    "sum of nothing": (lambda: L.CombinedLoss([]), "losses must not be empty"),
+    "factors": (lambda: L.CombinedLoss([L.DiceLoss()], [1.0, 2.0]), "factors must be one for each"),
+    "sum of vectors": (
+        lambda: L.CombinedLoss([L.DiceLoss(reduction="none")]),
+        "losses must have reduction 'mean' or 'sum'",
+    ),
     "cross-entropy of one channel": (lambda: L.CrossEntropyLoss("binary"), "BCELoss"),
     "two modes": (lambda: L.CombinedLoss([L.DiceLoss(), L.BCELoss()]), "one mode"),
     "two pixel losses": (
@@ -795,6 +864,16 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
 def test_bad_arguments(case: tuple[Callable[[], Any], str]) -> None:
     with pytest.raises(ValueError, match=case[1]):
         case[0]()
+
+
+def test_ends_of_ranges_are_within() -> None:
+    logits, labels = problem("multiclass")
+    smoothed = L.CrossEntropyLoss(label_smoothing=1.0, ignore_index=IGNORED)
+    expected = nnf.cross_entropy(logits, labels, label_smoothing=1.0, ignore_index=IGNORED)
+    same_loss_and_gradient(smoothed(logits, labels), expected, logits)
+    unsmoothed = L.DiceLoss(smooth=0.0, ignore_index=IGNORED)(logits, labels)
+    plain = L.TverskyLoss(alpha=0.0, beta=0.0, smooth=0.0, ignore_index=IGNORED)(logits, labels)
+    assert 0 < unsmoothed < 1 and plain.abs() < 1e-12  # I / I
 
 
 def test_bad_kinds_of_arguments() -> None:

@@ -224,6 +224,18 @@ def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], senten
         F.max_unpool2d(**(good | arguments))
 
 
+def test_sizes_within_a_stride_of_the_default() -> None:
+    """4 by default: 3 and 5 are torch's too, 2 and 6 nobody's, eager or traced."""
+    input, indices = torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.int64)
+    for function in (F.max_unpool2d, torch.nn.functional.max_unpool2d):
+        for size in ((3, 5), (5, 3)):
+            assert function(input, indices, 2, output_size=size).shape == (1, 1, *size)
+        for tensors in ((input, indices), (input.to("meta"), indices.to("meta"))):
+            for size in ((2, 4), (4, 2), (6, 4), (4, 6)):
+                with pytest.raises(ValueError, match="must be between 2 and 6"):
+                    function(*tensors, 2, output_size=size)
+
+
 def test_indices_of_another_device() -> None:
     """Of fake tensors too, whose result would be memory that nobody wrote."""
     with pytest.raises(RuntimeError, match="indices must be on the device of input"):

@@ -132,8 +132,24 @@ def test_absent_classes(empty: str, value: float) -> None:
     """All is right, and class 2 is nowhere."""
     labels = torch.tensor([[0, 1, 1, 0]])
     assert after(MeanIoU(3, empty=empty), [(labels, labels)]).item() == pytest.approx(value)
-    each = after(MeanIoU(3, empty=empty, average="none"), [(labels, labels)])
-    assert math.isnan(each[2]) == (empty == "skip")
+    for smooth in (0.0, 1.0):  # (0 + s) / (0 + s) is no score either
+        metric = MeanIoU(3, empty=empty, average="none", smooth=smooth)
+        each = after(metric, [(labels, labels)])
+        assert math.isnan(each[2]) == (empty == "skip") and each[:2].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("kind", [MeanIoU, ConfusionMatrix, BoundaryF1])
+def test_forward_counts_a_batch_once(kind: Any) -> None:
+    """torchmetrics updates a metric twice that has to see all that came before."""
+    batches = []
+
+    class Counting(kind):
+        def update(self, prediction: Tensor, target: Tensor) -> None:
+            batches.append(prediction)
+            super().update(prediction, target)
+
+    Counting(3)(torch.randn(1, 3, 4, 4), torch.randint(3, (1, 4, 4)))
+    assert len(batches) == 1
 
 
 def test_without_background() -> None:
@@ -418,17 +434,18 @@ def test_equals_torchmetrics_at_random(mode: str, seeds: range) -> None:
 
 @pytest.mark.parametrize("metric", [MeanIoU, DiceScore, PixelAccuracy])
 @pytest.mark.parametrize("average", ["macro", "micro", "weighted"])
-def test_an_ignored_class_is_left_out(metric: Any, average: str) -> None:
+@pytest.mark.parametrize("ignored", [0, 1])
+def test_an_ignored_class_is_left_out(metric: Any, average: str, ignored: int) -> None:
     """As if neither it nor predictions of it were there, whatever `empty` says of absent ones."""
     logits, labels = torch.randn(2, 4, 9, 9), torch.randint(4, (2, 9, 9))
     predicted = logits.argmax(1)
     scores = []
     for empty in ("skip", "zero", "one"):
-        mine = metric(4, average=average, ignore_index=1, empty=empty)
+        mine = metric(4, average=average, ignore_index=ignored, empty=empty)
         scores.append(after(mine, [(logits, labels)]))
     each, sizes = [], []
-    for c in (0, 2, 3):
-        counts = labels != 1
+    for c in {0, 1, 2, 3} - {ignored}:
+        counts = labels != ignored
         truth, guess = (labels == c) & counts, (predicted == c) & counts
         hits, union = (truth & guess).sum(), (truth | guess).sum()
         both, right = truth.sum() + guess.sum(), truth.sum()

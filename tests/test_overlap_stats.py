@@ -378,7 +378,12 @@ BAD: dict[str, tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = {
         (L, Y),
         {"pixel_weight": torch.full((2, 4, 4), torch.nan)},
     ),
-    "complex logits": (Exception, "float", (L.to(torch.complex64), Y), {}),
+    "complex logits": (
+        RuntimeError,
+        "^logits must be float32, float64, float16 or bfloat16, got Complex",
+        (L.to(torch.complex64), Y),
+        {},
+    ),
 }
 
 

@@ -21,8 +21,8 @@ from segfast.data.classes import IGNORE_INDEX
 from segfast.data.report import DataReport
 from segfast.data.verify import open_data
 from segfast.losses import create_loss
+from segfast.train_options import TrainOptions
 from segfast.training.module import SegmentationModule
-from segfast.training.options import TrainOptions
 from segfast.training.plan import Plan, make_plan
 from segfast.training.run import Batches, build_module
 

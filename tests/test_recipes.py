@@ -15,7 +15,7 @@ pytest.importorskip("typer")
 from segfast.cli.options import read_config
 from segfast.data.class_options import ClassOptions
 from segfast.data.verify import open_data
-from segfast.training.options import TrainOptions
+from segfast.train_options import TrainOptions
 from segfast.training.plan import make_plan
 from segfast.training.run import Batches, build_module, build_trainer, quiet_lightning
 

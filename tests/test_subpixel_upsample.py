@@ -244,6 +244,9 @@ def test_icnr_draws_with_the_initializer() -> None:
     assert torch.equal(weight, kernel.repeat_interleave(4, 0))
     with pytest.raises(ValueError, match=r"scale \* scale = 9 divides .* got shape \[8, 3, 1, 1\]"):
         icnr_(weight, 3)
+    for bad, scale in ((weight, 0), (torch.empty(8), 2)):
+        with pytest.raises(ValueError, match="divides and at least 2 dimensions, got shape"):
+            icnr_(bad, scale)
 
 
 @pytest.mark.parametrize("weight_norm", [True, False])

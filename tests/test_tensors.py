@@ -10,6 +10,7 @@ import torch
 
 from segfast import functional as F
 from segfast import losses
+from segfast.reference import overlap_stats as twin
 
 LOGITS, LABELS = torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64)
 
@@ -35,6 +36,25 @@ CALLS: list[tuple[str, Callable[[Any], Any]]] = [
     ("logits", lambda x: losses.LovaszSoftmaxLoss()(x, LABELS)),
     ("target", lambda x: losses.LovaszSoftmaxLoss()(LOGITS, x)),
 ]
+
+# What the kernels compute in, asked for by C++ and by Python.
+COMPUTED: list[tuple[str, Callable[[Any], Any]]] = [
+    ("input", lambda x: F.max_pool2d_with_codes(x)),
+    ("input", lambda x: F.max_unpool2d(x, LABELS.expand(1, 3, 4, 4), 2)),
+    ("input", lambda x: F.subpixel_upsample(x, 1, relu=True)),
+    ("logits", lambda x: F.overlap_stats(x, LABELS)),
+    ("logits", lambda x: losses.DiceCELoss()(x, LABELS)),
+    ("logits", lambda x: losses.LovaszSoftmaxLoss()(x, LABELS)),
+    ("logits", lambda x: twin.check_inputs(x, LABELS, *[None] * 3, False, 1, 0.0, 0.0)),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.float8_e5m2], ids=str)
+def test_types_that_are_not_computed_in(dtype: torch.dtype) -> None:
+    for name, call in COMPUTED:
+        wanted = f"^{name} must be float32, float64, float16 or bfloat16, got "
+        with pytest.raises(RuntimeError, match=wanted):
+            call(LOGITS.to(dtype))
 
 
 @pytest.mark.parametrize(

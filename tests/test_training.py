@@ -31,14 +31,14 @@ from rich.console import Console
 
 from segfast._errors import OptionError
 from segfast._files import atomic_file
+from segfast.checkpoint import CheckpointError, load, load_model
 from segfast.data.verify import open_data
+from segfast.train_options import TrainOptions
 from segfast.training import lr_range
-from segfast.training.callbacks import Checkpoints, Interrupted
-from segfast.training.checkpoint import AtomicCheckpointIO, CheckpointError, load, load_model
+from segfast.training.callbacks import AtomicCheckpointIO, Checkpoints, Interrupted
 from segfast.training.history import TrainingError
 from segfast.training.lr_range import RangeTest
 from segfast.training.module import predict_whole
-from segfast.training.options import TrainOptions
 from segfast.training.plan import Plan, make_plan
 from segfast.training.run import fit
 from segfast.training.scores import Scores
@@ -307,7 +307,7 @@ def test_interrupted_while_saving(
             os.kill(os.getpid(), signal.SIGINT)
         real(state, file)
 
-    monkeypatch.setattr("segfast.training.checkpoint.torch.save", save)
+    monkeypatch.setattr("segfast.training.callbacks.torch.save", save)
     with pytest.raises(Interrupted):
         run(data, tmp_path / "run")
     assert load(tmp_path / "run" / "last.ckpt")["global_step"] == saved[2]

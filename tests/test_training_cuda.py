@@ -14,9 +14,9 @@ pytest.importorskip("PIL")
 pytest.importorskip("torchvision")
 from rich.console import Console
 
+from segfast.checkpoint import load, model_weights
 from segfast.data.verify import open_data
-from segfast.training.checkpoint import load, model_weights
-from segfast.training.options import TrainOptions
+from segfast.train_options import TrainOptions
 from segfast.training.plan import make_plan
 from segfast.training.run import fit
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import getdoc
+
 import typer
 
 from segfast import __version__
@@ -15,6 +17,7 @@ from segfast.cli.predict import predict
 from segfast.cli.show import show
 from segfast.cli.summary import summary
 from segfast.cli.train import train
+from segfast.data.folder import LAYOUTS
 
 app = typer.Typer(
     name="segfast",
@@ -31,7 +34,7 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.command()(predict)
 app.command()(export)
-app.command("verify-data")(verify_data)
+app.command("verify-data", help=f"{getdoc(verify_data)}\n\nLayouts:\n\n{LAYOUTS}")(verify_data)
 app.command()(show)
 app.command("lr-find")(lr_find)
 app.command()(summary)

@@ -72,17 +72,6 @@ def verify_data(
 ) -> None:
     """Read every image and mask of a data set: what is wrong, and what it holds.
 
-    Layouts:
-
-    - images/ + masks/, with train.txt and val.txt (else every fifth image is for validation)
-    - images/train/ + masks/train/, or train/images/ + train/masks/; val and test alike
-    - train/ + trainannot/
-    - Pascal VOC: JPEGImages/, SegmentationClass/, ImageSets/
-    - COCO's JSON with polygons or run lengths: train/ + train.json,
-      annotations/instances_train*.json, or train/_annotations.coco.json
-
-    An image and its mask have the same name; a_mask.png for a.jpg will do.
-
     Masks: single-channel or palette pictures whose values are the classes (255 beside others is
     ignored); 0/255; colours, if classes.csv (name,r,g,b) or label_colors.txt (r g b name) says
     which is which; numbered objects with --binary. A class named void counts for nothing.

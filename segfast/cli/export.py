@@ -32,7 +32,7 @@ def export(
     from segfast import __version__
     from segfast._export import SUFFIXES, Format
     from segfast._export import export as write
-    from segfast.training.checkpoint import load_model
+    from segfast.checkpoint import load_model
 
     if format not in get_args(Format):
         raise OptionError(f"--format must be one of {', '.join(get_args(Format))}, got {format}")

@@ -27,10 +27,10 @@ from segfast.cli.options import (
     Size,
     Workers,
     check_picture,
-    model_options,
+    given_options,
     read_config,
-    said,
 )
+from segfast.train_options import TrainOptions
 
 
 def lr_find(
@@ -41,7 +41,7 @@ def lr_find(
     size: Size = None,
     augment: Augment = None,
     model: Model = None,
-    option: ModelOptions = None,
+    model_options: ModelOptions = None,
     batch_size: BatchSize = None,
     loss: Loss = None,
     class_weights: ClassWeights = None,
@@ -57,29 +57,14 @@ def lr_find(
 
     Give the options that you will train with; nothing of the trained model is kept.
     """
+    said = given_options(locals())
+
     from segfast.training.lr_range import find_lr
-    from segfast.training.options import TrainOptions
     from segfast.training.pictures import lr_curve, save
     from segfast.training.plan import make_plan
 
-    given = said(
-        classes=classes,
-        ignore_index=ignore_index,
-        binary=binary,
-        size=list(size) if size else None,
-        augment=augment,
-        model=model,
-        model_options=model_options(option),
-        batch_size=batch_size,
-        loss=loss,
-        class_weights=class_weights,
-        optimizer=optimizer,
-        precision=precision,
-        seed=seed,
-        workers=workers,
-    )
     base = read_config(config) if config else {}
-    options = TrainOptions.from_dict({**base, **given, "data": data})
+    options = TrainOptions.from_dict(base | said)
     check_picture(out)
     report = verified(options.data, options.classes, options.ignore_index, options.binary)
     plan = make_plan(options, report)

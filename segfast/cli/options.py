@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 import yaml
 
 from segfast._errors import OptionError
+from segfast.train_options import TrainOptions
 
 _DATA, _MODEL, _TRAINING, _RUN = "Data", "Model", "Training", "Run"
 
@@ -106,12 +108,21 @@ Config = Annotated[
 ]
 
 
-def model_options(pairs: list[str] | None) -> dict[str, Any] | None:
+def given_options(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The training options among a command's ``parameters``, its ``locals()``, that were given."""
+    known = {field.name for field in fields(TrainOptions)}
+    options = {key: x for key, x in parameters.items() if key in known and x is not None}
+    if "size" in options:
+        options["size"] = list(options["size"])
+    if pairs := options.pop("model_options", None):
+        options["model_options"] = read_pairs(pairs)
+    return options
+
+
+def read_pairs(pairs: list[str] | None) -> dict[str, Any]:
     """name=value pairs; values are read as YAML, so 3, 0.5, true and text are what they seem."""
-    if not pairs:
-        return None
     options = {}
-    for pair in pairs:
+    for pair in pairs or ():
         name, equals, value = pair.partition("=")
         if not equals:
             raise OptionError(f"--option {pair}: must be name=value")
@@ -134,8 +145,3 @@ def check_picture(out: Path) -> None:
     """Raises OptionError unless the file of ``--out`` is called as a PNG is."""
     if out.suffix != ".png":
         raise OptionError(f"--out {out}: must end in .png")
-
-
-def said(**options: Any) -> dict[str, Any]:
-    """The options that were given."""
-    return {name: value for name, value in options.items() if value is not None}

@@ -19,6 +19,7 @@ from segfast.cli.options import (
     Size,
     check_picture,
 )
+from segfast.train_options import TrainOptions
 
 
 def show(
@@ -39,7 +40,6 @@ def show(
     """
     from segfast.data.loading import EpochSampler, TrainingSet
     from segfast.data.transforms import Normalise, TrainingCrop
-    from segfast.training.options import TrainOptions
     from segfast.training.pictures import batch, save
     from segfast.training.plan import make_plan
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from segfast._errors import OptionError
 from segfast.cli.console import console, say
-from segfast.cli.options import ModelOptions, model_options
+from segfast.cli.options import ModelOptions, read_pairs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -67,10 +67,10 @@ def summary(
 
     from segfast._example import input_channels
 
-    options = model_options(option) or {}
+    options = read_pairs(option)
     with torch.device("meta"):
         if Path(model).exists():
-            from segfast.training.checkpoint import load, read_card
+            from segfast.checkpoint import load, read_card
 
             if classes or in_channels or options:
                 raise OptionError(f"{model}: a checkpoint has its own classes and options")

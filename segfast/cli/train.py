@@ -28,10 +28,10 @@ from segfast.cli.options import (
     Seed,
     Size,
     Workers,
-    model_options,
+    given_options,
     read_config,
-    said,
 )
+from segfast.train_options import TrainOptions
 
 if TYPE_CHECKING:
     from segfast.data.report import DataReport
@@ -50,7 +50,7 @@ def train(
     size: Size = None,
     augment: Augment = None,
     model: Model = None,
-    option: ModelOptions = None,
+    model_options: ModelOptions = None,
     backend: Annotated[
         str | None,
         typer.Option(
@@ -111,40 +111,19 @@ def train(
     Without more than --data everything is chosen for the data and the machine, and said. Ctrl-C
     stops after the step under way and saves; --resume RUN goes on from there.
     """
-    given = said(
-        data=data,
-        classes=classes,
-        ignore_index=ignore_index,
-        binary=binary,
-        size=list(size) if size else None,
-        augment=augment,
-        model=model,
-        model_options=model_options(option),
-        backend=backend,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        loss=loss,
-        class_weights=class_weights,
-        optimizer=optimizer,
-        precision=precision,
-        seed=seed,
-        workers=workers,
-        cache=cache,
-        devices=devices,
-        logger=logger,
-    )
+    options = given_options(locals())
     base: dict[str, Any] = {}
     checkpoint = None
     if resume:
         if config or out:
             raise OptionError("--resume goes on in the run's own folder with its own options")
-        checkpoint, base = _resumed(resume, given)
+        checkpoint, base = _resumed(resume, options)
     elif config:
         base = read_config(config)
-    if "data" not in base | given:
+    options = base | options
+    if "data" not in options:
         raise OptionError("--data is missing: a data set folder, or --data synthetic")
-    _run(base | given, resume, checkpoint, out)
+    _run(options, resume, checkpoint, out)
 
 
 def _run(
@@ -153,7 +132,6 @@ def _run(
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     from segfast.training.callbacks import Interrupted
-    from segfast.training.options import TrainOptions
     from segfast.training.plan import make_plan
     from segfast.training.run import fit
 
@@ -178,7 +156,7 @@ def _run(
 
 def _resumed(run: Path, given: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """The checkpoint to go on from, and the run's options."""
-    from segfast.training.checkpoint import load, read_card
+    from segfast.checkpoint import load, read_card
 
     if run.is_file():
         raise OptionError(f"--resume {run}: is a file; name the run's folder, {run.parent}")
@@ -196,7 +174,7 @@ def _resumed(run: Path, given: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
 
 
 def _check_unfinished(checkpoint: Path, plan: Plan) -> None:
-    from segfast.training.checkpoint import load, read_card
+    from segfast.checkpoint import load, read_card
     from segfast.training.plan import chosen
 
     state = load(checkpoint)

@@ -1,6 +1,6 @@
 """Data sets for training: folders of images and masks, and synthetic images.
 
-:mod:`segfast.data.folder` says which layouts are understood, and
+``segfast.data.folder.LAYOUTS`` says which layouts are understood, and
 :mod:`segfast.data.class_options` where the classes come from.
 
 Needs the extra ``train`` (Pillow, torchvision).

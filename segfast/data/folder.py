@@ -1,23 +1,4 @@
-"""Finds the image and mask pairs of a data set folder.
-
-These layouts are known; the part ``val`` may lack, and ``test`` may be there:
-
-========================================== =====================================================
-images, masks                              parts
-========================================== =====================================================
-``images/a.jpg``, ``masks/a.png``          ``train.txt``, ``val.txt``: one name a line
-``images/train/``, ``masks/train/``        by folder
-``train/images/``, ``train/masks/``        by folder
-``train/a.jpg``, ``trainannot/a.png``      by folder: the SegNet tutorial's CamVid
-``JPEGImages/``, ``SegmentationClass/``    ``ImageSets/Segmentation/train.txt``: Pascal VOC
-``train/a.jpg``, shapes in ``train.json``  COCO's format, with polygons or run lengths; also
-                                           ``train2017/`` + ``annotations/instances_train2017.json``
-                                           and ``train/_annotations.coco.json``
-========================================== =====================================================
-
-The masks' folder may also be called ``labels`` or ``annotations``, and a mask ``a_mask.png``,
-``a_label.png``, ``a_seg.png``, ``a_gt.png``, ``a_L.png`` or ``a_P.png``.
-"""
+"""Finds the image and mask pairs of a data set folder, in the layouts that LAYOUTS lists."""
 
 from __future__ import annotations
 
@@ -36,12 +17,20 @@ from segfast.data.images import (
     to_mask,
 )
 
+#: In Markdown: what a folder in no such layout is answered with, part of ``segfast verify-data
+#: --help`` and of docs/folder.md.
 LAYOUTS = """\
-  DIR/images/a.jpg        DIR/masks/a.png             (and train.txt, val.txt: one name a line)
-  DIR/images/train/a.jpg  DIR/masks/train/a.png       (and val/; or train/images/, train/masks/)
-  DIR/train/a.jpg         DIR/trainannot/a.png        (and val/ + valannot/, test/ + testannot/)
-  DIR/JPEGImages/a.jpg    DIR/SegmentationClass/a.png (and ImageSets/Segmentation/train.txt, ...)
-  DIR/train/a.jpg         DIR/train.json              (COCO; and val/ + val.json, ...)"""
+- images/a.jpg and masks/a.png, with train.txt and val.txt: one name a line
+- images/train/a.jpg and masks/train/a.png, or train/images/a.jpg and train/masks/a.png
+- train/a.jpg and trainannot/a.png: the SegNet tutorial's CamVid
+- JPEGImages/a.jpg and SegmentationClass/a.png, with ImageSets/Segmentation/train.txt: Pascal VOC
+- train/a.jpg and train.json: COCO's format, of polygons or run lengths; also train2017/ and
+  annotations/instances_train2017.json, or train/_annotations.coco.json
+
+The part val may lack: then every fifth training image is held out. The part test may be there. The
+folder masks may also be called labels or annotations, and a mask a_mask.png, a_label.png,
+a_seg.png, a_gt.png, a_L.png or a_P.png.
+"""
 
 # What folders of images are called, and those of their masks.
 _FOLDERS = (
@@ -115,10 +104,7 @@ class Folder:
 
 
 def find_pairs(root: Path) -> Folder:
-    """Lists a data set folder's pairs, in one of the layouts that this module names.
-
-    An image and its mask have the same name up to the suffix. Without a validation part every fifth
-    training pair is held out.
+    """Lists a data set folder's pairs, in one of the :data:`LAYOUTS`.
 
     Raises:
         DataError: the folder does not exist or has no known layout.

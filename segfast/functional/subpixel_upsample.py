@@ -19,7 +19,7 @@ from segfast._shuffle import (
     mask_format,
     mask_size,
 )
-from segfast._tensors import check_tensors
+from segfast._tensors import check_floating, check_tensors
 from segfast._window import empty, format_of
 from segfast.functional._batching import fold_maps
 from segfast.functional.pixel_shuffle import pixel_shuffle
@@ -85,10 +85,7 @@ def subpixel_upsample(
 
 
 def _fine_fake(input: Tensor, factor: int) -> Tensor:
-    if not input.is_floating_point():
-        raise RuntimeError(
-            f"input must be float32, float64, float16 or bfloat16, got {input.dtype}"
-        )
+    check_floating("input", input)
     return empty(fine_size(input, factor, "subpixel_upsample"), input)
 
 

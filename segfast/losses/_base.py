@@ -9,6 +9,9 @@ once. Where it is plain numbers (:meth:`StatsLoss.term`), one more kernel does t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import update_wrapper
+from inspect import unwrap
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -93,6 +96,18 @@ def sum_group(stats: OverlapStats, reduce: str) -> OverlapStats:
 class StatsLoss(nn.Module):
     """A loss that is a function of :func:`segfast.functional.overlap_stats`."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Gives each class that inherits ``forward`` a copy of its code.
+
+        torch.compile counts compilations by code, and runs what has met its limit of eight as it
+        is, with a warning: so it would the ninth kind of loss of a process.
+        """
+        super().__init_subclass__(**options)
+        shared: Any = StatsLoss.forward
+        if unwrap(cls.forward) is shared:
+            own = FunctionType(shared.__code__.replace(), globals(), argdefs=shared.__defaults__)
+            cls.forward = update_wrapper(own, shared)  # type: ignore[method-assign]
+
     def __init__(self, mode: str, ignore_index: int | None, reduce: str, reduction: str) -> None:
         super().__init__()
         self.class_weight: Tensor | None
@@ -164,13 +179,14 @@ class StatsLoss(nn.Module):
         Returns:
             float32, or float64 for float64 logits.
         """
-        check_tensors(logits=logits, target=target)
         if not (is_compiling() or overlap_loss is None):
             fused = self._fused()
-            if fused is not None and (self.mode != "binary" or logits.shape[1:2] == (1,)):
-                loss = overlap_loss(logits, target, pixel_weight, *fused)
-                if loss is not None:
-                    return loss
+            if fused is not None:
+                check_tensors(logits=logits, target=target)  # else overlap_stats does
+                if self.mode != "binary" or logits.shape[1:2] == (1,):
+                    loss = overlap_loss(logits, target, pixel_weight, *fused)
+                    if loss is not None:
+                        return loss
         return self._composite(logits, target, pixel_weight)
 
     def _composite(self, logits: Tensor, target: Tensor, pixel_weight: Tensor | None) -> Tensor:

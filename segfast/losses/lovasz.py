@@ -19,7 +19,7 @@ from segfast._classes import (
     check_target,
     check_values,
 )
-from segfast._tensors import check_tensors
+from segfast._tensors import check_floating, check_tensors
 from segfast.losses._base import Weights, as_weights, for_classes
 
 
@@ -86,14 +86,13 @@ class _LovaszLoss(nn.Module):
             target: labels [N, ...], or 0 and 1 for each class [N, C, ...] in sigmoid modes.
 
         Raises:
-            RuntimeError: logits that are not floating point.
+            RuntimeError: logits of another type than float32, float64, float16 and bfloat16.
             IndexError: on the CPU, labels that are no class nor ignored. On CUDA, and compiled, an
                 assertion of the device fails.
         """
         check_tensors(logits=logits, target=target)
         check_classes(logits)
-        if not logits.is_floating_point():
-            raise RuntimeError(f"logits must be floating point, got {logits.dtype}")
+        check_floating("logits", logits)
         sigmoid = self.mode != "multiclass"
         if (self.mode == "binary" and logits.shape[1] != 1) or (
             not sigmoid and logits.shape[1] == 1
@@ -133,7 +132,7 @@ class _LovaszLoss(nn.Module):
             rows, weight = [x[:, self.classes] for x in rows], weight[:, self.classes]
         total = weight.sum(1)
         means = (lovasz_extension(*rows) * weight).sum(1) / total.masked_fill(total == 0, 1)
-        mean = means.sum() / max(len(means), 1)
+        mean = means.mean()
         return mean if double else mean.float()
 
     def extra_repr(self) -> str:

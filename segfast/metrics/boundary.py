@@ -71,9 +71,6 @@ class BoundaryF1(CountingMetric):
 
     higher_is_better = True
 
-    total: Tensor
-    count: Tensor
-
     def __init__(
         self,
         num_classes: int | None = None,
@@ -92,9 +89,7 @@ class BoundaryF1(CountingMetric):
         self.tolerance = tolerance
         first = 0 if include_background else 1
         self.classes = [1] if mode == "binary" else list(range(first, self.num_classes))
-        shape = () if average == "macro" else (len(self.classes),)
-        self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+        self.keep_mean(() if average == "macro" else (len(self.classes),))
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Adds a batch: logits [N, C, H, W] or predicted labels [N, H, W], and labels [N, H, W]."""
@@ -118,10 +113,7 @@ class BoundaryF1(CountingMetric):
         distance = self.tolerance * math.hypot(*target.shape[1:])
         each = [self._score(predicted == c, target == c, counts, distance) for c in self.classes]
         scores = torch.stack(each, 1)  # [N, classes], NaN where the labels have no boundary
-        if self.average == "macro":
-            scores = scores.nanmean(1)
-        self.total += scores.nan_to_num(0.0).sum(0)
-        self.count += (~scores.isnan()).sum(0)
+        self.add_scores(scores.nanmean(1) if self.average == "macro" else scores)
 
     def _labels(self, prediction: Tensor) -> Tensor:
         if prediction.is_floating_point():

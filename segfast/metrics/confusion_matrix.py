@@ -36,6 +36,9 @@ class CountingMetric(Metric):
     full_state_update = False
     is_differentiable = False
 
+    total: Tensor
+    count: Tensor
+
     def __init__(
         self,
         num_classes: int | None = None,
@@ -106,6 +109,16 @@ class CountingMetric(Metric):
         if self.mode == "binary":
             matrix = matrix.squeeze(1)
         return matrix if per_image else matrix.sum(0)
+
+    def keep_mean(self, shape: tuple[int, ...]) -> None:
+        """Adds the states of a mean over images: of scores of that shape, where they are no NaN."""
+        self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def add_scores(self, scores: Tensor) -> None:
+        """Adds the scores [N, ...] of a batch to that mean, which is ``total / count``."""
+        self.total += scores.nan_to_num(0.0).sum(0)
+        self.count += (~scores.isnan()).sum(0)
 
     def matrix_shape(self) -> tuple[int, ...]:
         """The shape of :meth:`matrices` for the whole batch."""

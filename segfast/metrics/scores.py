@@ -39,8 +39,6 @@ class Score(CountingMetric):
     factor = 1.0  # of the intersection in the numerator
 
     confusion: Tensor
-    total: Tensor
-    count: Tensor
 
     def __init__(
         self,
@@ -65,9 +63,7 @@ class Score(CountingMetric):
         self.include_background = include_background
         self.smooth = smooth
         if per_image:
-            shape = self.score_shape()
-            self.add_state("total", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-            self.add_state("count", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+            self.keep_mean(self.score_shape())
         else:
             zeros = torch.zeros(self.matrix_shape(), dtype=torch.int64)
             self.add_state("confusion", zeros, dist_reduce_fx="sum")
@@ -82,9 +78,7 @@ class Score(CountingMetric):
         """Counts a batch: logits [N, C, ...] or predicted labels, and labels [N, ...]."""
         matrices = self.matrices(prediction, target, self.per_image)
         if self.per_image:
-            scores = self.averaged(matrices)
-            self.total += scores.nan_to_num(0.0).sum(0)
-            self.count += (~scores.isnan()).sum(0)
+            self.add_scores(self.averaged(matrices))
         else:
             self.confusion += matrices
 
@@ -114,9 +108,19 @@ class Score(CountingMetric):
             hits, predicted, labelled = (x[..., 1:] for x in counts)
         return hits.double(), predicted.double(), labelled.double()
 
-    def size(self, hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
+    @staticmethod
+    def size(hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
         """The denominator of the score."""
         raise NotImplementedError
+
+    @classmethod
+    def of_counts(
+        cls, hits: Tensor, predicted: Tensor, labelled: Tensor, smooth: float = 0.0
+    ) -> Tensor:
+        """The scores of counts [..., C] in float64, NaN where it is 0 / 0 without ``smooth``."""
+        size = cls.size(hits, predicted, labelled)
+        scores = cls.factor * (hits + smooth) / (size + smooth)
+        return scores.masked_fill(size == 0, torch.nan)
 
     def averaged(self, matrix: Tensor) -> Tensor:
         """The scores of matrices [..., K, K], NaN where there is none."""
@@ -129,9 +133,7 @@ class Score(CountingMetric):
             hits, predicted, labelled, weights = (
                 x.sum(-1, keepdim=True) for x in (hits, predicted, labelled, weights)
             )
-        size = self.size(hits, predicted, labelled)
-        scores = self.factor * (hits + self.smooth) / (size + self.smooth)
-        scores = scores.masked_fill(size == 0, torch.nan)
+        scores = self.of_counts(hits, predicted, labelled, self.smooth)
         if self.empty != "skip":
             scores = scores.nan_to_num(1.0 if self.empty == "one" else 0.0)
         if self.average == "none":
@@ -165,7 +167,8 @@ class MeanIoU(Score):
     ``empty="zero"`` elsewhere.
     """
 
-    def size(self, hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
+    @staticmethod
+    def size(hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
         """The union."""
         return predicted + labelled - hits
 
@@ -175,7 +178,8 @@ class DiceScore(Score):
 
     factor = 2.0
 
-    def size(self, hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
+    @staticmethod
+    def size(hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
         """The sum of the sizes."""
         return predicted + labelled
 
@@ -211,6 +215,7 @@ class PixelAccuracy(Score):
         """See :class:`Score`: of the positives."""
         return super().counts(matrix)[2]
 
-    def size(self, hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
+    @staticmethod
+    def size(hits: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
         """The labelled pixels."""
         return labelled

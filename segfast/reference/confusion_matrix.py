@@ -6,17 +6,18 @@ import torch
 from torch import Tensor
 
 from segfast._classes import LABEL_DTYPES, check_classes, check_values, map_shape
-from segfast._tensors import check_same_device
+from segfast._tensors import check_floating, check_same_device
 
 
 def check_inputs(prediction: Tensor, target: Tensor, num_classes: int) -> None:
-    """Raises ValueError or TypeError for inputs that the op refuses."""
+    """Raises ValueError, TypeError or RuntimeError for inputs that the op refuses."""
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     if target.dtype not in LABEL_DTYPES:
         raise TypeError(f"target must hold integer labels, got {target.dtype}")
     shape = list(prediction.shape)
     if prediction.is_floating_point():
+        check_floating("logits", prediction)
         check_classes(prediction)
         channels = prediction.shape[1]
         if num_classes != (2 if channels == 1 else channels):

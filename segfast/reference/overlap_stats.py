@@ -16,6 +16,7 @@ from segfast._classes import (
     dense_format_of,
     map_shape,
 )
+from segfast._tensors import check_floating
 
 Stats = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 Sums = tuple[Tensor, Tensor, Tensor]
@@ -34,8 +35,9 @@ def check_inputs(
     label_smoothing: float,
     gamma: float,
 ) -> bool:
-    """Raises ValueError or TypeError for inputs that the op refuses. Returns whether the target is
-    dense, which is to say has a value for each class."""
+    """Raises ValueError, TypeError or RuntimeError for inputs that the op refuses. Returns whether
+    the target is dense, which is to say has a value for each class."""
+    check_floating("logits", logits)
     check_classes(logits)
     if not sigmoid and logits.shape[1] == 1:
         raise ValueError('logits of one channel have no softmax; use mode="binary"')

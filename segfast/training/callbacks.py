@@ -6,15 +6,20 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from segfast._files import atomic_file
+from segfast.checkpoint import load
 from segfast.training.history import History
 from segfast.training.module import SegmentationModule
 
@@ -23,6 +28,32 @@ SAVE_EVERY = 300  # seconds, between validations
 
 class Interrupted(Exception):
     """The user stopped the run; the last checkpoint is written."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes Lightning's checkpoints so that a kill leaves the previous one whole."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Writes aside, syncs, renames."""
+        with atomic_file(Path(path)) as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:
+                # On a full disk the archive's end fails, too, and hides the file's own error.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+
+    def load_checkpoint(
+        self,
+        path: Any,
+        map_location: Callable[[Any, Any], Any] | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Reads tensors and plain values only."""
+        return load(Path(path))
 
 
 class Checkpoints(Callback):

@@ -11,11 +11,11 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from segfast.checkpoint import ENTRY, Card
 from segfast.data.classes import IGNORE_INDEX
 from segfast.data.loading import WholeBatch
 from segfast.metrics import ConfusionMatrix
 from segfast.models.full_size import full_size, resize_logits
-from segfast.training.checkpoint import ENTRY, Card
 from segfast.training.scores import Scores
 
 WARM_UP = 0.05  # of all steps

@@ -10,10 +10,10 @@ import torch
 
 from segfast._errors import OptionError
 from segfast._toolkit import usable_cores
+from segfast.checkpoint import Card
 from segfast.data.report import DataReport
 from segfast.data.transforms import Size, fit
-from segfast.training.checkpoint import Card
-from segfast.training.options import TrainOptions
+from segfast.train_options import TrainOptions
 
 # A full-size SegNet-Basic step takes a CPU core minutes a batch: there, images are trained smaller.
 CPU_AREA = 120 * 160

@@ -35,8 +35,13 @@ from segfast.data.loading import (
 from segfast.data.report import DataReport
 from segfast.data.transforms import Normalise, TrainingCrop, WholeImage
 from segfast.losses import create_loss, loss_modes
-from segfast.training.callbacks import Bar, Checkpoints, Interrupted, Reporter
-from segfast.training.checkpoint import AtomicCheckpointIO
+from segfast.training.callbacks import (
+    AtomicCheckpointIO,
+    Bar,
+    Checkpoints,
+    Interrupted,
+    Reporter,
+)
 from segfast.training.evaluate import write_scores
 from segfast.training.history import History, Row
 from segfast.training.module import SegmentationModule

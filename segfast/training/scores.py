@@ -1,11 +1,17 @@
-"""Scores of a segmentation, all from its confusion matrix."""
+"""Scores of a segmentation, all from its confusion matrix.
+
+Those that are metrics too are theirs (:mod:`segfast.metrics.scores`), here as NumPy arrays.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from segfast.metrics.scores import DiceScore, MeanIoU, PixelAccuracy, Score
 
 
 @dataclass(frozen=True)
@@ -21,17 +27,17 @@ class Scores:
     @property
     def iou(self) -> NDArray[np.float64]:  # [classes]
         """Intersection over union of each class: TP / (TP + FP + FN)."""
-        return _ratio(self._hits, self._labelled + self._predicted - self._hits)
+        return self._of_classes(MeanIoU)
 
     @property
     def dice(self) -> NDArray[np.float64]:  # [classes]
         """Dice (F1) of each class: 2 TP / (2 TP + FP + FN)."""
-        return _ratio(2 * self._hits, self._labelled + self._predicted)
+        return self._of_classes(DiceScore)
 
     @property
     def class_accuracy(self) -> NDArray[np.float64]:  # [classes]
         """Share of each class's pixels that are right: TP / (TP + FN)."""
-        return _ratio(self._hits, self._labelled)
+        return self._of_classes(PixelAccuracy)
 
     @property
     def mean_iou(self) -> float:
@@ -51,7 +57,7 @@ class Scores:
     @property
     def accuracy(self) -> float:
         """Share of the pixels that are right."""
-        return float(_ratio(self._hits.sum(), self.matrix.sum()))
+        return float(_ratio(np.trace(self.matrix), self.matrix.sum()))
 
     @property
     def share(self) -> NDArray[np.float64]:  # [classes]
@@ -63,18 +69,15 @@ class Scores:
         """Each row of the matrix as shares of its class's pixels."""
         return _ratio(self.matrix, self._labelled[:, None])
 
-    @property
-    def _hits(self) -> NDArray[np.int64]:
-        return np.diagonal(self.matrix)
+    def _of_classes(self, score: type[Score]) -> NDArray[np.float64]:
+        matrix = torch.from_numpy(self.matrix).double()
+        scores: NDArray[np.float64]
+        scores = score.of_counts(matrix.diagonal(), matrix.sum(0), matrix.sum(1)).numpy()
+        return scores
 
     @property
     def _labelled(self) -> NDArray[np.int64]:
         pixels: NDArray[np.int64] = self.matrix.sum(axis=1)
-        return pixels
-
-    @property
-    def _predicted(self) -> NDArray[np.int64]:
-        pixels: NDArray[np.int64] = self.matrix.sum(axis=0)
         return pixels
 
 

@@ -2,26 +2,25 @@
 
 A file holds tensors, numbers, strings, lists and dicts alone, so that
 ``torch.load(path, weights_only=True)`` reads it. Beside Lightning's own entries it has the entry
-``segfast``, which :class:`Card` describes.
+``segfast``, which :class:`Card` describes. ``segfast train`` writes them
+(:mod:`segfast.training`); reading one needs no Lightning.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 
 from segfast import __version__, models
 from segfast._errors import OptionError, UserError
-from segfast._files import atomic_file
 from segfast.data.classes import ClassTable
-from segfast.training.options import TrainOptions
+from segfast.train_options import TrainOptions
 
 ENTRY = "segfast"
 _PREFIX = "model."  # of the model's weights in Lightning's state_dict
@@ -101,32 +100,6 @@ class Card:
             size=(state["size"][0], state["size"][1]),
             options=TrainOptions.from_dict(state["options"]),
         )
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes Lightning's checkpoints so that a kill leaves the previous one whole."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
-        """Writes aside, syncs, renames."""
-        with atomic_file(Path(path)) as file:
-            try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:
-                # On a full disk the archive's end fails, too, and hides the file's own error.
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
-
-    def load_checkpoint(
-        self,
-        path: Any,
-        map_location: Callable[[Any, Any], Any] | None = None,
-        weights_only: bool | None = None,
-    ) -> dict[str, Any]:
-        """Reads tensors and plain values only."""
-        return load(Path(path))
 
 
 def load(path: Path) -> dict[str, Any]:
