@@ -422,15 +422,11 @@ void gather_short_rows(const MaxUnpool2dBackwardParams& p, int64_t begin, int64_
       for (int64_t i = 0; i < at.count * windows; ++i) *out++ = at_index(map, s, indices[i]);
       continue;
     }
+    CodedRows coded(s, p.record, at.o, at.row);
     for (int64_t oh = at.row; oh < at.row + at.count; ++oh, out += windows) {
-      const CodedRow coded(s, p.record, at.o, oh);
+      coded.open(oh);
       const T* const upper = map + 2 * oh * s.width;
-      int64_t i = 0;
-      for (; i + kCodesPerByte <= coded.whole; i += kCodesPerByte) {
-#pragma GCC unroll 4
-        for (int k = 0; k < kCodesPerByte; ++k) out[i + k] = upper[coded.place(i, k)];
-      }
-      for (; i < windows; ++i) out[i] = upper[coded.place(i)];
+      for (int64_t i = 0; i < windows; ++i) out[i] = upper[coded.next(i)];
     }
   }
 }

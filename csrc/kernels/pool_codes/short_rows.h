@@ -19,29 +19,42 @@ bool has_short_rows(const PoolShape& s, Record kind) {
   return s.inner == 1 && s.pooled_width < lanes;
 }
 
-// A row of windows with their codes: how far from the row's start in the map the elements lie that
-// these name. A clipped window has no second row or column, and none that its code may name then.
-struct CodedRow {
-  const uint8_t* codes;
-  int64_t whole;  // windows that have two columns
-  int64_t below;  // from a window's first row to its second
+// Rows of windows, one after the other, each one's codes in a word: where the elements lie that
+// they name, from the row's start in the map. A clipped window has no second row or column, and
+// none that its code may name then.
+struct CodedRows {
+  const PoolShape& s;
+  const int64_t bytes = s.run_bytes();
+  const uint8_t *from, *end;  // the next row's codes, and all codes'
+  uint64_t kept = ~uint64_t{0};
+  uint64_t codes = 0;  // of the row's windows that are still to come
+  int64_t below = 0;   // from a window's first row to its second
 
-  CodedRow(const PoolShape& s, const void* record, int64_t o, int64_t oh)
-      : codes(static_cast<const uint8_t*>(record) + (o * s.pooled_height + oh) * s.run_bytes()),
-        whole(std::min(s.pooled_width, s.width / 2)),
-        below(2 * oh + 1 < s.height ? s.width : 0) {}
-
-  // Of four windows from the i-th on, those of a byte, the k-th.
-  SEGFAST_LANES int64_t place(int64_t i, int k) const {
-    return 2 * (i + k) + offset(codes[i / kCodesPerByte] >> 2 * k);
-  }
-  SEGFAST_LANES int64_t place(int64_t i) const {
-    return 2 * i + offset(code2(codes, i) & (i < whole ? 3 : 2));
+  CodedRows(const PoolShape& shape, const void* record, int64_t o, int64_t oh) : s(shape) {
+    static_assert(kOwnLanes<BFloat16> <= sizeof codes * kCodesPerByte);
+    from = static_cast<const uint8_t*>(record) + (o * s.pooled_height + oh) * bytes;
+    end = static_cast<const uint8_t*>(record) + s.outer * s.pooled_height * bytes;
+    if (s.width < 2 * s.pooled_width) kept ^= uint64_t{1} << 2 * (s.width / 2);
   }
 
- private:
-  // By arithmetic: of four lookups in a table GCC makes a gather, which takes three times as long.
-  SEGFAST_LANES int64_t offset(int64_t tap) const { return (tap & 1) + (-(tap >> 1 & 1) & below); }
+  SEGFAST_LANES void open(int64_t oh) {
+    if (end - from >= static_cast<int64_t>(sizeof codes)) {
+      codes = load_vector<uint64_t>(from);
+    } else {
+      std::memcpy(&codes, from, static_cast<size_t>(end - from));
+    }
+    codes &= kept;
+    below = 2 * oh + 1 < s.height ? s.width : 0;
+    from += bytes;
+  }
+
+  // The place that the row's next code names, the i-th. By arithmetic: of lookups in a table GCC
+  // makes a gather.
+  SEGFAST_LANES int64_t next(int64_t i) {
+    const auto tap = static_cast<int64_t>(codes & 3);
+    codes >>= 2;
+    return 2 * i + (tap & 1) + (-(tap >> 1) & below);
+  }
 };
 
 // Pairs [begin, end) of rows of all maps: the windows' values over zeros.
@@ -72,15 +85,11 @@ void scatter_short_rows(const ScatterArguments& a, int64_t begin, int64_t end) {
       }
       continue;
     }
+    CodedRows coded(s, a.record, at.o, at.row);
     for (int64_t row = 0; row < rows; ++row, values += windows) {
-      const CodedRow coded(s, a.record, at.o, at.row + row);
+      coded.open(at.row + row);
       T* const upper = map + 2 * row * width;
-      int64_t i = 0;
-      for (; i + kCodesPerByte <= coded.whole; i += kCodesPerByte) {
-#pragma GCC unroll 4
-        for (int k = 0; k < kCodesPerByte; ++k) upper[coded.place(i, k)] = values[i + k];
-      }
-      for (; i < windows; ++i) upper[coded.place(i)] = values[i];
+      for (int64_t i = 0; i < windows; ++i) upper[coded.next(i)] = values[i];
     }
   }
 }
