@@ -447,14 +447,13 @@ template <typename T, typename Windows, typename Kept>
 SEGFAST_LANES void pool_runs(PoolRow<T, uint8_t, true>& any, Windows windows, Kept kept, int64_t o,
                              const Run& run, int64_t inside, int64_t count, const T* end) {
   const int64_t n = run.length;
-  const T* const map_end = any.plan.map.data + any.plan.map.count;
   T* output = static_cast<T*>(any.p.output) + run.number * n;
   for (int64_t i = 0; i < count; ++i) {
     const bool is_inside = i < inside;
     bool is_pooled = false;
     if (is_inside && n >= kOwnLanes<T>) {
       is_pooled = pool_inside(windows, n, output, kept);
-    } else if (is_inside && windows.end() <= map_end && output + kOwnLanes<T> <= end) {
+    } else if (is_inside && output + kOwnLanes<T> <= end) {  // the map holds twice as many
       is_pooled = pool_short(windows, n, output, kept);
     }
     if (!is_pooled) any.pool_run(o, run, i);

@@ -83,7 +83,6 @@ struct WindowsOfRow {
   int64_t ahead;  // rows_ahead()
 
   SEGFAST_LANES void next() { upper += 2 * width, lower += 2 * width; }
-  const T* end() const { return lower + 2 * kOwnLanes<T>; }  // of what a vector of them reads
 
   SEGFAST_LANES BestOfFour<T> pool(int64_t at, mask_t<T> seen) const {
     const T *const above = upper + 2 * at, *const below = lower + 2 * at;
@@ -99,8 +98,6 @@ struct ChannelsOfWindow {
   int64_t right;
 
   SEGFAST_LANES void next() { upper += 2 * right, lower += 2 * right; }
-  const T* end() const { return lower + right + kOwnLanes<T>; }
-
   SEGFAST_LANES BestOfFour<T> pool(int64_t at, mask_t<T> seen) const {
     const T *const a = upper + at, *const c = lower + at;
     prefetch_quad(a + 2 * right, c + 2 * right, right);
