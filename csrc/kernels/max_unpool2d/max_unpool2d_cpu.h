@@ -26,9 +26,8 @@
 // as 16-bit lanes tell apart, and no lane crossing but at the end: bf16 57 -> 39, fp32 85 -> 58,
 // float64 119 -> 105
 // From indices, contiguous, rows of fewer windows than a vector takes scattered by planes, as
-// PyTorch's time over ours (one thread of a Zen 3, AVX2): [8, 256, 7, 7] fp32 0.27 -> 2.0, bf16
-// 0.21
-// -> 1.8; [2, 512, 11, 15] 0.32 -> 2.2, 0.24 -> 2.2. What else short rows gained: short_rows.h
+// PyTorch's time over ours (one thread of a Zen 3, AVX2), of [8, 256, 7, 7] and [2, 512, 11, 15]:
+//   fp32 0.27 -> 2.0, 0.32 -> 2.2; bf16 0.21 -> 1.8, 0.24 -> 2.2. Other short rows: short_rows.h
 // Backward from codes of [4, 256, 90, 120], contiguous (two threads), rows of 448 bytes read ahead,
 // shorter ones too where memory holds the map: fp32 1650 -> 1150, bf16 527 -> 428
 #include "common/lanes.h"
