@@ -190,6 +190,7 @@ struct GatherColumns {
     upper += 2 * width, lower += 2 * width;
     out += windows;
   }
+  SEGFAST_LANES void skip(int64_t elements) { upper += elements, lower += elements; }
 };
 
 // The same of 16-bit elements, both columns of a window in a word.
@@ -408,32 +409,56 @@ struct GatherRow {
   }
 };
 
-// The same of rows that are less than a vector, a window at a time.
+// The same of rows that are less than a vector, by indices.
 template <typename T>
-void gather_short_rows(const MaxUnpool2dBackwardParams& p, int64_t begin, int64_t end) {
-  const PoolShape& s = p.shape;
-  const int64_t windows = s.pooled_width;
-  T* out = static_cast<T*>(p.grad_input) + begin * windows;
+__attribute__((noinline)) void gather_short_indexed(const MaxUnpool2dBackwardParams& p,
+                                                    int64_t begin, int64_t end) {
+  const PoolShape s = p.shape;  // a copy, which no store can change
+  const int64_t plane = s.height * s.width;
+  const int64_t* index = static_cast<const int64_t*>(p.record) + begin * s.pooled_width;
+  T* out = static_cast<T*>(p.grad_input) + begin * s.pooled_width;
   for (MapRows at(begin, end, s.pooled_height); at.count > 0; at.next()) {
-    const T* const map = static_cast<const T*>(p.grad_output) + at.o * s.height * s.width;
-    if (p.record_kind == Record::indices) {
-      const int64_t* const indices = static_cast<const int64_t*>(p.record) + at.item * windows;
-      for (int64_t i = 0; i < at.count * windows; ++i) *out++ = at_index(map, s, indices[i]);
+    const T* const map = static_cast<const T*>(p.grad_output) + at.o * plane;
+    for (int64_t n = at.count * s.pooled_width; n > 0; --n, ++index, ++out) {
+      const bool is_named = static_cast<uint64_t>(*index) < static_cast<uint64_t>(plane);
+      *out = is_named ? map[*index] : at_index(map, s, *index);
+    }
+  }
+}
+
+// By codes.
+template <typename T>
+__attribute__((noinline)) void gather_short_coded(const MaxUnpool2dBackwardParams& p, int64_t begin,
+                                                  int64_t end) {
+  const PoolShape& s = p.shape;
+  const TapTile tile(s, p.record, p.record_kind);
+  const int64_t windows = s.pooled_width;
+  const int64_t moved = vector_maps<T>(tile, s.map_numel(), end * windows);
+  for (MapRows at(begin, end, s.pooled_height); at.count > 0;) {
+    const T* upper = static_cast<const T*>(p.grad_output) + at.o * s.height * s.width;
+    T* out = static_cast<T*>(p.grad_input) + at.item * windows;
+    const int64_t maps = whole_maps(at, moved);
+    if (maps > 0) {
+      move_maps(GatherColumns<T>{upper, upper + s.width, out, windows, s.width, 0},
+                tile.codes.data + at.item * s.run_bytes(), s, maps);
+      at.next(maps);
       continue;
     }
     CodedRows coded(s, p.record, at.o, at.row);
-    for (int64_t oh = at.row; oh < at.row + at.count; ++oh, out += windows) {
+    upper += 2 * at.row * s.width;
+    for (int64_t oh = at.row; oh < at.row + at.count; ++oh, out += windows, upper += 2 * s.width) {
       coded.open(oh);
-      const T* const upper = map + 2 * oh * s.width;
       for (int64_t i = 0; i < windows; ++i) out[i] = upper[coded.next(i)];
     }
+    at.next();
   }
 }
 
 template <typename T>
 void gather_rows(const MaxUnpool2dBackwardParams& p, int64_t begin, int64_t end) {
   if (p.window.is_2x2() && has_short_rows<T>(p.shape, p.record_kind)) {
-    return gather_short_rows<T>(p, begin, end);
+    return p.record_kind == Record::indices ? gather_short_indexed<T>(p, begin, end)
+                                            : gather_short_coded<T>(p, begin, end);
   }
   GatherRow<T> row{p};
   for (MapRows at(begin, end, p.shape.pooled_height); at.count > 0; at.next()) {

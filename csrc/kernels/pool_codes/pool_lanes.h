@@ -491,6 +491,11 @@ struct MapRows {
     item += count, ++o, row = 0;
     count = std::min(end - item, rows);
   }
+  // Past whole maps.
+  void next(int64_t maps) {
+    item += (maps - 1) * rows, o += maps - 1;
+    next();
+  }
 };
 
 // A run: a row of windows (inner = 1) or the channels of one window.

@@ -20,12 +20,15 @@
 // by vectors, small maps several at a time:
 //   from indices: 3x3, stride 2 fp32 0.28 -> 1.12, 0.53 -> 1.05, bf16 0.38 -> 1.3, 0.64 -> 1.3;
 //   stride 1 fp32 0.33 -> 1.11, 0.55 -> 1.04; 5x5, stride 2 fp32 0.82 -> 1.13, 0.90 -> 1.06
-// Tried without gain for contiguous maps: four maps side by side (fp32 375 -> 490 us), rows of the
-// map in a ring that is copied out, what eight windows hold added up by vectors (gathered, and
-// compared with their neighbours' places), places ahead of the windows. For channels_last ones:
-// tiles of some columns and channels that stay in a first-level cache (fp32 370 -> 540), codes read
-// as bytes (370 -> 390), prefetches. A channel takes 0.8 ns there, of which 0.74 are the loads of
-// what it is added to.
+// Microseconds of channels_last [8, 256, 9, 9] and [8, 256, 14, 14], 3x3 with dilation 2, from
+// indices (one thread of it), rather than summed by vectors: fp32 157 -> 106, 407 -> 311; bf16 201
+// -> 149 and, not so, 455; from codes fp32 115 -> 104, bf16 137 -> 102 Tried without gain for
+// contiguous maps: four maps side by side (fp32 375 -> 490 us), rows of the map in a ring that is
+// copied out, what eight windows hold added up by vectors (gathered, and compared with their
+// neighbours' places), places ahead of the windows. For channels_last ones: tiles of some columns
+// and channels that stay in a first-level cache (fp32 370 -> 540), codes read as bytes (370 ->
+// 390), prefetches. A channel takes 0.8 ns there, of which 0.74 are the loads of what it is added
+// to.
 
 namespace segfast {
 namespace SEGFAST_ISA {

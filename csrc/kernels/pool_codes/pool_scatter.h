@@ -18,12 +18,16 @@ inline bool overlaps(const Window2d& w) {
          w.stride_w <= (w.kernel_w - 1) * w.dilation_w;
 }
 
-// Whether vectors of a row's windows gain less than it takes to hold the row, as indices above all
-// do.
+// Whether vectors gain less than they take to make ready: of a row's windows, which are held, above
+// all by their indices; or of channels, where windows one step apart are so many fewer than a small
+// map's elements (measured for 3x3 ones with dilation 2 in all types).
 template <typename T, bool kCodes>
-bool has_few_windows(const PoolShape& s) {
-  constexpr int kVectors = !kCodes && sizeof(T) == sizeof(float) ? 4 : 2;
-  return s.inner == 1 && s.pooled_width < kVectors * kLanes<T>;
+bool has_few_windows(const PoolShape& s, const Window2d& w) {
+  constexpr bool kWideIndices = !kCodes && sizeof(T) == sizeof(float);
+  if (s.inner == 1) return s.pooled_width < (kWideIndices ? 4 : 2) * kLanes<T>;
+  const int64_t of_six = kWideIndices ? 5 : 4;
+  return w.stride_h == 1 && w.stride_w == 1 &&
+         6 * s.pooled_height * s.pooled_width < of_six * s.height * s.width;
 }
 
 // Whether to visit each window once, a scalar at a time, rather than each element's taps by
@@ -32,8 +36,8 @@ bool has_few_windows(const PoolShape& s) {
 // types). Sums of 16-bit elements are rounded afterwards.
 template <typename T, bool kCodes>
 bool visits_windows(const PoolShape& s, const Window2d& w) {
-  if (s.inner == 1 && (w.stride_w > 2 || !overlaps(w) || has_few_windows<T, kCodes>(s)))
-    return true;
+  if (has_few_windows<T, kCodes>(s, w)) return true;
+  if (s.inner == 1 && (w.stride_w > 2 || !overlaps(w))) return true;
   if (s.inner > 1 && kNarrow<T>) return w.taps() >= 3 * kLanes<T>;
   const bool is_early = sizeof(T) == 8 || (s.inner == 1 && !kNarrow<T>);
   return w.taps() * w.stride_w >= (is_early ? 2 : 3) * kLanes<T>;
@@ -66,7 +70,8 @@ void scatter_rows_with(Row&& row, int64_t begin, int64_t end) {
 template <typename T, typename Moved, Combine kCombine, bool kCodes>
 void scatter_rows_any(const ScatterArguments& a, int64_t begin, int64_t end) {
   if constexpr (kCombine == Combine::sum) {
-    if (!has_few_windows<T, kCodes>(a.shape) && sum_cells<T, kCodes>(a, begin, end)) return;
+    if (!has_few_windows<T, kCodes>(a.shape, a.window) && sum_cells<T, kCodes>(a, begin, end))
+      return;
     if (visits_windows<T, kCodes>(a.shape, a.window) && overlaps(a.window)) {
       return place_windows<T, accumulate_t<T>, true, kCodes>(a, begin, end);
     }

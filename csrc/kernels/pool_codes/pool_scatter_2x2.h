@@ -81,6 +81,10 @@ struct ScatterRow {
     values += windows;
     upper += 2 * width, lower += 2 * width;
   }
+  SEGFAST_LANES void skip(int64_t elements) {  // below a map's last windows
+    for (int64_t i = 0; i < elements; ++i) upper[i] = T{};
+    upper += elements, lower += elements;
+  }
 };
 
 // The same of 16-bit elements, both columns of a window in a word.

@@ -1,5 +1,6 @@
-// short_rows.h: 2x2 windows with stride 2 of contiguous maps whose rows are less than a vector: a
-// window at a time. Compiled once an instruction set, after pool_held.h.
+// short_rows.h: 2x2 windows with stride 2 of contiguous maps whose rows are less than a vector:
+// from codes by one vector all the same, else a window at a time. Compiled once an instruction set,
+// after pool_place.h and pool_scatter_2x2.h.
 //
 // What it gained, against a tile of taps for each row, as PyTorch's time over ours of [8, 256, 7,
 // 7] and of [2, 512, 11, 15] (one thread of a Zen 3, AVX2; ours and PyTorch's in turns, on a
@@ -7,6 +8,11 @@
 //   pool backward from indices: fp32 0.23 -> 1.05, 0.15 -> 1.08; bf16 0.27 -> 1.2, 0.25 -> 1.5
 //   unpooling from codes: fp32 0.33 -> 1.6, 0.39 -> 2.1; bf16 0.27 -> 1.9, 0.36 -> 2.6
 //   its backward from indices: fp32 0.28 -> 1.07, 0.37 -> 1.09; bf16 0.41 -> 1.3, 0.44 -> 1.3
+// Then, microseconds of [8, 512, 11, 15] without autograd's (one thread of it), before and after a
+// row is moved by a vector: from codes pool backward fp32 257 -> 104, bf16 290 -> 124; unpooling
+// 251
+// -> 102, 200 -> 94; its backward 183 -> 49, 180 -> 44; from indices, small maps several at a time,
+// pool backward of [8, 256, 7, 7] 26 -> 20, 36 -> 31
 
 namespace segfast {
 namespace SEGFAST_ISA {
@@ -57,41 +63,82 @@ struct CodedRows {
   }
 };
 
-// Pairs [begin, end) of rows of all maps: the windows' values over zeros.
+// Of maps with such rows and codes, how many from the first on have them moved by a vector each: it
+// reads beyond a row what counts for nothing, and writes there what is written anew with the row
+// that follows. Those at the tensors' ends, or where this thread's part ends, are not among them.
+// map_end, windows_end: elements that can be read, or written.
 template <typename T>
-void scatter_short_rows(const ScatterArguments& a, int64_t begin, int64_t end) {
-  const PoolShape& s = a.shape;
-  constexpr int64_t kTogether = 1 << 11;  // elements to clear: they stay in a first-level cache
-  const int64_t width = s.width, windows = s.pooled_width;
-  const int64_t pairs = scatter_rows_per_map(s, a.window);
-  T* const stop = static_cast<T*>(a.map) + (end / pairs * s.height + 2 * (end % pairs)) * width;
-  T* cleared = nullptr;
-  for (MapRows at(begin, end, pairs); at.count > 0; at.next()) {
-    const int64_t top = 2 * at.row, seen = std::min(2 * at.count, s.height - top) * width;
-    T* const map = static_cast<T*>(a.map) + (at.o * s.height + top) * width;
-    if (cleared == nullptr || cleared < map + seen) {
-      T* const from = cleared == nullptr ? map : cleared;
-      cleared = from + std::min(stop - from, std::max(map + seen - from, kTogether));
-      std::fill(from, cleared, T{});
-    }
-    const int64_t rows = std::min(at.count, s.pooled_height - at.row);
-    const int64_t first = (at.o * s.pooled_height + at.row) * windows;
-    const T* values = static_cast<const T*>(a.values) + first;
-    if (a.record_kind == Record::indices) {
-      const int64_t* const indices = static_cast<const int64_t*>(a.record) + first;
-      for (int64_t i = 0; i < rows * windows; ++i) {
-        const int64_t place = indices[i] - top * width;  // no place: of an empty window
-        if (static_cast<uint64_t>(place) < static_cast<uint64_t>(seen)) map[place] = values[i];
-      }
-      continue;
-    }
-    CodedRows coded(s, a.record, at.o, at.row);
-    for (int64_t row = 0; row < rows; ++row, values += windows) {
-      coded.open(at.row + row);
-      T* const upper = map + 2 * row * width;
-      for (int64_t i = 0; i < windows; ++i) upper[coded.next(i)] = values[i];
+int64_t vector_maps(const TapTile& tile, int64_t map_end, int64_t windows_end) {
+  constexpr int64_t kCount = kOwnLanes<T>;
+  const PoolShape& s = tile.s;
+  const int64_t n = s.pooled_width, rows = s.pooled_height;
+  const bool are_told = kCount % kCodesPerByte == 0 && tile.codes.data != nullptr;
+  if (!are_told || !tile.is_whole() || 2 * rows > s.height) return 0;
+  const int64_t room = map_end - 2 * kCount - (2 * rows - 1) * s.width;
+  if (room < 0 || windows_end < kCount) return 0;
+  const int64_t runs = std::min(tile.packed_runs(), (windows_end - kCount) / n + 1);
+  return std::min(room / (s.height * s.width) + 1, runs / rows);
+}
+
+// Those of them that begin where a thread's rows do, or did once it had moved others.
+inline int64_t whole_maps(const MapRows& at, int64_t maps) {
+  return at.row != 0 ? 0 : std::clamp<int64_t>(maps - at.o, 0, (at.end - at.item) / at.rows);
+}
+
+template <typename Move>
+__attribute__((noinline)) void move_maps(Move move, const uint8_t* codes, const PoolShape& s,
+                                         int64_t maps) {
+  const int64_t bytes = s.run_bytes(), rows = s.pooled_height;
+  const int64_t below = (s.height - 2 * rows) * s.width;  // elements that no window sees
+  for (int64_t k = 0; k < maps; ++k, move.skip(below)) {
+    for (int64_t i = 0; i < rows; ++i, codes += bytes, move.next()) {
+      move_one(move, 0, CodedRun<Move>{codes}.read(0));
     }
   }
+}
+
+// Rows of all maps that the pairs before the item-th hold.
+inline int64_t rows_of_pairs(const PoolShape& s, int64_t pairs, int64_t item) {
+  return item / pairs * s.height + 2 * (item % pairs);
+}
+
+// Pairs [begin, end) of rows of all maps: the windows' values over zeros, by codes.
+template <typename T>
+void scatter_short_coded(const ScatterArguments& a, int64_t begin, int64_t end) {
+  const PoolShape& s = a.shape;
+  const TapTile tile(s, a.record, a.record_kind);
+  const int64_t width = s.width, windows = s.pooled_width;
+  const int64_t pairs = scatter_rows_per_map(s, a.window);
+  const int64_t map_end = rows_of_pairs(s, pairs, end) * width;
+  const int64_t moved = vector_maps<T>(tile, map_end, s.pooled_numel());
+  for (MapRows at(begin, end, pairs); at.count > 0;) {
+    const int64_t run = at.o * s.pooled_height + at.row;
+    T* upper = static_cast<T*>(a.map) + (at.o * s.height + 2 * at.row) * width;
+    const T* values = static_cast<const T*>(a.values) + run * windows;
+    const int64_t maps = whole_maps(at, moved);
+    if (maps > 0) {
+      move_maps(ScatterRow<T>{values, upper, upper + width, windows, width},
+                tile.codes.data + run * s.run_bytes(), s, maps);
+      at.next(maps);
+      continue;
+    }
+    std::fill(upper, upper + std::min(2 * at.count, s.height - 2 * at.row) * width, T{});
+    CodedRows coded(s, a.record, at.o, at.row);
+    const int64_t last = std::min(at.row + at.count, s.pooled_height);
+    for (int64_t oh = at.row; oh < last; ++oh, values += windows, upper += 2 * width) {
+      coded.open(oh);
+      for (int64_t i = 0; i < windows; ++i) upper[coded.next(i)] = values[i];
+    }
+    at.next();
+  }
+}
+
+template <typename T>
+void scatter_short_rows(const ScatterArguments& a, int64_t begin, int64_t end) {
+  if (a.record_kind != Record::indices) return scatter_short_coded<T>(a, begin, end);
+  const int64_t pairs = scatter_rows_per_map(a.shape, a.window);
+  PlaceRows<T, T, false, false>{a}.scatter(rows_of_pairs(a.shape, pairs, begin),
+                                           rows_of_pairs(a.shape, pairs, end));
 }
 
 }  // namespace
