@@ -20,15 +20,17 @@
 // by vectors, small maps several at a time:
 //   from indices: 3x3, stride 2 fp32 0.28 -> 1.12, 0.53 -> 1.05, bf16 0.38 -> 1.3, 0.64 -> 1.3;
 //   stride 1 fp32 0.33 -> 1.11, 0.55 -> 1.04; 5x5, stride 2 fp32 0.82 -> 1.13, 0.90 -> 1.06
+// Of channels_last 5x5, stride 2, from indices (one thread of it, loaded), their places by vectors:
+// [8, 256, 16, 16] fp16 374 -> 334 us, bf16 387 -> 345; [2, 64, 65, 127] 911 -> 816, 899 -> 812
 // Microseconds of channels_last [8, 256, 9, 9] and [8, 256, 14, 14], 3x3 with dilation 2, from
 // indices (one thread of it), rather than summed by vectors: fp32 157 -> 106, 407 -> 311; bf16 201
-// -> 149 and, not so, 455; from codes fp32 115 -> 104, bf16 137 -> 102 Tried without gain for
-// contiguous maps: four maps side by side (fp32 375 -> 490 us), rows of the map in a ring that is
-// copied out, what eight windows hold added up by vectors (gathered, and compared with their
-// neighbours' places), places ahead of the windows. For channels_last ones: tiles of some columns
-// and channels that stay in a first-level cache (fp32 370 -> 540), codes read as bytes (370 ->
-// 390), prefetches. A channel takes 0.8 ns there, of which 0.74 are the loads of what it is added
-// to.
+// -> 149 and, not so, 455; from codes fp32 115 -> 104, bf16 137 -> 102
+// Tried without gain for contiguous maps: four maps side by side (fp32 375 -> 490 us), rows of the
+// map in a ring that is copied out, what eight windows hold added up by vectors (gathered, and
+// compared with their neighbours' places), places ahead of the windows. For channels_last ones:
+// tiles of some columns and channels that stay in a first-level cache (fp32 370 -> 540), codes read
+// as bytes (370 -> 390), prefetches. A channel takes 0.8 ns there, of which 0.74 are the loads of
+// what it is added to.
 
 namespace segfast {
 namespace SEGFAST_ISA {
@@ -264,6 +266,7 @@ struct PlaceChannels {
   static constexpr bool kInPlace = std::is_same_v<T, Held>;
   static constexpr int64_t kRing = 1 << 13;     // elements: they stay in a first-level cache
   static constexpr int64_t kWritten = 1 << 10;  // of a row, until windows have taken them up
+  static constexpr int kBlock = CodeBlock::kCount;
 
   // The channels of a window, and the `seen` elements of the map that their values may go to.
   struct Windows {
@@ -314,10 +317,32 @@ struct PlaceChannels {
     for (int k = 0; k < kCount; ++k) *places[k] = held[k];
   }
 
+  // kBlock of them by their indices, in the ring: the places by vectors, as addresses. (In vectors
+  // of 16 bytes that takes longer, and without a ring to turn in as long.)
+  SEGFAST_LANES void place_indexed(const Windows& run, int64_t i) {
+    using Wide = bits_t<double>;
+    uint64_t places[kBlock];
+    for (int k = 0; k < kBlock; k += kLanes<double>) {
+      Wide at = load_vector<Wide>(run.indices + i + k) * static_cast<uint64_t>(s.inner);
+      at += lane_positions<double>(run.origin + i + k, 1);
+      const auto is_seen = at < static_cast<uint64_t>(run.seen);
+      at += static_cast<uint64_t>(run.start);
+      at = at >= static_cast<uint64_t>(run.turn) ? at - static_cast<uint64_t>(run.turn) : at;
+      at = at * sizeof(Held) + reinterpret_cast<uint64_t>(run.to);
+      at = is_seen ? at : Wide{} + reinterpret_cast<uint64_t>(&nowhere);
+      store_vector(places + k, at);
+    }
+    Held held[kBlock];
+    for (int k = 0; k < kBlock; ++k) {
+      held[k] = run.values[i + k];
+      if constexpr (kAdd) held[k] += *reinterpret_cast<const Held*>(places[k]);
+    }
+    for (int k = 0; k < kBlock; ++k) *reinterpret_cast<Held*>(places[k]) = held[k];
+  }
+
   // kWhole: the rows and columns of the window are all there.
   template <bool kWhole>
   SEGFAST_LANES void place_channels(const Windows& window) {
-    constexpr int kBlock = CodeBlock::kCount;
     const Windows run = window;
     const int taps = w.taps();
     int64_t i = 0;
@@ -329,7 +354,11 @@ struct PlaceChannels {
           continue;
         }
       }
-      place<kBlock>(run, i);
+      if constexpr (kCodes || kInPlace || kLaneBytes <= 16) {
+        place<kBlock>(run, i);
+      } else {
+        place_indexed(run, i);
+      }
     }
     for (; i < s.inner; ++i) place<1>(run, i);
   }
