@@ -5,7 +5,6 @@ C++.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from segfast._tensors import check_same_device
+from segfast._tensors import as_int, check_same_device
 
 LABEL_DTYPES = (
     torch.bool,
@@ -35,11 +34,7 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
 
 def check_ignore_index(value: int | None) -> int | None:
     """``value`` as an int, or a TypeError where it is none."""
-    if value is None:
-        return None
-    if not hasattr(value, "__index__"):
-        raise TypeError(f"ignore_index must be an int or None, got {value!r}")
-    return operator.index(value)
+    return None if value is None else as_int("ignore_index", value, or_none=" or None")
 
 
 def check_classes(logits: Tensor, name: str = "logits") -> None:

@@ -5,27 +5,12 @@ csrc/bindings/shuffling.h makes the same checks in C++. The texts are torch's.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 MAX_FACTOR = 2**31 - 1  # the square of a larger one overflows
-
-
-def factor_of(value: Any, name: str) -> int:
-    """``value`` as an int.
-
-    Raises:
-        TypeError: it is none (torch takes no bool either).
-    """
-    if type(value) is int:
-        return value
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    return operator.index(value)
 
 
 def _check(input: Tensor, factor: int, op: str, name: str) -> None:

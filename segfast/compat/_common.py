@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.nn import functional as nnf
 
-from segfast._classes import check_target, check_values, whole
+from segfast._classes import check_ignore_index, check_target, check_values, whole
+from segfast._tensors import as_numbers
 from segfast.functional.overlap_stats import OverlapStats, overlap_stats
 from segfast.losses._fused import PixelTerm, RegionTerm, overlap_loss
 from segfast.reference import overlap_stats as reference
@@ -58,7 +59,14 @@ def fused(
     The graph holds ``composite``, so let it hold no tensor.
     """
     if not (is_compiling() or overlap_loss is None):
-        options = (activation == "sigmoid", ignore_index, exponent, label_smoothing, 0.0, minimum)
+        options = (
+            activation == "sigmoid",
+            check_ignore_index(ignore_index),
+            exponent,
+            label_smoothing,
+            0.0,
+            minimum,
+        )
         weights = None, None, region_weight
         terms = options, region, pixel, lambda input, target, _: composite(input, target)
         loss = overlap_loss(input, target, None, *weights, *terms)
@@ -141,15 +149,12 @@ def is_per_class(weight: Tensor | None, input: Tensor) -> bool:
     return sizes == [1, input.shape[1], *[1] * (input.dim() - 2)]
 
 
-def numbers(values: Sequence[float] | float | Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A copy of the numbers in the type in which the library keeps them."""
-    return None if values is None else torch.as_tensor(values, dtype=dtype).detach().clone()
-
-
 def weights(name: str, values: Sequence[float] | float | Tensor | None) -> Tensor | None:
     """The weights of classes as the libraries keep them: float32, and not negative."""
-    result = numbers(values, torch.float32)
-    if result is not None and not bool((result >= 0).all()):
+    if values is None:
+        return None
+    result = as_numbers(name, values, torch.float32)
+    if not (result.is_meta or bool((result >= 0).all())):
         raise ValueError(f"{name} must not be negative, got {result.tolist()}")
     return result
 

@@ -1,4 +1,8 @@
-"""The ops: stateless, differentiable any number of times, whole under torch.compile and vmap."""
+"""The ops: stateless, differentiable any number of times, whole under torch.compile and vmap.
+
+Tensors are dense: a sparse, nested or MKL-DNN one is a RuntimeError that says how to make it dense.
+Those of the meta device give shapes alone.
+"""
 
 from segfast.functional.confusion_matrix import confusion_matrix
 from segfast.functional.max_pool2d import max_pool2d, max_pool2d_with_codes

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segfast._classes import check_ignore_index
 from segfast._library import define_op
-from segfast._tensors import check_tensors
+from segfast._tensors import as_int, check_tensors
 from segfast.functional._batching import batch_first
 from segfast.reference import confusion_matrix as reference
 
@@ -48,7 +49,7 @@ def confusion_matrix(
 
     Raises:
         ValueError: shapes or ``num_classes`` do not fit.
-        TypeError: floating-point labels, or what is no tensor.
+        TypeError: floating-point labels, what is no tensor, or a number that is no int.
         RuntimeError: logits of another type than float32, float64, float16 and bfloat16.
         IndexError: on the CPU, a label or a predicted label outside ``[0, num_classes)``, where the
             pixel is not ignored. On CUDA the kernel stops and the next synchronising call raises.
@@ -57,7 +58,12 @@ def confusion_matrix(
     """
     check_tensors(prediction_or_logits=prediction_or_logits, target=target)
     return _confusion_matrix(  # type: ignore[no-any-return]
-        prediction_or_logits, target, num_classes, ignore_index, logit_of(threshold), per_image
+        prediction_or_logits,
+        target,
+        as_int("num_classes", num_classes),
+        check_ignore_index(ignore_index),
+        logit_of(threshold),
+        per_image,
     )
 
 

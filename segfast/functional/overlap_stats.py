@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from segfast._classes import check_choice, dense_format_of
+from segfast._classes import check_choice, check_ignore_index, dense_format_of
 from segfast._library import define_op, save_tensors
 from segfast._tensors import check_tensors
 from segfast.functional._batching import batch_first
@@ -116,7 +116,8 @@ def overlap_stats(
             gradient: only ``logits`` get one.
         ValueError: a shape, mode or option outside what is said here, or a negative weight (on
             CUDA, as for labels below).
-        TypeError: floating-point label maps, or what is no tensor.
+        TypeError: floating-point label maps, what is no tensor, or an ``ignore_index`` that is no
+            int.
         IndexError: on the CPU, a label that is no class nor ignored, or a soft target outside [0,
             1]. On CUDA the kernel stops and the next synchronising call raises.
 
@@ -126,19 +127,21 @@ def overlap_stats(
     """
     check_choice("mode", mode, MODES)
     check_tensors(logits=logits, target=target)
+    ignore_index = check_ignore_index(ignore_index)
     if mode == "binary" and logits.shape[1:2] != (1,):
         raise ValueError(
             f"logits must have shape [N, 1, ...] in mode 'binary', got {list(logits.shape)}"
         )
-    if torch.is_grad_enabled():
-        constants = (
-            ("target", target),
-            ("class_weight", class_weight),
-            ("pos_weight", pos_weight),
-            ("pixel_weight", pixel_weight),
-        )
-        for name, tensor in constants:
-            if tensor is not None and tensor.requires_grad:
+    constants = (
+        ("target", target),
+        ("class_weight", class_weight),
+        ("pos_weight", pos_weight),
+        ("pixel_weight", pixel_weight),
+    )
+    for name, tensor in constants:
+        if tensor is not None:
+            check_tensors(**{name: tensor})
+            if tensor.requires_grad and torch.is_grad_enabled():
                 raise RuntimeError(f"the derivative by {name} is not implemented: detach it")
     return OverlapStats(
         *_overlap_stats(

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from segfast._library import define_op, eager_call
-from segfast._shuffle import coarse_size, factor_of, fine_size
-from segfast._tensors import check_tensors
+from segfast._shuffle import coarse_size, fine_size
+from segfast._tensors import as_int, check_tensors
 from segfast._window import empty
 from segfast.functional._batching import fold_maps
 from segfast.reference import pixel_shuffle as reference
@@ -49,7 +49,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
         if result is not NotImplemented:
             return result  # type: ignore[no-any-return]
     check_tensors(input=input)
-    return _shuffle(input, factor_of(upscale_factor, "upscale_factor"))
+    return _shuffle(input, as_int("upscale_factor", upscale_factor))
 
 
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
@@ -79,7 +79,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
         if result is not NotImplemented:
             return result  # type: ignore[no-any-return]
     check_tensors(input=input)
-    return _unshuffle(input, factor_of(downscale_factor, "downscale_factor"))
+    return _unshuffle(input, as_int("downscale_factor", downscale_factor))
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

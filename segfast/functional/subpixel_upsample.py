@@ -14,12 +14,11 @@ from segfast._library import define_op, eager_call, keeps_record, save_tensors
 from segfast._shuffle import (
     check_mask,
     coarse_size,
-    factor_of,
     fine_size,
     mask_format,
     mask_size,
 )
-from segfast._tensors import check_floating, check_tensors
+from segfast._tensors import as_int, check_floating, check_tensors
 from segfast._window import empty, format_of
 from segfast.functional._batching import fold_maps
 from segfast.functional.pixel_shuffle import pixel_shuffle
@@ -76,7 +75,7 @@ def subpixel_upsample(
     if has_torch_function_unary(input):  # a Tensor's subclass, or torch.fx's stand-in for one
         return handle_torch_function(subpixel_upsample, (input,), input, upscale_factor, relu, blur)
     check_tensors(input=input)
-    factor = factor_of(upscale_factor, "upscale_factor")
+    factor = as_int("upscale_factor", upscale_factor)
     if not relu and not blur:
         return pixel_shuffle(input, factor)
     if relu and keeps_record(input):

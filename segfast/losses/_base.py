@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from segfast._classes import check_choice, check_ignore_index
-from segfast._tensors import check_tensors
+from segfast._tensors import as_numbers, check_tensors
 from segfast.functional.overlap_stats import MODES, OverlapStats, overlap_stats
 from segfast.losses._fused import PixelTerm, RegionTerm, is_own, overlap_loss
 
@@ -31,11 +31,17 @@ Weights = Tensor | Sequence[float]
 
 
 def as_weights(name: str, weights: Weights | None) -> Tensor | None:
-    """A float64 tensor [C] of non-negative weights."""
+    """A float64 tensor [C] of non-negative weights.
+
+    Raises:
+        ValueError: not one number for each class, or a negative one.
+        TypeError: they are no numbers.
+    """
     if weights is None:
         return None
-    tensor = torch.as_tensor(weights, dtype=torch.float64).detach().clone()
-    if tensor.dim() != 1 or tensor.numel() == 0 or not bool((tensor >= 0).all()):
+    tensor = as_numbers(name, weights, torch.float64)
+    right = tensor.is_meta or bool((tensor >= 0).all())
+    if tensor.dim() != 1 or tensor.numel() == 0 or not right:
         raise ValueError(
             f"{name} must hold one number, not negative, for each class, got {tensor.tolist()}"
         )

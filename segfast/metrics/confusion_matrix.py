@@ -15,6 +15,7 @@ except ImportError as error:
     ) from error
 
 from segfast._classes import check_choice, check_ignore_index
+from segfast._tensors import as_int
 from segfast.functional.confusion_matrix import confusion_matrix, logit_of
 from segfast.functional.overlap_stats import MODES
 
@@ -52,6 +53,8 @@ class CountingMetric(Metric):
         self.mode = check_choice("mode", mode, MODES)
         if num_classes is None and mode == "binary":
             num_classes = 1
+        if num_classes is not None:
+            num_classes = as_int("num_classes", num_classes)
         least = 2 if mode == "multiclass" else 1
         if num_classes is None or num_classes < least or (mode == "binary" and num_classes != 1):
             raise ValueError(

@@ -16,7 +16,7 @@ from segfast._classes import (
     dense_format_of,
     map_shape,
 )
-from segfast._tensors import check_floating
+from segfast._tensors import check_floating, check_same_device
 
 Stats = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 Sums = tuple[Tensor, Tensor, Tensor]
@@ -55,6 +55,7 @@ def check_inputs(
             raise ValueError(f"{name} must have shape {shape}, got {list(weight.shape)}")
         if not weight.is_floating_point():
             raise TypeError(f"{name} must be floating point, got {weight.dtype}")
+        check_same_device(name, weight, "logits", logits)
     if exponent not in (1, 2):
         raise ValueError(f"exponent must be 1 or 2, got {exponent}")
     if not 0.0 <= label_smoothing <= 1.0:

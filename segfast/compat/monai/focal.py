@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from segfast._classes import check_target, check_values
-from segfast.compat._common import divided, focal_terms, in_type_of, numbers, sums
+from segfast._tensors import as_numbers
+from segfast.compat._common import divided, focal_terms, in_type_of, sums
 from segfast.compat.monai._arguments import (
     REDUCTIONS,
     Weight,
@@ -49,7 +50,7 @@ class FocalLoss(nn.Module):
         super().__init__()
         self.include_background, self.to_onehot_y = include_background, to_onehot_y
         self.gamma, self.use_softmax, self.ignore_index = gamma, use_softmax, ignore_index
-        self.alpha = numbers(alpha, torch.float64)
+        self.alpha = None if alpha is None else as_numbers("alpha", alpha, torch.float64)
         if self.alpha is not None and not bool(((self.alpha >= 0) & (self.alpha <= 1)).all()):
             raise ValueError(f"alpha must be in [0, 1], got {self.alpha.tolist()}")
         self.reduction = choice_of("reduction", reduction, REDUCTIONS)
