@@ -9,6 +9,7 @@ import torch.nn.functional as torch_functional
 from torch import Tensor
 
 import segfast.nn as fast
+from segfast._tensors import check_module
 
 
 class _PlainSubpixelUpsample(fast.SubpixelUpsample):
@@ -78,6 +79,5 @@ def restore(model: Model) -> Model:
 
 
 def _modules(model: torch.nn.Module) -> list[torch.nn.Module]:
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, received {type(model).__name__}")
+    check_module(model)
     return list(model.modules())

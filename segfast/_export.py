@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from segfast._errors import UserError
 from segfast._example import example_input
 from segfast._files import atomic_file
+from segfast._tensors import check_module
 
 Format = Literal["onnx", "pt2", "aoti"]
 #: What each format's file is called by default.
@@ -86,6 +87,7 @@ def export(
     """
     if format not in get_args(Format):
         raise ValueError(f'format must be "onnx", "pt2" or "aoti", received {format!r}')
+    check_module(model)
     twin = copy.deepcopy(getattr(model, "_orig_mod", model))  # of torch.compile: what it compiles
     twin.eval().to(memory_format=torch.contiguous_format)
     if format != "aoti":

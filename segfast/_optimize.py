@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from segfast._accelerate import accelerate
 from segfast._errors import UserError
 from segfast._example import example_input
+from segfast._tensors import check_module
 from segfast.models.full_size import full_size
 
 #: How far logits may be off, in standard deviations of the logits, before a class that wins by more
@@ -136,6 +137,7 @@ def optimize(
         >>> fast = segfast.optimize(model.cuda(), images)
         >>> masks = fast(images).argmax(1)
     """
+    check_module(model)
     if example is None:
         example = example_input(model, height=256, width=256)
     device = example.device

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from segfast._errors import UserError
 from segfast._example import input_channels
 from segfast._files import replacing
+from segfast._tensors import check_module
 from segfast._tiles import blend
 from segfast.models.full_size import full_size, resize_logits
 
@@ -101,14 +102,15 @@ class Predictor:
             )
         self.overlap, self.batch_size, self.tta, self.divisor = overlap, batch_size, tta, divisor
         self._card: Card | None = None
-        if isinstance(model, nn.Module):
-            self.model = model if device is None else model.to(device)
-        else:
+        if isinstance(model, (str, os.PathLike)):
             from segfast.checkpoint import load_model
 
             self.model, self._card = load_model(Path(model))
             self.model.to(device or default_device())
             mean, std = mean or self._card.mean, std or self._card.std
+        else:
+            check_module(model)
+            self.model = model if device is None else model.to(device)
         self.channels = self._card.in_channels if self._card else input_channels(self.model)
         self._mean, self._std = mean or (0.0,), std or (1.0,)
         for name, values in (("mean", self._mean), ("std", self._std)):
@@ -206,7 +208,8 @@ class Predictor:
         """Anything sliceable, [H, W] or [H, W, C], with the model's channels."""
         if isinstance(image, (str, os.PathLike)):
             image = self.read(image)
-        elif isinstance(image, Tensor):
+        given = f"{type(image).__name__} of shape {tuple(getattr(image, 'shape', ()))}"
+        if isinstance(image, Tensor):
             image = image.detach().cpu().permute(*range(1, image.dim()), 0)
             image = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
         elif hasattr(image, "convert"):  # Pillow's
@@ -217,7 +220,7 @@ class Predictor:
         if len(shape) not in (2, 3) or 0 in shape:
             raise UserError(
                 "image must be a file, a Pillow image, an array [H, W] or [H, W, C] or a tensor "
-                f"[C, H, W], none of them empty; received {type(image).__name__} of shape {shape}"
+                f"[C, H, W], none of them empty; received {given}"
             )
         channels = shape[2] if len(shape) == 3 else 1
         if self.channels and channels not in (1, self.channels):

@@ -221,3 +221,6 @@ def test_subclasses_of_tensors_stay_what_they_are() -> None:
 def test_something_else_is_refused() -> None:
     with pytest.raises(TypeError, match="model must be a torch.nn.Module, received Tensor"):
         accelerate(torch.zeros(1))
+    for call in (segfast.optimize, lambda x: segfast.export(x, "x.onnx"), segfast.Predictor):
+        with pytest.raises(TypeError, match="model must be a torch.nn.Module, received int"):
+            call(3)

@@ -486,6 +486,7 @@ def test_exports_for_any_size(name: str, options: dict[str, Any]) -> None:
         (("segnet", 0), ValueError, "segnet needs classes, .* received 0"),
         (("unet", 3, 0), ValueError, "unet needs in_channels, .* received 0"),
         (("unet", 2.0), ValueError, "unet needs classes, .* received 2.0"),
+        (("unet", True), ValueError, "unet needs classes, .* received True"),
     ],
 )
 def test_wrong_arguments(arguments: Any, error: type[Exception], message: str) -> None:
@@ -497,6 +498,14 @@ def test_wrong_arguments(arguments: Any, error: type[Exception], message: str) -
     ("name", "options", "error", "message"),
     [
         ("unet", {"widht": 3}, TypeError, "unet has no option 'widht'; it has depth, width,"),
+        (
+            "unet",
+            {"width": 0},
+            ValueError,
+            "unet needs width, a whole number from 1 on; received 0",
+        ),
+        ("segnet", {"width": 2.5}, ValueError, "segnet needs width, .* received 2.5"),
+        ("unet_pets", {"depth": "3"}, ValueError, "unet_pets needs depth, .* received '3'"),
         ("unet", {"padding": "reflect"}, ValueError, '"same" or "valid", received \'reflect\''),
         ("unet", {"upsampling": "nearest"}, ValueError, "upsampling must be .* 'nearest'"),
         ("unet", {"up_kernel_size": 4}, ValueError, "up_kernel_size must be 2 or 3, received 4"),

@@ -282,6 +282,7 @@ def test_wrong_images(tmp_path: Path) -> None:
         (photo(channels=4), "takes 3 channels, the image has 4"),
         (np.zeros((0, 3, 3)), r"none of them empty; received ndarray of shape \(0, 3, 3\)"),
         (None, "received NoneType"),
+        (torch.zeros(1, 3, 4, 5), r"received Tensor of shape \(1, 3, 4, 5\)"),
     ):
         with pytest.raises(ValueError, match=message):
             predictor(image)

@@ -110,16 +110,18 @@ def create_model(
     )
     classes = entry.classes if classes is None else classes
     in_channels = entry.in_channels if in_channels is None else in_channels
-    for argument, value in (("classes", classes), ("in_channels", in_channels)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"{name} needs {argument}, a whole number from 1 on; received {value!r}"
-            )
     known = list(inspect.signature(build).parameters)[2:]
     for option in options:
         if option not in known:
             raise TypeError(f"{name} has no option {option!r}; it has {', '.join(known)}")
-    model = build(classes, in_channels, **{**entry.options, **options})
+    arguments = {"classes": classes, "in_channels": in_channels, **entry.options, **options}
+    for argument in ("classes", "in_channels", "width", "depth"):
+        value = arguments.get(argument, 1)
+        if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+            raise ValueError(
+                f"{name} needs {argument}, a whole number from 1 on; received {value!r}"
+            )
+    model = build(**arguments)
     if encoder_weights is not None:
         load_encoder_weights(model, encoder_weights)
     return restore(model) if backend == "torch" else model
