@@ -85,6 +85,18 @@ def test_listed_layout_reads_0_255_masks_as_binary(listed: Path) -> None:
     assert report.pixels("val").tolist() == [2 * 68, 2 * 12, 0]
 
 
+def test_masks_may_be_arrays(camvid_like: Path) -> None:
+    mask = (np.arange(9 * 12) % 3).reshape(9, 12)
+    for name, dtype in (("a", np.int64), ("b", np.float64), ("c", np.uint8)):
+        (camvid_like / "trainannot" / f"{name}.png").unlink()
+        np.save(camvid_like / "trainannot" / f"{name}_mask.npy", mask.astype(dtype))
+    report = verify(camvid_like)
+    assert report.problems == []
+    assert report.pixels("train").tolist() == [144, 144, 144, 0]
+    assert np.array_equal(report.samples["train"][0].labels, mask)
+    assert find_mask(camvid_like / "train" / "a.png") == camvid_like / "trainannot" / "a_mask.npy"
+
+
 def test_lists_may_hold_paths_and_repeat_names(listed: Path) -> None:
     (listed / "val.txt").write_text("images/n8.png\n  some/where/n1 \n")
     report = verify(listed)
@@ -392,6 +404,36 @@ class TestProblems:
         frames[0].save(file, save_all=True, append_images=frames[1:])
         (camvid_like / "train" / "b.png").unlink()
         assert only_problem(camvid_like).startswith("train/b.gif: holds 2 pictures; save each")
+
+    def test_mask_of_another_kind(self, camvid_like: Path) -> None:
+        (camvid_like / "trainannot" / "b.png").rename(camvid_like / "trainannot" / "b_mask.mat")
+        expected = (
+            "train/b.png: has no mask: trainannot/b_mask.mat is of no kind that is read (.png"
+        )
+        assert only_problem(camvid_like).startswith(expected)
+
+    @pytest.mark.parametrize(
+        ("array", "kind"),
+        [
+            (np.zeros((9, 12, 3), np.uint8), "uint8 of shape [9, 12, 3]"),
+            (np.full((9, 12), 0.5), "float64 of shape [9, 12]"),
+            (np.full((9, 12), np.nan), "float64 of shape [9, 12]"),
+            (np.full((9, 12), 2**40), "int64 of shape [9, 12]"),
+            (np.full((9, 12), "road"), "<U4 of shape [9, 12]"),
+        ],
+    )
+    def test_array_that_is_no_mask(self, camvid_like: Path, array: np.ndarray, kind: str) -> None:
+        (camvid_like / "trainannot" / "b.png").unlink()
+        np.save(camvid_like / "trainannot" / "b.npy", array)
+        expected = f"trainannot/b.npy: holds {kind}; an array of a mask is [height, width] and "
+        assert only_problem(camvid_like).startswith(expected)
+
+    def test_array_that_cannot_be_read(self, camvid_like: Path) -> None:
+        (camvid_like / "trainannot" / "b.png").unlink()
+        (camvid_like / "trainannot" / "b.npy").write_bytes(b"no array")
+        assert "trainannot/b.npy: cannot be read: " in only_problem(camvid_like)
+        np.save(camvid_like / "trainannot" / "b.npy", np.array([{}]), allow_pickle=True)
+        assert "trainannot/b.npy: cannot be read: object arrays" in only_problem(camvid_like)
 
     def test_two_images_of_one_name(self, camvid_like: Path) -> None:
         Image.open(camvid_like / "train" / "b.png").save(camvid_like / "train" / "b.bmp")

@@ -118,14 +118,14 @@ def _predict_one(
 def _truth(predictor: Predictor, file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
     """The labels that lie in the image's data set, if they are of this image and these classes."""
     from segfast.data.folder import find_mask
-    from segfast.data.images import DataError, open_upright, to_mask
+    from segfast.data.images import DataError, read_mask
 
     mask = find_mask(file)
     if mask is None:
         return None
     classes = predictor.card.classes
     try:
-        truth = classes.decode(to_mask(open_upright(mask), classes.colour_masks))
+        truth = classes.decode(read_mask(mask, classes.colour_masks))
     except DataError:
         return None
     return truth if truth.shape == shape else None

@@ -13,8 +13,7 @@ from segfast.data.images import (
     NO_MASKS,
     DataError,
     Mask,
-    open_upright,
-    to_mask,
+    read_mask,
 )
 
 #: In Markdown: what a folder in no such layout is answered with, part of ``segfast verify-data
@@ -29,7 +28,8 @@ LAYOUTS = """\
 
 The part val may lack: then every fifth training image is held out. The part test may be there. The
 folder masks may also be called labels or annotations, and a mask a_mask.png, a_label.png,
-a_seg.png, a_gt.png, a_L.png or a_P.png.
+a_seg.png, a_gt.png, a_L.png or a_P.png. A mask may also be an array [height, width] of whole
+numbers, a.npy.
 """
 
 # What folders of images are called, and those of their masks.
@@ -73,7 +73,7 @@ class Pair:
         """
         if self.shapes is not None:
             return self.shapes.draw()
-        return to_mask(open_upright(self.mask), colour_masks)
+        return read_mask(self.mask, colour_masks)
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def has_true_masks(folder: Path) -> bool:
     return (folder / "masks").is_dir() and any((folder / name).is_dir() for name in images)
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
     """The picture files in a folder, by name; hidden files and other kinds are left out.
 
     A link to nothing is listed: whoever opens it says so.
@@ -162,7 +162,7 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(
         file
         for file in folder.iterdir()
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "." and not file.is_dir()
+        if file.suffix.lower() in suffixes and file.name[0] != "." and not file.is_dir()
     )
 
 
@@ -229,7 +229,10 @@ def _match(
     folder: Folder, images: Path, masks: Path, wanted: set[str] | None = None
 ) -> dict[str, Pair]:
     """Pairs the files of two folders by name; with ``wanted``, those names only."""
-    found = {"image": _by_name(folder, images), "mask": _by_name(folder, masks)}
+    found = {
+        "image": _by_name(folder, images, IMAGE_SUFFIXES),
+        "mask": _by_name(folder, masks, (*NO_MASKS, *MASK_SUFFIXES)),
+    }
     if not found["image"]:
         folder.add(images, f"holds no images ({', '.join(IMAGE_SUFFIXES)})")
         return {}
@@ -237,13 +240,17 @@ def _match(
         stem = next((name.removesuffix(e) for e in _ENDINGS if name.endswith(e)), name)
         if stem in found["image"] and stem not in found["mask"]:
             found["mask"][stem] = found["mask"].pop(name)
+    others = {file.stem: f"{masks.name}/{file.name}" for file in masks.iterdir()}
     pairs = {}
     for name, image in found["image"].items():
         if wanted is not None and name not in wanted:
             continue
         mask = found["mask"].get(name)
         if mask is None:
-            folder.add(image, f"has no mask: expected {masks.name}/{name}.png")
+            there = next((x for e in ("", *_ENDINGS) if (x := others.get(name + e))), None)
+            kinds = f"{there} is of no kind that is read ({', '.join(MASK_SUFFIXES)})"
+            expected = f"expected {masks.name}/{name}.png"
+            folder.add(image, f"has no mask: {kinds if there else expected}")
         elif why_not := NO_MASKS.get(mask.suffix.lower()):
             folder.add(mask, f"{why_not}; save masks as PNG")
         else:
@@ -254,9 +261,9 @@ def _match(
     return pairs
 
 
-def _by_name(folder: Folder, directory: Path) -> dict[str, Path]:
+def _by_name(folder: Folder, directory: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     files: dict[str, Path] = {}
-    for file in list_images(directory):
+    for file in list_images(directory, suffixes):
         first = files.setdefault(file.stem, file)
         if first is not file:
             folder.add(file, f"has the same name as {first.name}; rename or remove one of them")

@@ -13,14 +13,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from segfast._errors import UserError
 
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+_LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 # Formats that masks may not have, and what they do to class values.
 NO_MASKS = {
     ".jpg": "is a JPEG, whose compression changes class values",
     ".jpeg": "is a JPEG, whose compression changes class values",
     ".gif": "is a GIF, which may number class values anew",
 }
-IMAGE_SUFFIXES = (*NO_MASKS, *MASK_SUFFIXES)
+IMAGE_SUFFIXES = (*NO_MASKS, *_LOSSLESS)
+MASK_SUFFIXES = (*_LOSSLESS, ".npy")
 
 _GREY_MODES = ("1", "L", "I;16", "I;16L", "I;16B", "LA", "La")
 _ORIENTATION = 0x0112  # EXIF tag
@@ -154,6 +155,29 @@ def to_mask(picture: Image.Image, colour_masks: bool) -> Mask:
     if not colour_masks and np.array_equal(red, green) and np.array_equal(green, blue):
         return Mask(red, colour=False)
     return Mask(red << 16 | green << 8 | blue, colour=True)
+
+
+def read_mask(path: Path, colour_masks: bool) -> Mask:
+    """The mask in a file, upright: a picture, or the array [H, W] that np.save has written.
+
+    Raises:
+        DataError: it cannot be read, or does not hold whole numbers [H, W].
+    """
+    if path.suffix.lower() != ".npy":
+        return to_mask(open_upright(path), colour_masks)
+    try:
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {_reason(error)}") from error
+    with np.errstate(invalid="ignore"):  # NaN, which no whole number equals
+        values = array.astype(np.int32) if array.dtype.kind in "biuf" else None
+    if array.ndim != 2 or values is None or not np.array_equal(values, array):
+        raise DataError(
+            f"holds {array.dtype} of shape {list(array.shape)}; an array of a mask is [height, "
+            "width] and holds whole numbers, the classes"
+        )
+    return Mask(values, colour=False)
 
 
 @contextmanager
