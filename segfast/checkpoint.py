@@ -58,18 +58,9 @@ class Card:
         Raises:
             OptionError: the model or one of its options is unknown or out of range.
         """
-        if backend not in ("segfast", "torch"):
-            raise OptionError(f"--backend must be segfast or torch, got {backend}")
-        try:
-            return models.create_model(
-                self.model,
-                classes=len(self.classes),
-                in_channels=self.in_channels,
-                backend=backend,  # type: ignore[arg-type]  # checked above
-                **self.model_options,
-            )
-        except (ImportError, TypeError, ValueError) as error:
-            raise OptionError(f"model {self.model}: {error}") from error
+        return build_model(
+            self.model, self.model_options, len(self.classes), self.in_channels, backend
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -89,10 +80,9 @@ class Card:
     def from_dict(cls, state: dict[str, Any]) -> Card:
         """The inverse of :meth:`to_dict`, but for what the model's encoder started from: that would
         be downloaded or looked for, and the checkpoint's own weights come after it."""
-        model_options = {k: v for k, v in state["model_options"].items() if k != "encoder_weights"}
         return cls(
             model=state["model"],
-            model_options=model_options,
+            model_options=without_weights(state["model_options"]),
             in_channels=state["in_channels"],
             classes=ClassTable.from_dict(state["classes"]),
             mean=tuple(state["mean"]),
@@ -100,6 +90,37 @@ class Card:
             size=(state["size"][0], state["size"][1]),
             options=TrainOptions.from_dict(state["options"]),
         )
+
+
+def without_weights(model_options: dict[str, Any]) -> dict[str, Any]:
+    """The options but for what the encoder starts from, which is a file or a download."""
+    return {name: value for name, value in model_options.items() if name != "encoder_weights"}
+
+
+def build_model(
+    name: str,
+    options: dict[str, Any],
+    classes: int = 2,
+    in_channels: int = 3,
+    backend: str = "segfast",
+) -> nn.Module:
+    """:func:`segfast.create_model` for a command.
+
+    Raises:
+        OptionError: the model or one of its options is unknown or out of range.
+    """
+    if backend not in ("segfast", "torch"):
+        raise OptionError(f"--backend must be segfast or torch, got {backend}")
+    try:
+        return models.create_model(
+            name,
+            classes,
+            in_channels,
+            backend=backend,  # type: ignore[arg-type]  # checked above
+            **options,
+        )
+    except (ImportError, TypeError, ValueError) as error:
+        raise OptionError(f"model {name}: {error}") from error
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -512,6 +512,28 @@ class TestErrors:
         assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize(
+        "option",
+        [
+            ("--model", "segnot"),
+            ("--option", "width=0"),
+            ("--loss", "hinge"),
+            ("--class-weights", "some"),
+            ("--precision", "12"),
+        ],
+    )
+    @pytest.mark.parametrize("command", [("train", "--data"), ("lr-find",)], ids=["train", "lr"])
+    def test_options_are_checked_before_the_data_are_read(
+        self, segfast: Command, command: tuple[str, ...], option: tuple[str, str]
+    ) -> None:
+        """Which may take minutes. That a folder does not exist is found out at once, too."""
+        err = self.fails(segfast, *command, "nowhere", *option)
+        assert option[1].removesuffix("=0") in err and "nowhere" not in err
+
+    def test_weights_are_not_looked_for_before_the_data_are_read(self, segfast: Command) -> None:
+        err = self.fails(segfast, "train", "--data", "nowhere", "--option", "encoder_weights=none")
+        assert "nowhere: does not exist" in err
+
+    @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             (["--model", "segnot"], "model segnot: no model is named 'segnot'; there are"),

@@ -62,9 +62,11 @@ def lr_find(
     from segfast.training.lr_range import find_lr
     from segfast.training.pictures import lr_curve, save
     from segfast.training.plan import make_plan
+    from segfast.training.run import check_options
 
     base = read_config(config) if config else {}
     options = TrainOptions.from_dict(base | said)
+    check_options(options)
     check_picture(out)
     report = verified(options.data, options.classes, options.ignore_index, options.binary)
     plan = make_plan(options, report)

@@ -133,12 +133,13 @@ def _run(
 
     from segfast.training.callbacks import Interrupted
     from segfast.training.plan import make_plan
-    from segfast.training.run import fit
+    from segfast.training.run import check_options, fit
 
     # With several GPUs, Lightning runs this command once more for each: only the first speaks.
     first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # Lightning sets it
     console.quiet = not first
     options = TrainOptions.from_dict(state)
+    check_options(options)
     report = verified(options.data, options.classes, options.ignore_index, options.binary)
     plan = make_plan(options, report)
     if checkpoint:

@@ -64,12 +64,43 @@ def chosen(option: int | None) -> int:
     return option
 
 
+def check_values(options: TrainOptions) -> None:
+    """Whether each option that is given is in its range, whatever the data hold.
+
+    Raises:
+        OptionError: one is not.
+    """
+    for name, value, least in (
+        ("--batch-size", options.batch_size, 1),
+        ("--epochs", options.epochs, 1),
+        ("--size", min(options.size or (1,)), 1),
+        ("--devices", options.devices, 1),
+        ("--workers", options.workers, 0),
+        ("--seed", options.seed, 0),
+    ):
+        if value is not None and value < least:
+            raise OptionError(f"{name} must be at least {least}, got {value}")
+    if not 0 < options.lr < math.inf:
+        raise OptionError(f"--lr must be above 0, got {options.lr:g}")
+    for option, choice, choices in (
+        ("--optimizer", options.optimizer, OPTIMIZERS),
+        ("--class-weights", options.class_weights, CLASS_WEIGHTS),
+        ("--precision", options.precision, (None, *PRECISIONS)),
+        ("--logger", options.logger, LOGGERS),
+    ):
+        if choice not in choices:
+            known = ", ".join(filter(None, choices))
+            raise OptionError(f"{option} must be one of {known}, got {choice}")
+    _processes(options.devices)
+
+
 def make_plan(options: TrainOptions, data: DataReport) -> Plan:
     """Chooses what the options leave open.
 
     Raises:
         OptionError: an option out of range.
     """
+    check_values(options)
     cuda = torch.cuda.is_available()
     devices, nodes = _processes(options.devices)
     world = devices * nodes
@@ -90,18 +121,6 @@ def make_plan(options: TrainOptions, data: DataReport) -> Plan:
     if epochs is None:
         epochs = 100 if cuda else 20
     workers = _default_workers() if options.workers is None else options.workers
-    for name, value, least in (
-        ("--batch-size", batch_size, 1),
-        ("--epochs", epochs, 1),
-        ("--size", min(size), 1),
-        ("--devices", devices, 1),
-        ("--workers", workers, 0),
-        ("--seed", options.seed, 0),
-    ):
-        if value < least:
-            raise OptionError(f"{name} must be at least {least}, got {value}")
-    if not 0 < options.lr < math.inf:
-        raise OptionError(f"--lr must be above 0, got {options.lr:g}")
     if batch_size * world > train:
         raise OptionError(
             f"--batch-size {batch_size} on {world} devices is more than the {train} training images"
@@ -109,21 +128,12 @@ def make_plan(options: TrainOptions, data: DataReport) -> Plan:
     steps = train // (batch_size * world)
     # On a CPU an epoch may take long; score more often, but not more than a third of the time.
     validations = 1 if cuda else max(1, min(steps, round(train / (2 * val))))
-    precision = options.precision or _default_precision()
-    for name, choice, choices in (
-        ("--optimizer", options.optimizer, OPTIMIZERS),
-        ("--class-weights", options.class_weights, CLASS_WEIGHTS),
-        ("--precision", precision, PRECISIONS),
-        ("--logger", options.logger, LOGGERS),
-    ):
-        if choice not in choices:
-            raise OptionError(f"{name} must be one of {', '.join(choices)}, got {choice}")
     options = replace(
         options,
         size=size,
         batch_size=batch_size,
         epochs=epochs,
-        precision=precision,
+        precision=options.precision or _default_precision(),
         devices=devices,
         workers=workers,
     )

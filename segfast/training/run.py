@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Subset
 from segfast._errors import OptionError
 from segfast._files import write_text
 from segfast._malloc import keep_freed_memory
+from segfast.checkpoint import build_model, without_weights
 from segfast.data.classes import IGNORE_INDEX
 from segfast.data.loading import (
     EpochSampler,
@@ -35,6 +36,7 @@ from segfast.data.loading import (
 from segfast.data.report import DataReport
 from segfast.data.transforms import Normalise, TrainingCrop, WholeImage
 from segfast.losses import create_loss, loss_modes
+from segfast.train_options import TrainOptions
 from segfast.training.callbacks import (
     AtomicCheckpointIO,
     Bar,
@@ -46,7 +48,7 @@ from segfast.training.evaluate import write_scores
 from segfast.training.history import History, Row
 from segfast.training.module import SegmentationModule
 from segfast.training.pictures import curves, save
-from segfast.training.plan import Plan, chosen
+from segfast.training.plan import Plan, check_values, chosen
 from segfast.training.report import run_page, write_report
 
 DRAW_EVERY = 10  # seconds at least, and
@@ -135,6 +137,20 @@ class Batches(L.LightningDataModule):
         whole = WholeSet(samples, WholeImage(self._plan.card.size, self._normalise))
         mine = Subset(whole, range(trainer.global_rank, len(samples), trainer.world_size))
         return whole_loader(mine, chosen(options.batch_size), chosen(options.workers))
+
+
+def check_options(options: TrainOptions) -> None:
+    """All that can be wrong with the options whatever the data hold. Asked before the data are
+    read, which may take minutes.
+
+    Raises:
+        OptionError: one is out of range, the model or the loss unknown, or tensorboard missing.
+    """
+    check_values(options)
+    _build_loss(options.loss, None)
+    _logger(options.logger, Path())
+    with torch.device("meta"), suppress(RuntimeError):  # of networks that look at their weights
+        build_model(options.model, without_weights(options.model_options), backend=options.backend)
 
 
 def fit(
