@@ -55,11 +55,13 @@ def test_both_sides_compute_the_same(device: torch.device, case: Case) -> None:
             assert comparison.bytes > 0
 
 
-def test_a_difference_is_found() -> None:
-    one = torch.ones(3)
+@pytest.mark.parametrize("one", [torch.ones(3), torch.ones(3, dtype=torch.int64)])
+def test_a_difference_is_found(one: torch.Tensor) -> None:
+    """Of counts too, which are the one result of a confusion matrix."""
+    step = 1e-3 if one.is_floating_point() else 1
     with pytest.raises(AssertionError, match="not close|not equal"):
         Comparison(
-            lambda x: x, lambda x: x + 1e-3, lambda layer: lambda: layer(one), [one], [one]
+            lambda x: x, lambda x: x + step, lambda layer: lambda: layer(one), [one], [one]
         ).checked()
 
 
@@ -468,3 +470,22 @@ def test_peak_memory() -> None:
         torch.empty(500), second
 
     assert peak_bytes(two_of_three, torch.device("cpu")) == 8000
+    kept: list[torch.Tensor] = []
+
+    def with_a_workspace() -> None:
+        if not kept:  # which the first call allocates for good
+            kept.append(torch.empty(5000))
+        torch.empty(1000)
+
+    assert peak_bytes(with_a_workspace, torch.device("cpu")) == 4000
+
+
+def test_a_model_in_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of the time is four times the speed; memory is in 10^6 bytes."""
+    from segfast.bench import models
+
+    times = timing.Timing([[0.4] * 3, [0.1] * 3])
+    monkeypatch.setattr(models, "compare", lambda *_: times)
+    monkeypatch.setattr(models, "peak_bytes", lambda *_: 3_000_000)
+    _, row = models._rows("inference", {"a": int, "b": int}, torch.zeros(8, 1), 0)
+    assert row == models.ModelRow("inference", "b", pytest.approx(80), pytest.approx(4), True, 3)

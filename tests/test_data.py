@@ -412,6 +412,11 @@ class TestProblems:
         )
         assert only_problem(camvid_like).startswith(expected)
 
+    def test_image_of_another_kind(self, camvid_like: Path) -> None:
+        (camvid_like / "train" / "b.png").rename(camvid_like / "train" / "b.heic")
+        expected = "trainannot/b.png: has no image: train/b.heic is of no kind that is read (.jpg, "
+        assert only_problem(camvid_like).startswith(expected)
+
     @pytest.mark.parametrize(
         ("array", "kind"),
         [
@@ -470,10 +475,16 @@ class TestProblems:
         assert LAYOUTS in page.read_text(encoding="utf-8")
 
     def test_unknown_layout(self, tmp_path: Path) -> None:
-        with pytest.raises(
-            DataError, match="is not laid out as a data set; expected one of\n.*images.*masks"
-        ):
-            verify(tmp_path)
+        for held in ("no folders and no pictures", "1 picture", "Images/, Masks/, 2 pictures"):
+            wanted = (
+                rf"is not laid out as a data set \(it holds {held}\); expected one of\n.*images.*"
+            )
+            with pytest.raises(DataError, match=wanted):
+                verify(tmp_path)
+            Image.new("L", (3, 2)).save(tmp_path / f"{len(held)}.png")
+            if held == "1 picture":
+                (tmp_path / "Images").mkdir()
+                (tmp_path / "Masks").mkdir()
         with pytest.raises(DataError, match="nowhere: does not exist"):
             verify(tmp_path / "nowhere")
 

@@ -59,6 +59,18 @@ def test_dispatch_mode_sees_the_op(maps: Tensor) -> None:
     assert torch.equal(actual, expected(maps))
 
 
+def test_dispatched_pooling_keeps_its_codes(maps: Tensor) -> None:
+    """As a plain eager call does: its backward pass does not pool again."""
+    with Seen() as seen:
+        F.max_pool2d(maps, 2)
+        F.max_pool2d(maps.requires_grad_(), 2).sum().backward()
+    assert [name.removeprefix("segfast::") for name in seen.names if "segfast" in name] == [
+        "max_pool2d",
+        "max_pool2d_with_codes",
+        "max_pool2d_backward",
+    ]
+
+
 def test_subclass_sees_the_op(maps: Tensor) -> None:
     Named.names.clear()
     actual = F.pixel_shuffle(maps.as_subclass(Named), 2)

@@ -196,9 +196,11 @@ def test_large_windows_use_indices(device: torch.device) -> None:
 
 
 def test_integers_are_torchs(device: torch.device) -> None:
-    input = torch.randint(100, (1, 2, 6, 6), device=device, dtype=torch.int32)
+    input = torch.randint(100, (1, 2, 7, 6), device=device, dtype=torch.int32)
     if device.type == "cpu":
-        assert_same(F.max_pool2d(input, 2), torch.nn.functional.max_pool2d(input, 2))
+        for window in ((2,), (2, 3, 1), (3, 2, 1, 1, True), (2, 2, 0, 2, False, True)):
+            expected = torch.nn.functional.max_pool2d(input, *window)
+            assert_same(F.max_pool2d(input, *window), expected)
     with pytest.raises(RuntimeError, match="input must be float32, float64, float16 or bfloat16"):
         F.max_pool2d_with_codes(input)
 

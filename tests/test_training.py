@@ -53,7 +53,7 @@ pytestmark = pytest.mark.usefixtures("one_core")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 24x32 images, the left half dark, in two classes."""
-    root = tmp_path_factory.mktemp("data")
+    root = tmp_path_factory.mktemp("données")
     random = np.random.default_rng(0)
     for split, count in (("train", 16), ("val", 4)):
         (root / split).mkdir()
@@ -121,6 +121,8 @@ def test_files_of_a_run(whole: Path) -> None:
         "best.ckpt", "last.ckpt", "config.yaml", "metrics.csv", "scores.csv", "confusion.csv",
         "curves.png", "confusion.png", "report.html",
     }  # fmt: skip
+    for name in ("config.yaml", "report.html"):
+        assert "/données" in (whole / name).read_text(encoding="utf-8")
     table = rows(whole)
     assert [row["step"] for row in table] == [str(step) for step in range(1, STEPS + 1)]
     scored = [row["step"] for row in table if row["val_mean_iou"]]

@@ -19,7 +19,7 @@ from segfast.data.images import (
 #: In Markdown: what a folder in no such layout is answered with, part of ``segfast verify-data
 #: --help`` and of docs/folder.md.
 LAYOUTS = """\
-- images/a.jpg and masks/a.png, with train.txt and val.txt: one name a line
+- images/a.jpg and masks/a.png; train.txt and val.txt, one name a line, may say which is which
 - images/train/a.jpg and masks/train/a.png, or train/images/a.jpg and train/masks/a.png
 - train/a.jpg and trainannot/a.png: the SegNet tutorial's CamVid
 - JPEGImages/a.jpg and SegmentationClass/a.png, with ImageSets/Segmentation/train.txt: Pascal VOC
@@ -128,10 +128,22 @@ def find_pairs(root: Path) -> Folder:
         lists = root / "ImageSets" / "Segmentation"
         _find_listed(folder, images, masks, lists if lists.is_dir() else root)
     else:
-        raise DataError(f"{root}: is not laid out as a data set; expected one of\n{LAYOUTS}")
+        raise DataError(
+            f"{root}: is not laid out as a data set (it holds {_held(root)}); expected one of\n"
+            f"{LAYOUTS}"
+        )
     if not folder.splits.get("val") and not folder.problems:
         _hold_out(folder)
     return folder
+
+
+def _held(root: Path) -> str:
+    """What lies in a folder, in a few words."""
+    names = sorted(f"{path.name}/" for path in root.iterdir() if path.is_dir())
+    shown = [*names[:6], *["..."] * (len(names) > 6)]
+    if pictures := len(list_images(root)):
+        shown.append(f"{pictures} picture{'s' * (pictures > 1)}")
+    return ", ".join(shown) or "no folders and no pictures"
 
 
 def find_mask(image: Path) -> Path | None:
@@ -240,25 +252,35 @@ def _match(
         stem = next((name.removesuffix(e) for e in _ENDINGS if name.endswith(e)), name)
         if stem in found["image"] and stem not in found["mask"]:
             found["mask"][stem] = found["mask"].pop(name)
-    others = {file.stem: f"{masks.name}/{file.name}" for file in masks.iterdir()}
     pairs = {}
+    unread = _unread(masks, MASK_SUFFIXES)
     for name, image in found["image"].items():
         if wanted is not None and name not in wanted:
             continue
         mask = found["mask"].get(name)
         if mask is None:
-            there = next((x for e in ("", *_ENDINGS) if (x := others.get(name + e))), None)
-            kinds = f"{there} is of no kind that is read ({', '.join(MASK_SUFFIXES)})"
-            expected = f"expected {masks.name}/{name}.png"
-            folder.add(image, f"has no mask: {kinds if there else expected}")
+            there = next((x for e in ("", *_ENDINGS) if (x := unread.get(name + e))), None)
+            folder.add(image, f"has no mask: {there or f'expected {masks.name}/{name}.png'}")
         elif why_not := NO_MASKS.get(mask.suffix.lower()):
             folder.add(mask, f"{why_not}; save masks as PNG")
         else:
             pairs[name] = Pair(name, image, mask)
+    unread = _unread(images, IMAGE_SUFFIXES)
     for name, mask in sorted(found["mask"].items()):
         if name not in found["image"] and (wanted is None or name in wanted):
-            folder.add(mask, f"has no image: expected {images.name}/{name}.jpg or another format")
+            expected = f"expected {images.name}/{name}.jpg or another format"
+            folder.add(mask, f"has no image: {unread.get(name, expected)}")
     return pairs
+
+
+def _unread(directory: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
+    """By name, the files of other kinds than ``suffixes``, and in words that they are."""
+    kinds = ", ".join(suffixes)
+    return {
+        file.stem: f"{directory.name}/{file.name} is of no kind that is read ({kinds})"
+        for file in sorted(directory.iterdir())
+        if file.suffix.lower() not in suffixes and file.is_file()
+    }
 
 
 def _by_name(folder: Folder, directory: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:

@@ -61,7 +61,7 @@ def write_report(page: Page, path: Path) -> None:
     if page.worst is not None:
         parts.append(_worst(page.worst))
     if page.options:
-        options = yaml.safe_dump(dict(page.options), sort_keys=False)
+        options = yaml.safe_dump(dict(page.options), sort_keys=False, allow_unicode=True)
         parts.append(_section("Options (config.yaml)", f"<pre>{escape(options)}</pre>"))
     write_text(
         path,

@@ -198,7 +198,7 @@ def fit(
             enable_progress_bar=console.is_terminal,
         )
         if trainer.is_global_zero:
-            config = yaml.safe_dump(options.to_dict(), sort_keys=False)
+            config = yaml.safe_dump(options.to_dict(), sort_keys=False, allow_unicode=True)
             write_text(out / "config.yaml", config)
         trainer.fit(module, datamodule=Batches(plan, data), ckpt_path=resume)
     return history.rows
