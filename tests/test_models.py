@@ -14,6 +14,7 @@ from torch import nn
 
 import segfast.nn
 from segfast.models import Encoder, SegNet, UNet, create_model, list_models, load_encoder_weights
+from segfast.models._layers import crop_centre, init_he_, pad_to_multiple, resize_nearest
 from segfast.models.fcn import bilinear_upsampling
 
 torchvision = pytest.importorskip("torchvision")
@@ -263,6 +264,35 @@ def test_convolutions_pass_on_the_size_of_their_input() -> None:
         assert 0.2 < size < 5
 
 
+@pytest.mark.parametrize(
+    ("layer", "fan_in"),
+    [
+        (nn.Conv2d(64, 64, 3), 64 * 9),
+        (nn.Conv2d(64, 64, (3, 5), groups=4), 16 * 15),
+        (nn.ConvTranspose2d(64, 64, 2, stride=2), 64),
+        (nn.ConvTranspose2d(64, 64, (4, 3), stride=(2, 1)), 64 * 2 * 3),
+    ],
+)
+def test_hes_weights(layer: nn.Conv2d | nn.ConvTranspose2d, fan_in: int) -> None:
+    torch.manual_seed(0)
+    for relu in (True, False):
+        init_he_(layer, relu)
+        # Of 15,000 weights and more: 4 standard deviations of their variance.
+        assert layer.weight.var().item() == pytest.approx((1 + relu) / fan_in, rel=0.05)
+        assert not layer.bias.any()
+
+
+def test_maps_are_brought_to_each_others_size() -> None:
+    row = torch.arange(7.0).expand(1, 1, 7, 7)
+    assert crop_centre(row, 7, 4).tolist() == row[..., 1:5].tolist()
+    assert crop_centre(row.mT, 4, 7).tolist() == row.mT[..., 1:5, :].tolist()
+    assert (
+        pad_to_multiple(row, 4).shape == (1, 1, 8, 8) and not pad_to_multiple(row, 4)[..., 7].any()
+    )
+    # The neighbours of torch's "nearest", as fastai takes them.
+    assert resize_nearest(row[..., :3], (7, 5))[0, 0, 0].tolist() == [0, 0, 1, 1, 2]
+
+
 @pytest.mark.parametrize("scale", [2, 8, 32])
 def test_fcn_upsampling_is_bilinear(scale: int) -> None:
     layer = bilinear_upsampling(3, scale)
@@ -398,6 +428,8 @@ def test_dynamic_unet_starts_as_fastais() -> None:
     model = create_model("dynamic_unet", 2, encoder=TinyEncoder())
     norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert len(norms) == 4 and all((norm.bias == 1e-3).all() for norm in norms)
+    blurred = create_model("dynamic_unet", 2, encoder=TinyEncoder(), blur=True, blur_final=False)
+    assert [block.upsample.blur for block in blurred.blocks] == [True, True, False]
 
 
 def test_unet_drops_out_where_it_says() -> None:
