@@ -15,6 +15,7 @@ from torch import nn
 import segfast.nn
 from segfast.models import Encoder, SegNet, UNet, create_model, list_models, load_encoder_weights
 from segfast.models._layers import crop_centre, init_he_, pad_to_multiple, resize_nearest
+from segfast.models.encoders import create_encoder
 from segfast.models.fcn import bilinear_upsampling
 
 torchvision = pytest.importorskip("torchvision")
@@ -430,6 +431,16 @@ def test_dynamic_unet_starts_as_fastais() -> None:
     assert len(norms) == 4 and all((norm.bias == 1e-3).all() for norm in norms)
     blurred = create_model("dynamic_unet", 2, encoder=TinyEncoder(), blur=True, blur_final=False)
     assert [block.upsample.blur for block in blurred.blocks] == [True, True, False]
+    narrow = create_model("dynamic_unet", 2, encoder=TinyEncoder(), bottle=True)
+    inner = narrow.head[0].convolutions[0]
+    assert inner.out_channels == inner.in_channels // 2
+
+
+def test_a_resnet_of_one_channel_starts_as_torchvisions() -> None:
+    torch.manual_seed(0)
+    weight = create_encoder("resnet18", in_channels=1).conv1.weight
+    # He's, by fan_out. 3136 weights: 4 standard deviations of their variance.
+    assert weight.var().item() == pytest.approx(2 / (64 * 49), rel=0.1)
 
 
 def test_unet_drops_out_where_it_says() -> None:

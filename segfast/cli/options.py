@@ -56,7 +56,11 @@ Augment = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option(help="A model's name. (default: segnet_basic)", rich_help_panel=_MODEL),
+    typer.Option(
+        help="A model's name, such as unet; a wrong one is answered with all of them. "
+        "(default: segnet_basic)",
+        rich_help_panel=_MODEL,
+    ),
 ]
 ModelOptions = Annotated[
     list[str] | None,
@@ -74,7 +78,9 @@ BatchSize = Annotated[
 Loss = Annotated[
     str | None,
     typer.Option(
-        help="A loss's name, such as dice_ce. (default: cross_entropy)", rich_help_panel=_TRAINING
+        help="A loss's name, such as dice_ce; a wrong one is answered with all of them. "
+        "(default: cross_entropy)",
+        rich_help_panel=_TRAINING,
     ),
 ]
 ClassWeights = Annotated[
