@@ -273,6 +273,16 @@ def test_a_focal_loss_without_doubt_has_a_slope(reduction: str) -> None:
     assert loss == 0 and torch.autograd.grad(loss, x)[0].isfinite().all()
 
 
+def test_nnunets_top_k_is_a_pixel_at_least() -> None:
+    x, y = torch.randn(1, C, 3, 4), torch.randint(C, (1, 1, 3, 4))
+    each = torch.nn.functional.cross_entropy(x, y[:, 0], reduction="none").flatten()
+    torch.testing.assert_close(nnunet.TopKLoss(k=1)(x, y), each.max())
+    y[..., 0, 0] = C + 2
+    options = {"weight_dice": 0, "ignore_label": C + 2}
+    loss = nnunet.DC_and_topk_loss({"ddp": False}, {"k": 100}, **options)
+    torch.testing.assert_close(loss(x, y), each[1:].sum() / 12)
+
+
 def test_weights_are_copied() -> None:
     given = torch.ones(C)
     losses = [
