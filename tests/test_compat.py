@@ -283,6 +283,13 @@ def test_nnunets_top_k_is_a_pixel_at_least() -> None:
     torch.testing.assert_close(loss(x, y), each[1:].sum() / 12)
 
 
+def test_monais_mcc_of_one_kind_of_error_is_not_perfect() -> None:
+    x = torch.zeros(1, 1, 3, 4)
+    for y in (torch.zeros_like(x), torch.ones_like(x)):  # nothing is missed, nothing is invented
+        assert monai.MCCLoss(sigmoid=True)(x, y) == 1
+        assert monai.MCCLoss()(y, y) == 0
+
+
 def test_weights_are_copied() -> None:
     given = torch.ones(C)
     losses = [
