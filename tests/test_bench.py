@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import platform
 import random
@@ -26,7 +27,7 @@ from segfast.bench.losses import loss_cases
 from segfast.bench.memory import peak_bytes
 from segfast.bench.models import ModelRow
 from segfast.bench.ops import op_cases
-from segfast.bench.report import compact_markdown, draw_floor, draw_memory, draw_speedup
+from segfast.bench.report import compact_markdown, draw_floor, draw_memory, draw_speedup, table
 from segfast.bench.results import Results
 from segfast.bench.run import Plan, Row, measure, try_measure
 from segfast.bench.targets import misses
@@ -291,6 +292,16 @@ def test_a_row_loses_to_either_and_says_what_did_not_settle() -> None:
     assert row.loses and not replace(row, ratio={"eager": 2.0, "compile": 1.0}).loses
     line = report.markdown([row]).splitlines()[-1]
     assert "**~2.00x**" in line and "**0.50x**" in line
+
+
+def test_a_ratio_that_did_not_settle_is_explained() -> None:
+    rich = pytest.importorskip("rich.console")
+    for spread, explained in ((0.5, True), (0.01, False)):
+        row = replace(_row("large", 2.0), spread={"eager": spread})
+        console = rich.Console(width=80, file=io.StringIO())
+        console.print(table("", [row]))
+        page = console.file.getvalue()
+        assert ("~2.00x" in page) == ("~: did not settle" in page) == explained
 
 
 def test_ops_are_chosen_by_a_part_of_their_names() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -120,6 +121,9 @@ def test_vmap_of_matrices_per_image(device: torch.device) -> None:
         F.confusion_matrix(x, y, 3, per_image=True) for x, y in zip(logits, target, strict=True)
     ]
     assert torch.equal(matrices, torch.stack(each))
+    for per_image, shape in ((True, (0, 2, 3, 3)), (False, (0, 3, 3))):
+        count = partial(F.confusion_matrix, num_classes=3, per_image=per_image)
+        assert torch.vmap(count)(logits[:0], target[:0]).shape == shape
 
 
 class TestOp(OpTester):

@@ -186,6 +186,19 @@ def test_higher_derivatives_equal_torchs(call: Call, device: torch.device) -> No
     torch.testing.assert_close(*results)
 
 
+def test_forward_over_reverse(call: Call, device: torch.device) -> None:
+    """The gradient's derivative along a direction: by forward mode as by a second backward pass."""
+    leaf, *rest = arguments(call, device)
+    along = torch.randn_like(leaf)
+
+    def loss(x: Tensor) -> Tensor:
+        return call.run(x, *rest).sin().sum()
+
+    _, forward = torch.func.jvp(torch.func.grad(loss), (leaf.detach(),), (along,))
+    grad = gradient(call.run(leaf, *rest), leaf, create_graph=True)
+    torch.testing.assert_close(forward, torch.autograd.grad(grad, leaf, along)[0])
+
+
 def test_a_second_backward_needs_the_graph(call: Call, device: torch.device) -> None:
     leaf, *rest = arguments(call, device)
     output = call.run(leaf, *rest)
@@ -358,6 +371,19 @@ def test_vmapped_gradients(call: Call, device: torch.device) -> None:
     (batched,) = torch.autograd.grad(output, leaf, grads, retain_graph=True, is_grads_batched=True)
     for mine, grad in zip(batched, grads, strict=True):
         assert torch.equal(mine, torch.autograd.grad(output, leaf, grad, retain_graph=True)[0])
+
+
+def test_mapped_gradients(call: Call, device: torch.device) -> None:
+    """torch.func's: of several maps as of each alone."""
+    leaf, *rest = arguments(call, device)
+    leaf = leaf.detach()
+
+    def loss(x: Tensor) -> Tensor:
+        return call.run(x, *rest).sin().sum()
+
+    maps = torch.stack([leaf, 2 * leaf, -leaf])
+    for mine, x in zip(torch.vmap(torch.func.grad(loss))(maps), maps, strict=True):
+        assert torch.equal(mine, torch.func.grad(loss)(x))
 
 
 def test_a_dispatch_mode_sees_the_backward(call: Call, device: torch.device) -> None:

@@ -329,6 +329,20 @@ def test_records_along_a_mapped_dimension(dim: int, window: int, shape: tuple[in
     assert torch.equal(torch.vmap(to_codes, dim, dim)(indices), stacked)
 
 
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("window", [2, 3])
+def test_converted_records_without_memory(window: int, format: torch.memory_format) -> None:
+    """Tensors of the meta device get the shapes and strides that those of the CPU get."""
+    maps = torch.randn(2, 6, 7, 9).contiguous(memory_format=format)
+    codes = F.max_pool2d_with_codes(maps, window)[1]
+    indices = F.codes_to_indices(codes, maps.shape, window)
+    for actual, expected in (
+        (F.codes_to_indices(codes.to("meta"), maps.shape, window), indices),
+        (F.indices_to_codes(indices.to("meta"), maps.shape, window), codes),
+    ):
+        assert (actual.shape, actual.stride()) == (expected.shape, expected.stride())
+
+
 TYPED = """\
 import torch
 from segfast import functional as F

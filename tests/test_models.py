@@ -317,6 +317,12 @@ def test_fcn_trains_its_upsampling_only_when_asked() -> None:
     assert frozen(create_model("fcn8s", 3, width=1, learn_upsampling=True)) == 0
 
 
+def test_fully_connected_layers_are_vgg16s() -> None:
+    """fc6 and fc7, each with ReLU and dropout, before the scores; with another encoder none."""
+    assert len(create_model("fcn8s", 3, width=1).classifier) == 7
+    assert len(create_model("fcn16s", 3, encoder=TinyEncoder()).classifier) == 1
+
+
 def test_new_fcn_scores_start_at_zero() -> None:
     model = create_model("fcn8s", 3, width=4).eval()
     with torch.no_grad():

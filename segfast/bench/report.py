@@ -74,6 +74,9 @@ def table(title: str, rows: Sequence[Row]) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
     table.padding, table.pad_edge = (0, 1, 0, 0), False
     columns = _columns(rows)
+    if any(cell.startswith("~") for _, cells in columns for cell in cells):
+        table.caption = "~: did not settle; try a quieter machine, or more --seconds"
+        table.caption_justify = "left"
     for i, (head, _) in enumerate(columns):
         table.add_column(head, justify="left" if i < 2 else "right", no_wrap=i > 0)
     for row, *cells in zip(rows, *(cells for _, cells in columns), strict=True):

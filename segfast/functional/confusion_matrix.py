@@ -99,13 +99,13 @@ def _vmap(
     *options: Any,
 ) -> tuple[Tensor, int]:
     size = info.batch_size
-    folded = [
-        batch_first(x, dim, size).flatten(0, 1)
-        for x, dim in zip((prediction, target), in_dims, strict=False)
+    batched = [
+        batch_first(x, dim, size) for x, dim in zip((prediction, target), in_dims, strict=False)
     ]
+    images = batched[1].shape[1]
     *others, per_image = options
-    matrices = _confusion_matrix(*folded, *others, True)
-    matrices = matrices.unflatten(0, (size, len(folded[1]) // size if size else 0))
+    matrices = _confusion_matrix(*(x.flatten(0, 1) for x in batched), *others, True)
+    matrices = matrices.unflatten(0, (size, images))
     return matrices if per_image else matrices.sum(1), 0
 
 
