@@ -12,10 +12,10 @@ namespace segfast {
 // (Before compute capability 8.0 the copy is done at once.)
 template <int kBytes>
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {
+  static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
 #if defined(SEGFAST_HOST_RUN)
   host_run::copy_async(shared, global, kBytes);
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
   const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   if constexpr (kBytes == 16) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" : : "r"(to), "l"(global) : "memory");

@@ -281,6 +281,10 @@ const uint64_t* exchange(unsigned mask, uint64_t value, Site site) {
 }
 
 void copy_async(void* to, const void* from, size_t size) {
+  for (const void* address : {static_cast<const void*>(to), from}) {
+    if (reinterpret_cast<uintptr_t>(address) % size == 0) continue;
+    fail(cudaErrorMisalignedAddress, "copy_async", " of more bytes than an address is aligned to");
+  }
   threads[running].copies.push_back({to, from, size});
 }
 

@@ -20,6 +20,7 @@ enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidConfiguration = 9,
   cudaErrorAssert = 710,
+  cudaErrorMisalignedAddress = 716,
   cudaErrorLaunchFailure = 719,
 };
 using cudaStream_t = struct CUstream_st*;
@@ -68,7 +69,8 @@ const uint64_t* exchange(unsigned mask, uint64_t value, Site site);
 void* shared_memory(const void* key, size_t size);
 
 // A copy of the running thread's that happens in wait_for_copies(), and not before: who reads too
-// early reads what was there.
+// early reads what was there. Refuses what a GPU refuses: addresses that are no multiples of
+// `size`.
 void copy_async(void* to, const void* from, size_t size);
 void wait_for_copies();
 

@@ -161,6 +161,13 @@ __global__ void checking_kernel(Params params) {
   params.output[i] = 1.0f;
 }
 
+// Thread 5 alone copies from an odd place.
+__global__ void misaligned_copy_kernel(Params params) {
+  SEGFAST_SHARED(float[4 * kThreads], values);
+  copy_async<16>(&values[4 * threadIdx.x], params.input + (threadIdx.x == 5 ? 1 : 0));
+  wait_for_copies();
+}
+
 // Lanes 0-15 and 16-31 work apart; intrinsics read only their own lanes.
 __global__ void warp_kernel(Params params) {
   const unsigned lane = threadIdx.x % 32;
@@ -206,6 +213,13 @@ void run_all() {
   CHECK(launch(checking_kernel, 3, kThreads, nullptr, params) == cudaErrorAssert, "device check");
   const std::string message = host_run::take_failure();
   CHECK(message == "block 1 of 3, thread 6: index is 70", message);
+
+  Array<float> input(5);
+  CHECK(launch(misaligned_copy_kernel, 1, kThreads, nullptr, {input.data(), nullptr, 0}) ==
+            cudaErrorMisalignedAddress,
+        "a copy at an address that a GPU refuses");
+  const std::string refusal = host_run::take_failure();
+  CHECK(refusal.find("thread 5: copy_async of more bytes") != std::string::npos, refusal);
 
   output.fill_bytes(0);
   check_launch(launch(warp_kernel, 3, kThreads, nullptr, params));
