@@ -104,6 +104,16 @@ inline std::mt19937_64& generator() {
   return bits;
 }
 
+// Names the case that begins. Whether it is to run: where only some are, their names contain
+// `only`. Random numbers follow from the name, so that a case by itself is what it is among all.
+inline std::string only;
+inline bool begin_case(const std::string& name) {
+  context = name;
+  std::seed_seq seed(name.begin(), name.end());
+  generator().seed(seed);
+  return name.find(only) != std::string::npos;
+}
+
 inline int64_t random_integer(int64_t low, int64_t high) {  // both inclusive
   return std::uniform_int_distribution<int64_t>(low, high)(generator());
 }
@@ -244,11 +254,12 @@ void run_op(Backend backend, const Params& params, int64_t items,
   for (const auto& [begin, end] : ranges) cpu(params, begin, end);
 }
 
-// main() of an op's test. 77 tells ctest that this machine lacks the instruction set asked for.
+// main() of an op's test: all cases, or those whose names contain the second argument. 77 tells
+// ctest that this machine lacks the instruction set asked for.
 inline int op_main(int argc, char** argv, void (*test)(Backend)) {
   const std::string name = argc > 1 ? argv[1] : "";
   if (name != "cpu" && name != "cuda") {
-    std::fprintf(stderr, "usage: %s cpu|cuda\n", argv[0]);
+    std::fprintf(stderr, "usage: %s cpu|cuda [part of a case's name]\n", argv[0]);
     return 2;
   }
   try {
@@ -257,8 +268,9 @@ inline int op_main(int argc, char** argv, void (*test)(Backend)) {
     std::fprintf(stderr, "skipped: %s\n", error.what());
     return 77;
   }
+  if (argc > 2) only = argv[2];
   test(name == "cpu" ? Backend::cpu : Backend::cuda);
-  if (name == "cuda") {
+  if (name == "cuda" && only.empty()) {
     context = "";
     for (const std::string& kernel : kernels_not_run()) CHECK(false, "no test runs " + kernel);
   }

@@ -69,31 +69,32 @@ void test_lanes_math(Backend) {
   const float nan = std::nanf(""), odd_nan = detail::bits_to_float(0x7fc00001u);
   const float smallest = std::numeric_limits<float>::min();
 
-  context = "exp_nonpositive";
-  const Function exponential = Function::exp_nonpositive;
-  check_range(exponential, std::exp, -0.0f, -87.3f, 2);
-  check_value(exponential, 0.0f, 1.0f);
-  for (float x : {-88.1f, -88.5f, -1e4f, -std::numeric_limits<float>::max(), -INFINITY}) {
-    check_value(exponential, x, 0.0f);
+  if (begin_case("exp_nonpositive")) {
+    const Function exponential = Function::exp_nonpositive;
+    check_range(exponential, std::exp, -0.0f, -87.3f, 2);
+    check_value(exponential, 0.0f, 1.0f);
+    for (float x : {-88.1f, -88.5f, -1e4f, -std::numeric_limits<float>::max(), -INFINITY}) {
+      check_value(exponential, x, 0.0f);
+    }
+    for (float x : {nan, -nan, odd_nan}) check_value(exponential, x, nan);
+    for (float x = -87.34f; x > -88.1f; x -= 0.01f) {
+      const std::vector<float> all(kBatch, x);
+      std::vector<float> y(kBatch);
+      evaluate(exponential, all.data(), y.data(), kBatch);
+      CHECK(y[0] >= 0.0f && y[0] < smallest, show(x) + " became " + show(y[0]));
+    }
   }
-  for (float x : {nan, -nan, odd_nan}) check_value(exponential, x, nan);
-  for (float x = -87.34f; x > -88.1f; x -= 0.01f) {
-    const std::vector<float> all(kBatch, x);
-    std::vector<float> y(kBatch);
-    evaluate(exponential, all.data(), y.data(), kBatch);
-    CHECK(y[0] >= 0.0f && y[0] < smallest, show(x) + " became " + show(y[0]));
+  if (begin_case("log_positive")) {
+    check_range(Function::log_positive, std::log, smallest, std::numeric_limits<float>::max(), 2);
+    check_value(Function::log_positive, 1.0f, 0.0f);
+    check_value(Function::log_positive, INFINITY, INFINITY);
+    for (float x : {nan, odd_nan}) check_value(Function::log_positive, x, nan);
   }
-
-  context = "log_positive";
-  check_range(Function::log_positive, std::log, smallest, std::numeric_limits<float>::max(), 2);
-  check_value(Function::log_positive, 1.0f, 0.0f);
-  check_value(Function::log_positive, INFINITY, INFINITY);
-  for (float x : {nan, odd_nan}) check_value(Function::log_positive, x, nan);
-
-  context = "log1p_unit";
-  check_range(Function::log1p_unit, std::log1p, smallest, 1.0f, 2);
-  check_value(Function::log1p_unit, 0.0f, 0.0f);
-  check_value(Function::log1p_unit, nan, nan);
+  if (begin_case("log1p_unit")) {
+    check_range(Function::log1p_unit, std::log1p, smallest, 1.0f, 2);
+    check_value(Function::log1p_unit, 0.0f, 0.0f);
+    check_value(Function::log1p_unit, nan, nan);
+  }
 }
 
 }  // namespace

@@ -277,7 +277,7 @@ void test_case(Backend backend, const LossCase& c, bool differentiated) {
 void test_overlap_loss(Backend backend) {
   for (const LossCase& c : kCases) {
     for (int turn = 0; turn < 60; ++turn) {
-      context = std::string(c.reason) + ", turn " + std::to_string(turn);
+      if (!begin_case(std::string(c.reason) + ", turn " + std::to_string(turn))) continue;
       test_case(backend, c, turn % 4 != 0);
     }
   }

@@ -366,7 +366,7 @@ void test_case(Backend backend, const StatsCase& c, const Options& o, bool chann
 // of the pixel term, whatever block comes last, again and again.
 void test_loss_on_a_gpu() {
   for (const Options& o : kOptions) {
-    context = std::string("the loss of ") + o.reason;
+    if (!begin_case(std::string("the loss of ") + o.reason)) continue;
     Problem<float> problem({"", 3, 40, 1100}, o, false, TargetType::uint8, 0, 0, false);
     Array<double> sums(4 * 120 + 6), expected(sums.size());
     OverlapStatsParams p{};
@@ -413,7 +413,7 @@ void test_loss_on_a_gpu() {
 void test_infinite_logits(Backend backend) {
   constexpr int64_t kPixels = 70;
   for (int64_t classes : {5, 33}) {
-    context = "infinite logits, " + std::to_string(classes) + " classes";
+    if (!begin_case("infinite logits, " + std::to_string(classes) + " classes")) continue;
     Problem<float> problem({"", 1, classes, kPixels}, kOptions[0], false, TargetType::uint8, 0, 0,
                            false);
     for (int64_t i = 0; i < kPixels; ++i)
@@ -453,7 +453,8 @@ void test_bad_targets_on_a_gpu() {
                {kOptions[6], 3, false}, {kOptions[6], 33, false}, {kOptions[7], 3, false},
                {kOptions[7], 3, true},  {kOptions[7], 33, false}};
   for (const auto& [o, classes, below] : cases) {
-    context = std::string("a bad target, ") + o.reason;
+    const std::string number = std::to_string(classes) + (below ? " classes, below 0" : " classes");
+    if (!begin_case(std::string("a bad target, ") + o.reason + ", " + number)) continue;
     Problem<float> problem({"", 1, classes, 300}, o, false, TargetType::int16, 0, 0, !below);
     if (below) reinterpret_cast<int16_t*>(problem.target.data())[5] = -1;
     Array<double> sums(6 * classes), partials(overlap_stats_partial_size(classes));
@@ -485,14 +486,15 @@ void test_overlap_stats(Backend backend) {
           using T = typename decltype(tag)::type;
           const TargetType label_type = kLabelTypes[turn % 6];
           const char* const unaligned[] = {"nothing", "logits", "target", "gradient"};
-          const int which = turn / 6 % 4;
-          ++turn;
-          context = std::string(c.reason) + ", " + o.reason +
-                    (channels_last ? ", channels_last, " : ", contiguous, ") + type_name<T>() +
-                    ", label type " + std::to_string(static_cast<int>(label_type)) +
-                    ", unaligned: " + unaligned[which];
+          const int which = turn / 6 % 4, number = ++turn;
+          const std::string name =
+              std::string(c.reason) + ", " + std::to_string(c.C) + " classes, " + o.reason +
+              (channels_last ? ", channels_last, " : ", contiguous, ") + type_name<T>() +
+              ", label type " + std::to_string(static_cast<int>(label_type)) +
+              ", unaligned: " + unaligned[which];
+          if (!begin_case(name)) return;
           test_case<T>(backend, c, o, channels_last, label_type, which == 1, which == 2, which == 3,
-                       turn % 5 < 2);
+                       number % 5 < 2);
         });
       }
     }

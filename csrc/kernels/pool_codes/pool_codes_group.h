@@ -43,7 +43,7 @@ SEGFAST_HOST_DEVICE bool codes_to_indices_group(const PoolCodesParams& p, int64_
     const uint8_t code =
         p.window.is_2x2() ? (p.codes[group.byte] >> (2 * k)) & 3 : p.codes[group.first + k];
     int64_t index = kEmptyIndex;
-    if (code != kEmptyCode || p.window.is_2x2()) {
+    if (code != kEmptyCode) {
       index = code < p.window.taps()
                   ? tap_position(p.window, p.shape, group.oh, group.ow + k * group.ow_step, code)
                   : -1;
