@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(const VectorParams<T, I>
     const int32_t vector = p.group.remainder(item, row);
     const int32_t b = p.extent.divide(row / R);
     const int32_t h = p.extent.remainder(row / R, b);
-    coarse_at[k] = p.shape.coarse(b, h, vector * kCoarse, 0, row % R, 0);
+    coarse_at[k] = p.shape.coarse(b, h, I{vector} * kCoarse, 0, row % R, 0);
     if constexpr (kShuffle) {
 #pragma unroll
       for (int j = 0; j < R; ++j) {
@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kThreads) pixels_kernel(const VectorParams<T, 
     const int32_t item = first_item<int32_t>() + k * kThreads;
     if (item >= p.items) break;
     const int32_t pixel = p.group.divide(item);
-    const int32_t c = p.group.remainder(item, pixel) * kFine;
+    const I c = I{p.group.remainder(item, pixel)} * kFine;
     const int32_t row = p.extent.divide(pixel);
     const int32_t w = p.extent.remainder(pixel, row);
     fine_at[k][0] = p.shape.fine(I{row} * 2, I{w} * 2, c);

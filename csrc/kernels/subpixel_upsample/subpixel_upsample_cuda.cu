@@ -20,7 +20,8 @@
 namespace segfast {
 namespace {
 
-constexpr int64_t kMaxItems = 0x7fffffff - kThreads;  // no item number overflows
+// Of the kernels for factor 2: what they count in 32 bits, items, rows and cells, stays below 2^31.
+constexpr int64_t kMaxItems = 0x7fffffff / 4;
 constexpr int kTallRows = 2;
 // Threads that fill the largest GPUs. With fewer, a thread takes one row in place of kTallRows.
 #if defined(SEGFAST_HOST_RUN)
@@ -183,6 +184,7 @@ bool launch_cells(const P& params, CellParams<T, I> p, const CellKernel<T, I>& k
                   cudaStream_t stream, cudaError_t& error) {
   const int64_t run = params.channels_last ? params.channels : params.width;
   constexpr int kCells = kUpsampleCells<T>;
+  static_assert(kMaxItems * kCells <= 0x7fffffff && kMaxItems * kTallRows <= 0x7fffffff);
   const int64_t groups = run / kCells * (params.channels_last ? params.width : 1);
   const int64_t tall_items = params.batch * groups * ceil_div<int64_t>(params.height, kTallRows);
   const bool tall = tall_items >= kEnoughThreads;
