@@ -48,9 +48,10 @@ _spec.loader.exec_module(report)
     ids=lambda case: f"{case.op} {case.direction}",
 )
 def test_both_sides_compute_the_same(device: torch.device, case: Case) -> None:
-    for dtype in (torch.float32, torch.bfloat16):
+    # Odd widths cut windows off; of 16 the kernels for whole vectors run along rows as well.
+    for dtype, width in ((torch.float32, 11), (torch.bfloat16, 16)):
         for format in (torch.contiguous_format, torch.channels_last):
-            x = torch.randn(2, 16, 9, 11, device=device).to(dtype)  # odd: windows cut off
+            x = torch.randn(2, 16, 9, width, device=device).to(dtype)
             comparison = case.prepare(x.contiguous(memory_format=format))
             comparison.checked()
             assert comparison.bytes > 0
