@@ -79,6 +79,8 @@ inline std::vector<PoolCase> pool_cases() {
       {"3x3/2 padded: odd sides, more rows than a thread's", 1, 2, 31, 13, three, false},
       {"3x3/2 without padding: odd sides, more rows than a thread's", 2, 3, 21, 13, three_bare,
        false},
+      {"3x3/2 without padding: rows of vectors with a window less, a strip with a row less", 2, 1,
+       15, 16, three_bare, false},
       {"3x3/2 without padding, ceil_mode: even sides", 1, 3, 22, 10, three_bare, true},
       {"3x3/2 without padding, ceil_mode: whole vectors along rows and channels", 1, 16, 8, 32,
        three_bare, true},
