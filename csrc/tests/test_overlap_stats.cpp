@@ -23,6 +23,7 @@ const StatsCase kCases[] = {
     {"an odd number of classes", 2, 17, 130},
     {"9 to 12 classes, a tile and more", 1, 12, 600},
     {"13 to 16 classes", 1, 13, 40},
+    {"a tile and more, of a sample that begins between two vectors", 2, 2, 515},
     {"21 to 32 classes, one tile in shared memory and more", 1, 21, 270},
     {"the most classes of a kernel", 1, 4, 3},
     {"the fewest", 1, 9, 3},
@@ -195,7 +196,10 @@ struct Problem {
       return store_labels(labels, label_type, offset);
     }
     target_type = o.soft ? kSoftTypes[static_cast<int>(label_type) % 4] : label_type;
-    ignored = o.soft ? 100 : std::min<int64_t>(largest_label(label_type), 255);
+    // Of an odd number of sigmoids the number is a target too.
+    ignored = o.sigmoid && c.C % 2 == 1 ? 1
+              : o.soft                  ? 100
+                                        : std::min<int64_t>(largest_label(label_type), 255);
     std::vector<double> values(targets.size());
     for (int64_t n = 0; n < c.N; ++n) {
       for (int64_t k = 0; k < c.C; ++k) {
@@ -204,7 +208,8 @@ struct Problem {
           if (o.ignore && random_integer(0, 15) == 0) value = static_cast<double>(ignored);
           if (with_bad && random_integer(0, 63) == 0) value = 2.0;
           bad_targets += value == 2.0;
-          target_at(n, k, s) = value > 1.0 ? -1.0 : value;
+          const bool counts = value <= 1.0 && !(o.ignore && value == static_cast<double>(ignored));
+          target_at(n, k, s) = counts ? value : -1.0;
           values[static_cast<size_t>(layout(n, k, 0, s))] = value;
         }
       }
@@ -410,12 +415,12 @@ void test_loss_on_a_gpu() {
 }
 
 // Classes of logit -infinity, the first ones too, are as classes of no probability.
-void test_infinite_logits(Backend backend) {
+void test_infinite_logits(Backend backend, const Options& o) {
   constexpr int64_t kPixels = 70;
   for (int64_t classes : {5, 33}) {
-    if (!begin_case("infinite logits, " + std::to_string(classes) + " classes")) continue;
-    Problem<float> problem({"", 1, classes, kPixels}, kOptions[0], false, TargetType::uint8, 0, 0,
-                           false);
+    const std::string number = std::to_string(classes) + " classes, ";
+    if (!begin_case("infinite logits, " + number + o.reason)) continue;
+    Problem<float> problem({"", 1, classes, kPixels}, o, false, TargetType::uint8, 0, 0, false);
     for (int64_t i = 0; i < kPixels; ++i)
       problem.target[i] = std::max<uint8_t>(problem.target[i], 2);
     const OverlapStatsInputs inputs = problem.inputs(backend);
@@ -442,21 +447,26 @@ void test_infinite_logits(Backend backend) {
   }
 }
 
-// A bad target stops the grid with an error, whichever kernel meets it: one beyond the classes, or
-// a label below 0.
+// A bad target stops the grid with an error, whichever kernel meets it: one beyond the classes or
+// above 1, or one below 0.
 void test_bad_targets_on_a_gpu() {
   const struct {
     Options o;
     int64_t classes;
     bool below;
-  } cases[] = {{kOptions[0], 3, false}, {kOptions[0], 3, true},   {kOptions[0], 33, false},
-               {kOptions[6], 3, false}, {kOptions[6], 33, false}, {kOptions[7], 3, false},
-               {kOptions[7], 3, true},  {kOptions[7], 33, false}};
+  } cases[] = {{kOptions[0], 3, false},  {kOptions[0], 3, true},  {kOptions[0], 33, false},
+               {kOptions[4], 1, false},  {kOptions[6], 3, false}, {kOptions[6], 3, true},
+               {kOptions[6], 33, false}, {kOptions[7], 3, false}, {kOptions[7], 3, true},
+               {kOptions[7], 33, false}, {kOptions[9], 3, false}, {kOptions[9], 3, true}};
   for (const auto& [o, classes, below] : cases) {
     const std::string number = std::to_string(classes) + (below ? " classes, below 0" : " classes");
     if (!begin_case(std::string("a bad target, ") + o.reason + ", " + number)) continue;
     Problem<float> problem({"", 1, classes, 300}, o, false, TargetType::int16, 0, 0, !below);
-    if (below) reinterpret_cast<int16_t*>(problem.target.data())[5] = -1;
+    if (below && o.soft) {  // whose third type is float16, as int16 is the labels'
+      reinterpret_cast<Half*>(problem.target.data())[5] = from_float<Half>(-1.0f);
+    } else if (below) {
+      reinterpret_cast<int16_t*>(problem.target.data())[5] = -1;
+    }
     Array<double> sums(6 * classes), partials(overlap_stats_partial_size(classes));
     OverlapStatsParams p{};
     p.in = problem.inputs(Backend::cuda);
@@ -475,7 +485,9 @@ void test_overlap_stats(Backend backend) {
     test_bad_targets_on_a_gpu();
     test_loss_on_a_gpu();
   }
-  test_infinite_logits(backend);
+  test_infinite_logits(backend, kOptions[0]);
+  // Focal: where there is no probability its logarithm, infinite, meets zeros.
+  test_infinite_logits(backend, kOptions[3]);
   int turn = 0;  // label types and alignments in turn
   for (const StatsCase& c : kCases) {
     for (const Options& o : kOptions) {
