@@ -55,8 +55,8 @@ SHARED_OUT = ["--numprocesses", "8", "--dist", "loadgroup"]
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: What pytest's report holds of a test that did not pass.
 FAULTS = ("failure", "error")
-#: What compute-sanitizer runs, which is a hundred times slower: every op on small maps, of odd sides
-#: and of whole vectors.
+#: What compute-sanitizer runs, which is a hundred times slower: every op on small maps, of odd
+#: widths and of whole vectors.
 SANITIZED = ["tests/test_bench.py", "-k", "both_sides_compute_the_same"]
 #: What networks train in first: a run that is stopped has every op in one type, not half of them.
 BENCHMARK = ["--dtype", "bfloat16", "float32"]
