@@ -95,8 +95,9 @@ void test_backward(Backend backend, const Pooling& pooling, char unaligned) {
   }
 }
 
-// Records that name what lies beyond the map send nothing there. (Of indices, which only a forward
-// pass makes, no more than that: the sanitizers see it.)
+// Records that name what lies beyond the map send nothing there, and every element of the map is
+// written. (A backward pass's records are its forward pass's: which element gets what, nobody
+// says.)
 void test_bad_records(Backend backend, bool channels_last) {
   for (int64_t W : {9, 41}) {  // rows of less than a vector, and of more
     for (Record kind : {Record::codes2, Record::indices}) {
@@ -108,12 +109,6 @@ void test_bad_records(Backend backend, bool channels_last) {
       RecordArray record(pooling, kind);
       record.bytes().fill_bytes(0xff);  // the last code of each window; index -1
       fill_random(grad_output);
-      Array<float> expected(grad_input.size());
-      pooling.for_each_window([&](int64_t n, int64_t c, int64_t oh, int64_t ow) {
-        const int64_t y = 2 * oh + 1, x = 2 * ow + 1;
-        if (y >= pooling.map.H || x >= pooling.map.W) return;
-        expected[pooling.map(n, c, y, x)] = grad_output[pooling.pooled(n, c, oh, ow)];
-      });
       const MaxPool2dBackwardParams p{grad_output.data(), record.data(), grad_input.data(), kind,
                                       DType::float32,     pooling.shape, pooling.window};
       const auto run = [&] {
@@ -122,7 +117,6 @@ void test_bad_records(Backend backend, bool channels_last) {
       };
       const std::string missing = unwritten(run, grad_input);
       CHECK(missing.empty(), missing);
-      if (kind == Record::codes2) check_same(grad_input, expected, "grad_input");
     }
   }
 }
