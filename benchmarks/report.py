@@ -23,7 +23,7 @@ from segfast.bench.report import (
     markdown_misses,
 )
 from segfast.bench.results import Results
-from segfast.bench.run import Row, in_suite_order
+from segfast.bench.run import Row, cell_name, in_suite_order
 from segfast.bench.targets import misses
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,17 +37,24 @@ def slug(device: str) -> str:
 
 
 def merge(folder: Path, *new: Results) -> Results:
-    """The rows of ``folder`` replaced and joined by those of ``new``, in the order of the suite."""
+    """The rows of ``folder`` replaced and joined by those of ``new``, in the order of the suite.
+
+    A failure stays until its cell is measured again; all commits that have rows are named.
+    """
     path = folder / "bench.json"
     old = Results.read(path) if path.exists() else Results({}, "")
     both = (old, *new)
     rows = {row.cell: row for results in both for row in results.rows}
     commands = [command for results in both for command in results.command.split("; ") if command]
+    commits = [results.machine.get("commit") for results in both]
+    names = [name for of in commits if of for name in of.split(", ")]
+    again = tuple(cell_name(*row.cell) for results in new for row in results.rows)
+    failed = [line for line in old.failed if not line.startswith(again)]
     return Results(
-        new[-1].machine,
+        new[-1].machine | {"commit": ", ".join(dict.fromkeys(names)) or None},
         "; ".join(dict.fromkeys(commands)),
         in_suite_order(rows.values()),
-        [line for results in new for line in results.failed],
+        failed + [line for results in new for line in results.failed],
         {name: of for results in both for name, of in results.models.items()},
     )
 

@@ -287,6 +287,19 @@ def test_report_merges_and_keeps_losing_rows(tmp_path: Path) -> None:
     assert "2 rows, of which 1 lose" in page and "**0.50x**" in page and "| 3.00x |" in page
 
 
+def test_report_keeps_failures_and_commits_of_rows_that_stay(tmp_path: Path) -> None:
+    lines = [
+        f"pixel_shuffle, forward ({x}, float32, nchw, 2 threads): no" for x in ("large", "odd")
+    ]
+    old = Results({"commit": "a, b"}, "old", [_row("middle", 3.0)], lines)
+    old.write(tmp_path / "bench.json")
+    for commit, expected in (("c", "a, b, c"), ("b", "a, b"), (None, "a, b")):
+        merged = report.merge(
+            tmp_path, Results({"commit": commit}, "", [_row("large", 2.0)], ["x"])
+        )
+        assert merged.machine["commit"] == expected and merged.failed == [lines[1], "x"]
+
+
 def test_a_row_loses_to_either_and_says_what_did_not_settle() -> None:
     ratio, spread = {"eager": 2.0, "compile": 0.5}, {"eager": 1.0, "compile": 0.0}
     row = replace(_row("large", 2.0), ratio=ratio, spread=spread)

@@ -78,9 +78,17 @@ class Cell:
     threads: int | None
 
     def __str__(self) -> str:
-        threads = "" if self.threads is None else f", {self.threads} threads"
-        where = f"{self.size}, {self.dtype}, {self.layout}{threads}"
-        return f"{self.case.op}, {self.case.direction} ({where})"
+        return cell_name(
+            self.case.op, self.case.direction, self.size, self.dtype, self.layout, self.threads
+        )
+
+
+def cell_name(
+    op: str, direction: str, size: str, dtype: str, layout: str, threads: int | None
+) -> str:
+    """What a cell is called where it fails: the text before its error."""
+    on = "" if threads is None else f", {threads} threads"
+    return f"{op}, {direction} ({size}, {dtype}, {layout}{on})"
 
 
 def all_cases() -> Iterator[Case]:
