@@ -126,22 +126,23 @@ def overlap_stats(
     it is ``segfast/reference/overlap_stats.py``.
     """
     check_choice("mode", mode, MODES)
-    check_tensors(logits=logits, target=target)
+    constants = {"target": target}
+    for name, weight in (
+        ("class_weight", class_weight),
+        ("pos_weight", pos_weight),
+        ("pixel_weight", pixel_weight),
+    ):
+        if weight is not None:
+            constants[name] = weight
+    check_tensors(logits=logits, **constants)
     ignore_index = check_ignore_index(ignore_index)
     if mode == "binary" and logits.shape[1:2] != (1,):
         raise ValueError(
             f"logits must have shape [N, 1, ...] in mode 'binary', got {list(logits.shape)}"
         )
-    constants = (
-        ("target", target),
-        ("class_weight", class_weight),
-        ("pos_weight", pos_weight),
-        ("pixel_weight", pixel_weight),
-    )
-    for name, tensor in constants:
-        if tensor is not None:
-            check_tensors(**{name: tensor})
-            if tensor.requires_grad and torch.is_grad_enabled():
+    if torch.is_grad_enabled():
+        for name, tensor in constants.items():
+            if tensor.requires_grad:
                 raise RuntimeError(f"the derivative by {name} is not implemented: detach it")
     return OverlapStats(
         *_overlap_stats(

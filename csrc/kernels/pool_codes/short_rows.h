@@ -9,10 +9,10 @@
 //   unpooling from codes: fp32 0.33 -> 1.6, 0.39 -> 2.1; bf16 0.27 -> 1.9, 0.36 -> 2.6
 //   its backward from indices: fp32 0.28 -> 1.07, 0.37 -> 1.09; bf16 0.41 -> 1.3, 0.44 -> 1.3
 // Then, microseconds of [8, 512, 11, 15] without autograd's (one thread of it), before and after a
-// row is moved by a vector: from codes pool backward fp32 257 -> 104, bf16 290 -> 124; unpooling
-// 251
-// -> 102, 200 -> 94; its backward 183 -> 49, 180 -> 44; from indices, small maps several at a time,
-// pool backward of [8, 256, 7, 7] 26 -> 20, 36 -> 31
+// row is moved by a vector:
+//   from codes: pool backward fp32 257 -> 104, bf16 290 -> 124; unpooling 251 -> 102, 200 -> 94;
+//   its backward 183 -> 49, 180 -> 44
+//   from indices, small maps together: pool backward of [8, 256, 7, 7] 26 -> 20, 36 -> 31
 
 namespace segfast {
 namespace SEGFAST_ISA {
