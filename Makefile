@@ -24,7 +24,7 @@ export TORCH_CUDA_ARCH_LIST ?= 9.0
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: demo test nightly ctest bench docs ptxas gpu lint build clean
+.PHONY: demo test nightly ctest shipped bench docs ptxas gpu lint build clean
 
 demo: $(BUILD)
 	$(BIN)/segfast bench --quick
@@ -36,6 +36,7 @@ demo: $(BUILD)
 # another's when it is done.
 test:
 	$(MAKE) --jobs=2 ctest $(ORIGINALS)
+	$(MAKE) shipped
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 # What is slow and exhaustive: random options by the thousand, every loss compiled, 2^31 elements.
@@ -45,12 +46,17 @@ nightly: $(ORIGINALS)
 	cmake --preset emulated && $(ALONE) cmake --build --preset emulated && ctest --preset emulated
 	$(BIN)/python -m pytest -m nightly
 
-# The kernels without torch, which need not be installed yet: those for the CPU, optimized; then the
-# same under the sanitizers, with those for CUDA, run on the CPU.
+# The kernels under the sanitizers, those for CUDA run on the CPU. Without torch, which need not be
+# installed yet.
 ctest: export PATH := $(CURDIR)/$(BIN):$(PATH)
 ctest: $(TOOLS)
-	cmake --preset plain && $(ALONE) cmake --build --preset plain && ctest --preset plain -LE cuda
 	cmake --preset sanitize && $(ALONE) cmake --build --preset sanitize && ctest --preset sanitize
+
+# The same tests of the CPU kernels as the extension holds them.
+shipped: export PATH := $(CURDIR)/$(BIN):$(PATH)
+shipped: $(BUILD)
+	cmake --preset shipped -D SEGFAST_OBJECTS="$$(dirname $$(ls -t build/*-torch*/build.ninja | head -n 1))"
+	$(ALONE) cmake --build --preset shipped && ctest --preset shipped
 
 # Some minutes; `pytest benchmarks` runs every cell.
 bench: $(BUILD)

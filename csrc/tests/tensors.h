@@ -153,30 +153,27 @@ std::string show(T value) {
   }
 }
 
-// The first element whose bytes differ, or -1.
+// The first element that differs, or -1: to the bit, the sign of zero included, but any NaN equals
+// any other. (Which of two NaN a sum is, a compiler decides.)
 template <typename T>
 int64_t first_difference(const Array<T>& a, const Array<T>& b) {
   if (std::memcmp(a.data(), b.data(), a.bytes()) == 0) return -1;
   for (int64_t i = 0; i < a.size(); ++i) {
-    if (std::memcmp(&a[i], &b[i], sizeof(T)) != 0) return i;
+    if (std::memcmp(&a[i], &b[i], sizeof(T)) == 0) continue;
+    if constexpr (!std::is_integral_v<T>) {
+      if (std::isnan(to_float(a[i])) && std::isnan(to_float(b[i]))) continue;
+    }
+    return i;
   }
   return -1;
 }
 
-// Equal to the bit, the sign of zero included; any NaN equals any other.
 template <typename T>
 void check_same(const Array<T>& actual, const Array<T>& expected, const std::string& name) {
-  if (first_difference(actual, expected) < 0) return CHECK(true, name);
-  for (int64_t i = 0; i < actual.size(); ++i) {
-    if (std::memcmp(&actual[i], &expected[i], sizeof(T)) == 0) continue;
-    if constexpr (!std::is_integral_v<T>) {
-      if (std::isnan(to_float(actual[i])) && std::isnan(to_float(expected[i]))) continue;
-    }
-    CHECK(false, name + "[" + std::to_string(i) + "] of " + std::to_string(actual.size()) + " is " +
-                     show(actual[i]) + ", expected " + show(expected[i]));
-    return;
-  }
-  CHECK(true, name);
+  const int64_t i = first_difference(actual, expected);
+  if (i < 0) return CHECK(true, name);
+  CHECK(false, name + "[" + std::to_string(i) + "] of " + std::to_string(actual.size()) + " is " +
+                   show(actual[i]) + ", expected " + show(expected[i]));
 }
 
 // |actual - expected| <= relative * |expected| + absolute for all elements, NaN where it is
@@ -210,7 +207,7 @@ std::string unwritten(Run&& run, Array<T>&... outputs) {
   run();
   const std::tuple<Array<T>...> before{outputs...};
   host_run::set_seed(1);
-  (outputs.fill_bytes(0x5a), ...);
+  (outputs.fill_bytes(0x5a), ...);  // no NaN of any type
   const int64_t limit = std::exchange(max_numel_32, 0);
   run();
   max_numel_32 = limit;

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "kernels/max_pool2d/max_pool2d.h"
-#include "kernels/pool_codes/known_window.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -23,7 +22,9 @@ void max_pool2d_cpu(const MaxPool2dParams& p, int64_t begin, int64_t end) {
 }
 
 void max_pool2d_backward_cpu(const MaxPool2dBackwardParams& p, int64_t begin, int64_t end) {
-  SEGFAST_CALL_ISA(max_pool2d_backward, p, begin, end);
+  pool_scatter_cpu({p.grad_output, p.record, p.grad_input, nullptr, Combine::sum, p.record_kind,
+                    p.dtype, p.shape, p.window},
+                   begin, end);
 }
 
 }  // namespace segfast

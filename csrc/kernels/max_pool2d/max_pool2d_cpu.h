@@ -29,7 +29,6 @@
 #include "kernels/pool_codes/pool_lanes.h"
 
 #include "kernels/max_pool2d/windows_2x2_cpu.h"
-#include "kernels/pool_codes/pool_scatter.h"
 
 namespace segfast {
 namespace SEGFAST_ISA {
@@ -555,12 +554,6 @@ void max_pool2d(const MaxPool2dParams& p, int64_t begin, int64_t end) {
     case DType::bfloat16:
       return pool_rows_of<BFloat16>(p, begin, end);
   }
-}
-
-void max_pool2d_backward(const MaxPool2dBackwardParams& p, int64_t begin, int64_t end) {
-  const ScatterArguments arguments{p.grad_output, p.record, p.grad_input, p.record_kind,
-                                   p.dtype,       p.shape,  p.window};
-  scatter_rows<Combine::sum>(arguments, begin, end);
 }
 
 }  // namespace SEGFAST_ISA

@@ -4,7 +4,7 @@
 
 #include "common/launch.h"
 #include "common/types.h"
-#include "kernels/pool_codes/pool_codes_math.h"
+#include "kernels/pool_codes/pool_scatter.h"
 
 namespace segfast {
 

@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "kernels/max_unpool2d/max_unpool2d.h"
-#include "kernels/pool_codes/known_window.h"
 
 namespace segfast {
 namespace {

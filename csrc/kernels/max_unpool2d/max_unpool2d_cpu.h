@@ -33,7 +33,8 @@
 #include "common/lanes.h"
 #include "common/lanes_math.h"
 #include "kernels/pool_codes/pool_lanes.h"
-#include "kernels/pool_codes/pool_scatter.h"
+#include "kernels/pool_codes/pool_runs.h"
+#include "kernels/pool_codes/short_rows.h"
 
 namespace segfast {
 namespace SEGFAST_ISA {
@@ -70,58 +71,13 @@ inline void check_codes_row(const MaxUnpool2dParams& p, int64_t o, int64_t oh) {
   }
 }
 
-// The rows of windows [begin, end) that `count` items from `row` on answer for: their own, and the
-// last item of a map all that remain.
-struct WindowRows {
-  int64_t begin, end;
-  WindowRows(const MaxUnpool2dParams& p, int64_t row, int64_t count)
-      : begin(row),
-        end(row + count == scatter_rows_per_map(p.shape, p.window)
-                ? p.shape.pooled_height
-                : std::min(row + count, p.shape.pooled_height)) {}
-};
-
 inline void check_codes(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
   const PoolShape& s = p.shape;
   const bool whole = 2 * s.pooled_height <= s.height && 2 * s.pooled_width <= s.width;
   if (p.window.is_2x2() && whole) return;
   for (MapRows at(begin, end, scatter_rows_per_map(s, p.window)); at.count > 0; at.next()) {
-    const WindowRows windows(p, at.row, at.count);
+    const WindowRows windows(s, p.window, at.row, at.count);
     for (int64_t oh = windows.begin; oh < windows.end; ++oh) check_codes_row(p, at.o, oh);
-  }
-}
-
-// Whether a row of 2x2 windows has some that reach beyond the map.
-inline bool has_clipped(const PoolShape& s, int64_t oh) {
-  return 2 * oh + 1 >= s.height || 2 * s.pooled_width > s.width;
-}
-
-// Whether every index of a row of such windows lies in its own one, and that inside the map.
-inline bool own_clipped_indices(const int64_t* record, const PoolShape& s, const Window2d& window,
-                                int64_t o, int64_t oh) {
-  const int64_t* indices = record + (o * s.pooled_height + oh) * s.pooled_width * s.inner;
-  for (int64_t i = 0; i < s.pooled_width * s.inner; ++i) {
-    if (position_tap(window, s, oh, i / s.inner, indices[i]) < 0) return false;
-  }
-  return true;
-}
-
-// Gathers rows of the map from indices until some turn out not to lie in their own windows.
-template <typename T>
-void gather_indices(const MaxUnpool2dParams& p, const ScatterArguments& arguments, int64_t begin,
-                    int64_t end) {
-  const PoolShape& s = p.shape;
-  const int64_t* indices = static_cast<const int64_t*>(p.record);
-  ScatterRows2x2<T> rows{arguments};
-  for (MapRows at(begin, end, scatter_rows_per_map(s, p.window)); at.count > 0; at.next()) {
-    const WindowRows windows(p, at.row, at.count);
-    rows.scatter(at.o, at.row, at.count);
-    bool own = !rows.tile.has_foreign();
-    for (int64_t oh = windows.begin; own && oh < windows.end; ++oh) {
-      own = !has_clipped(s, oh) || own_clipped_indices(indices, s, p.window, at.o, oh);
-    }
-    if (!own) __atomic_store_n(p.foreign, 1, __ATOMIC_RELAXED);
-    if (__atomic_load_n(p.foreign, __ATOMIC_RELAXED) != 0) return;
   }
 }
 
@@ -480,21 +436,10 @@ void max_unpool2d(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
         return scatter_planes<uint16_t>(p, begin, end);
     }
   }
-  const ScatterArguments arguments{p.input, p.record, p.output, p.record_kind,
-                                   p.dtype, p.shape,  p.window};
-  if (p.record_kind == Record::indices) {
-    switch (p.dtype) {
-      case DType::float32:
-        return gather_indices<float>(p, arguments, begin, end);
-      case DType::float64:
-        return gather_indices<double>(p, arguments, begin, end);
-      case DType::float16:
-      case DType::bfloat16:
-        return gather_indices<BFloat16>(p, arguments, begin, end);
-    }
-  }
-  check_codes(p, begin, end);
-  scatter_rows<Combine::last>(arguments, begin, end);
+  if (p.record_kind != Record::indices) check_codes(p, begin, end);
+  pool_scatter_cpu({p.input, p.record, p.output, p.foreign, Combine::last, p.record_kind, p.dtype,
+                    p.shape, p.window},
+                   begin, end);
 }
 
 void max_unpool2d_backward(const MaxUnpool2dBackwardParams& p, int64_t begin, int64_t end) {

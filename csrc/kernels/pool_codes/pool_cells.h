@@ -22,7 +22,7 @@ namespace {
 
 // Rows of windows, to be read beyond their ends: the values where they are given, the taps in a
 // ring of rows with room on both sides, whose bytes are no window's tap.
-template <typename T, bool kCodes, typename Window>
+template <typename T, typename Window>
 struct RowsWithRoom {
   struct Row {
     const T* values;
@@ -32,6 +32,7 @@ struct RowsWithRoom {
   const PoolShape& s;
   const Window2d& w;
   Elements<T> given;
+  const bool is_coded;
   const uint8_t* codes;
   const int64_t* indices;
   int64_t before, length;  // room before a row's windows, and all of a row
@@ -42,10 +43,11 @@ struct RowsWithRoom {
   std::vector<uint8_t> taps;
   std::vector<std::vector<T>> copies;  // of the values of rows whose room is not all in the tensor
 
-  RowsWithRoom(const ScatterArguments& a, int64_t room, int64_t row_length, int64_t rows_held)
+  RowsWithRoom(const PoolScatterParams& a, int64_t room, int64_t row_length, int64_t rows_held)
       : s(a.shape),
         w(a.window),
         given{static_cast<const T*>(a.values), s.pooled_numel()},
+        is_coded(a.record_kind != Record::indices),
         codes(static_cast<const uint8_t*>(a.record)),
         indices(static_cast<const int64_t*>(a.record)),
         before(room),
@@ -106,7 +108,7 @@ struct RowsWithRoom {
       const int64_t place = next_row & (count - 1);
       const int64_t row = (o * s.pooled_height + next_row) * windows;
       uint8_t* const to = taps.data() + place * length + before;
-      if (kCodes) {
+      if (is_coded) {
         std::memcpy(to, codes + row, static_cast<size_t>(windows));
       } else {
         const int64_t origin = (next_row * w.stride_h - w.pad_h) * s.width - w.pad_w;
@@ -128,12 +130,10 @@ struct RowsWithRoom {
 // The sums of a tile of the map stay in registers while all windows that see it pass by: each is
 // loaded once for all elements that it may have won. Added in the order of windows, in the width of
 // sums, and rounded once.
-template <typename T, bool kCodes, typename Window>
+template <typename T, typename Rows, typename Window>
 struct SumCells {
   using Word = word_t<T>;
-  // Values that take two instructions to widen are widened once a window, not once an element.
-  static constexpr bool kHeld = std::is_same_v<T, BFloat16> && kCodes;
-  using Rows = std::conditional_t<kHeld, HeldRows<T, kCodes>, RowsWithRoom<T, kCodes, Window>>;
+  static constexpr bool kHeld = std::is_same_v<Rows, HeldRows<T>>;
 
   static constexpr int kStride = Window::kStride, kKernel = Window::kKernel;
   // Of the map: windows see two of them, or all but the middle one.
@@ -149,15 +149,17 @@ struct SumCells {
   static constexpr int kSpan = kStride * kLanes<T>;     // columns of the map in a vector of cells
 
   // That of all taps reaches no farther than Window's, and by whole windows less.
-  static bool knows(const PoolShape& s, const Window2d& w) {
-    return (kCodes || s.width > Window::kReach) && w.pad_h <= Window::kPad &&
-           w.pad_w <= Window::kPad && w.kernel_h == kKernel && w.kernel_w == kKernel &&
-           w.stride_h == kStride && w.stride_w == kStride && w.dilation_h == Window::kDilation &&
-           w.dilation_w == Window::kDilation && (Window::kPad - w.pad_h) % kStride == 0 &&
-           (Window::kPad - w.pad_w) % kStride == 0;
+  static bool knows(const PoolScatterParams& a) {
+    const PoolShape& s = a.shape;
+    const Window2d& w = a.window;
+    return (a.record_kind != Record::indices || s.width > Window::kReach) &&
+           w.pad_h <= Window::kPad && w.pad_w <= Window::kPad && w.kernel_h == kKernel &&
+           w.kernel_w == kKernel && w.stride_h == kStride && w.stride_w == kStride &&
+           w.dilation_h == Window::kDilation && w.dilation_w == Window::kDilation &&
+           (Window::kPad - w.pad_h) % kStride == 0 && (Window::kPad - w.pad_w) % kStride == 0;
   }
 
-  const ScatterArguments& a;
+  const PoolScatterParams& a;
   const PoolShape& s = a.shape;
   const T* end;  // of the rows that this thread writes: what it spills beyond a row it mends next
   // By how many windows less the padding reaches than that of Window.
@@ -171,7 +173,7 @@ struct SumCells {
   std::vector<T> nowhere;               // in place of a row that is another thread's or no one's
   T* out[kTileRows] = {};
 
-  SumCells(const ScatterArguments& arguments, int64_t end_item)
+  SumCells(const PoolScatterParams& arguments, int64_t end_item)
       : a(arguments),
         end(static_cast<const T*>(a.map) + end_item * s.width * s.inner),
         rows(a, (kBefore + right) * s.inner,
@@ -316,23 +318,35 @@ struct SumCells {
   }
 };
 
-template <typename T, bool kCodes, typename Window>
-bool sum_cells_of(const ScatterArguments& a, int64_t begin, int64_t end) {
-  if (!SumCells<T, kCodes, Window>::knows(a.shape, a.window)) return false;
-  SumCells<T, kCodes, Window>(a, end).sum(begin, end);
+template <typename T, typename Rows, typename Window>
+bool sum_cells_with(const PoolScatterParams& a, int64_t begin, int64_t end) {
+  using Cells = SumCells<T, Rows, Window>;
+  if (!Cells::knows(a)) return false;
+  Cells(a, end).sum(begin, end);
   return true;
 }
 
+template <typename T, typename Window>
+bool sum_cells_of(const PoolScatterParams& a, int64_t begin, int64_t end) {
+  // Values that take two instructions to widen are widened once a window, not once an element.
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    if (a.record_kind != Record::indices) {
+      return sum_cells_with<T, HeldRows<T>, Window>(a, begin, end);
+    }
+  }
+  return sum_cells_with<T, RowsWithRoom<T, Window>, Window>(a, begin, end);
+}
+
 // Whether that was a window known, of a type for which vectors of windows pay.
-template <typename T, bool kCodes>
-bool sum_cells(const ScatterArguments& a, int64_t begin, int64_t end) {
+template <typename T>
+bool sum_cells(const PoolScatterParams& a, int64_t begin, int64_t end) {
   if constexpr (sizeof(T) == 8) {
     return false;
   } else {
     if (a.shape.inner > 1 && a.shape.inner < kLanes<T>) return false;
-    return sum_cells_of<T, kCodes, KnownWindow<3, 2, 1, 1>>(a, begin, end) ||
-           sum_cells_of<T, kCodes, KnownWindow<3, 1, 1, 1>>(a, begin, end) ||
-           sum_cells_of<T, kCodes, KnownWindow<3, 1, 2, 2>>(a, begin, end);
+    return sum_cells_of<T, KnownWindow<3, 2, 1, 1>>(a, begin, end) ||
+           sum_cells_of<T, KnownWindow<3, 1, 1, 1>>(a, begin, end) ||
+           sum_cells_of<T, KnownWindow<3, 1, 2, 2>>(a, begin, end);
   }
 }
 

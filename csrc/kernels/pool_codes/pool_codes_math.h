@@ -59,12 +59,6 @@ struct PoolShape {
   }
 };
 
-// Work items of a map that is written from its windows, on the CPU: its rows, two together where
-// one row of 2x2 windows gives both.
-inline int64_t scatter_rows_per_map(const PoolShape& shape, const Window2d& window) {
-  return window.is_2x2() ? ceil_div<int64_t>(shape.height, 2) : shape.height;
-}
-
 // Windows along one axis, as torch counts them: a last window that would start at or beyond the end
 // of the input (its right padding included) is dropped.
 inline int64_t pooled_extent(int64_t size, int kernel, int stride, int pad, int dilation,

@@ -5,18 +5,6 @@ namespace segfast {
 namespace SEGFAST_ISA {
 namespace {
 
-enum class Combine { sum, last };
-
-struct ScatterArguments {
-  const void* values;  // [outer, pooled_height, pooled_width, inner]
-  const void* record;
-  void* map;  // [outer, height, width, inner]
-  Record record_kind;
-  DType dtype;
-  const PoolShape& shape;
-  const Window2d& window;
-};
-
 // The low halves of kLanes int64 indices; all of them where lanes are as wide.
 template <typename T>
 SEGFAST_LANES bits_t<T> load_indices(const int64_t* indices) {
@@ -63,7 +51,7 @@ struct GivenRows : SeeingRows {
   const uint8_t* codes;
   int64_t map = 0;
 
-  GivenRows(const ScatterArguments& a, int64_t, int64_t)
+  GivenRows(const PoolScatterParams& a, int64_t, int64_t)
       : SeeingRows{a.shape, a.window},
         values(static_cast<const T*>(a.values)),
         codes(static_cast<const uint8_t*>(a.record)) {}
@@ -95,7 +83,7 @@ inline int64_t power_of_two(int64_t least) {
 // The same rows held: values in the width of sums, and as records what tells one tap of a window
 // from another in a word, the code or an index's distance from the window's origin. So windows are
 // converted once, however many elements see them.
-template <typename T, bool kCodes>
+template <typename T>
 struct HeldRows : SeeingRows {
   using Value = accumulate_t<T>;
   using Word = word_t<T>;
@@ -107,6 +95,7 @@ struct HeldRows : SeeingRows {
   Elements<T> given;
   Elements<uint8_t> codes;
   Elements<int64_t> indices;
+  const bool is_coded;
   int64_t margin, width;  // room before a row's windows, and all of a row
   // A power of two. Row oh stands in place oh % count, one row before it is seen: loads that
   // overlap stores would wait for them. In place `count` stands a row of no windows.
@@ -117,14 +106,15 @@ struct HeldRows : SeeingRows {
   Value* values;
   Word* records;
 
-  HeldRows(const ScatterArguments& a, int64_t margin, int64_t width)
+  HeldRows(const PoolScatterParams& a, int64_t margin, int64_t width)
       : HeldRows(a, margin, width, rows_held(a.window)) {}
 
-  HeldRows(const ScatterArguments& a, int64_t margin, int64_t width, int64_t count)
+  HeldRows(const PoolScatterParams& a, int64_t margin, int64_t width, int64_t count)
       : SeeingRows{a.shape, a.window},
         given{static_cast<const T*>(a.values), s.pooled_numel()},
         codes{static_cast<const uint8_t*>(a.record), s.pooled_numel()},
         indices{static_cast<const int64_t*>(a.record), s.pooled_numel()},
+        is_coded(a.record_kind != Record::indices),
         margin(whole_lines(margin)),
         width(this->margin + whole_lines(width - margin)),
         count(power_of_two(count)),
@@ -155,11 +145,12 @@ struct HeldRows : SeeingRows {
   }
   // What a record holds where its window won row y, in addition to what tells the column.
   int64_t won_along_height(int64_t kh) const {
-    return kCodes ? kh * w.kernel_w : kh * w.dilation_h * s.width;
+    return is_coded ? kh * w.kernel_w : kh * w.dilation_h * s.width;
   }
-  int64_t won_along_width(int64_t kw) const { return kCodes ? kw : kw * w.dilation_w; }
+  int64_t won_along_width(int64_t kw) const { return is_coded ? kw : kw * w.dilation_w; }
 
   // n windows from `from` on. Of the first, and every `step` from there, the origin.
+  template <bool kCodes>
   void hold_run(int64_t from, int64_t n, int64_t to, int64_t origin, int64_t step) {
     const Elements<T> all = given;  // copies: see ScatterRows2x2
     Value* const value = values + to;
@@ -188,14 +179,14 @@ struct HeldRows : SeeingRows {
     for (next_row = std::max(next_row, first); next_row < end; ++next_row) {
       const int64_t row = (o * s.pooled_height + next_row) * s.pooled_width;
       const int64_t origin = (next_row * w.stride_h - w.pad_h) * s.width - w.pad_w;
-      if (s.inner == 1) {
-        hold_run(row, s.pooled_width, place(next_row), origin, w.stride_w);
-      } else if (kCodes) {
-        hold_run(row * s.inner, s.pooled_width * s.inner, place(next_row), 0, 0);
+      if (is_coded) {
+        hold_run<true>(row * s.inner, s.pooled_width * s.inner, place(next_row), 0, 0);
+      } else if (s.inner == 1) {
+        hold_run<false>(row, s.pooled_width, place(next_row), origin, w.stride_w);
       } else {
         for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
-          hold_run((row + ow) * s.inner, s.inner, place(next_row) + ow * s.inner,
-                   origin + ow * w.stride_w, 0);
+          hold_run<false>((row + ow) * s.inner, s.inner, place(next_row) + ow * s.inner,
+                          origin + ow * w.stride_w, 0);
         }
       }
     }

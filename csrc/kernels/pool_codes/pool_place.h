@@ -173,7 +173,7 @@ struct PlaceRows {
   static constexpr bool kInPlace = std::is_same_v<T, Held>;
   static constexpr int64_t kTogether = 1 << 11;  // elements of maps
 
-  const ScatterArguments& a;
+  const PoolScatterParams& a;
   const PoolShape& s = a.shape;
   const Window2d& w = a.window;
   const TapOffsets offsets{w, s.width};
@@ -280,7 +280,7 @@ struct PlaceChannels {
     Held* whole;  // of a window that is whole, what taps_at counts from
   };
 
-  const ScatterArguments& a;
+  const PoolScatterParams& a;
   const PoolShape& s = a.shape;
   const Window2d& w = a.window;
   const TapOffsets offsets{w, s.width, s.inner};
@@ -473,11 +473,20 @@ struct PlaceChannels {
 };
 
 template <typename T, typename Held, bool kAdd, bool kCodes>
-void place_windows(const ScatterArguments& a, int64_t begin, int64_t end) {
+void place_windows_of(const PoolScatterParams& a, int64_t begin, int64_t end) {
   if (a.shape.inner == 1) {
     PlaceRows<T, Held, kAdd, kCodes>{a}.scatter(begin, end);
   } else {
     PlaceChannels<T, Held, kAdd, kCodes>{a}.scatter(begin, end);
+  }
+}
+
+template <typename T, typename Held, bool kAdd>
+void place_windows(const PoolScatterParams& a, int64_t begin, int64_t end) {
+  if (a.record_kind == Record::indices) {
+    place_windows_of<T, Held, kAdd, false>(a, begin, end);
+  } else {
+    place_windows_of<T, Held, kAdd, true>(a, begin, end);
   }
 }
 

@@ -40,11 +40,10 @@
 #include "common/launch.h"
 #include "common/packed.h"
 #include "kernels/pool_codes/known_window.h"
+#include "kernels/pool_codes/pool_scatter.h"
 #include "kernels/pool_codes/pool_tiles.cuh"
 
 namespace segfast {
-
-enum class Combine { sum, last };
 
 struct PoolScatter {
   const void* values;  // [outer, pooled_height, pooled_width, inner]

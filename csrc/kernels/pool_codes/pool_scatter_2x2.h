@@ -1,5 +1,5 @@
 // pool_scatter_2x2.h: the values of 2x2 windows with stride 2. Compiled once an instruction set,
-// after pool_runs.h.
+// after pool_place.h and short_rows.h.
 //
 // What it gained in pool backward of [4, 256, 90, 120], two rows of the map at once against a pass
 // over each row for every tap, as PyTorch's time over ours (one thread of a Zen 4, AVX-512):
@@ -136,7 +136,7 @@ struct ScatterChannels {
 // to one of four places. T stands for all types of its size.
 template <typename T>
 struct ScatterRows2x2 {
-  const ScatterArguments& a;
+  const PoolScatterParams& a;
   const PoolShape& s = a.shape;
   TapTile tile{a.shape, a.record, a.record_kind};
   const bool is_coded = tile.is_coded<T>(), is_indexed = tile.is_indexed<T>();
@@ -260,6 +260,81 @@ struct ScatterRows2x2 {
     }
   }
 };
+
+// Rows of all maps that the pairs before the item-th hold.
+inline int64_t rows_of_pairs(const PoolShape& s, int64_t pairs, int64_t item) {
+  return item / pairs * s.height + 2 * (item % pairs);
+}
+
+// Pairs [begin, end) of rows of all maps: the windows' values over zeros, by codes.
+template <typename T>
+void scatter_short_coded(const PoolScatterParams& a, int64_t begin, int64_t end) {
+  const PoolShape& s = a.shape;
+  const TapTile tile(s, a.record, a.record_kind);
+  const int64_t width = s.width, windows = s.pooled_width;
+  const int64_t pairs = scatter_rows_per_map(s, a.window);
+  const int64_t map_end = rows_of_pairs(s, pairs, end) * width;
+  const int64_t moved = vector_maps<T>(tile, map_end, s.pooled_numel());
+  for (MapRows at(begin, end, pairs); at.count > 0;) {
+    const int64_t run = at.o * s.pooled_height + at.row;
+    T* upper = static_cast<T*>(a.map) + (at.o * s.height + 2 * at.row) * width;
+    const T* values = static_cast<const T*>(a.values) + run * windows;
+    const int64_t maps = whole_maps(at, moved);
+    if (maps > 0) {
+      move_maps(ScatterRow<T>{values, upper, upper + width, windows, width},
+                tile.codes.data + run * s.run_bytes(), s, maps);
+      at.next(maps);
+      continue;
+    }
+    std::fill(upper, upper + std::min(2 * at.count, s.height - 2 * at.row) * width, T{});
+    CodedRows coded(s, a.record, at.o, at.row);
+    const int64_t last = std::min(at.row + at.count, s.pooled_height);
+    for (int64_t oh = at.row; oh < last; ++oh, values += windows, upper += 2 * width) {
+      coded.open(oh);
+      for (int64_t i = 0; i < windows; ++i) upper[coded.next(i)] = values[i];
+    }
+    at.next();
+  }
+}
+
+template <typename T>
+void scatter_short_rows(const PoolScatterParams& a, int64_t begin, int64_t end) {
+  if (a.record_kind != Record::indices) return scatter_short_coded<T>(a, begin, end);
+  const int64_t pairs = scatter_rows_per_map(a.shape, a.window);
+  PlaceRows<T, T, false, false>{a}.scatter(rows_of_pairs(a.shape, pairs, begin),
+                                           rows_of_pairs(a.shape, pairs, end));
+}
+
+// Whether the indices of those rows of windows lie in their own windows, and those inside the map:
+// what no tile or vector saw is looked at now.
+template <typename T>
+bool are_own(const ScatterRows2x2<T>& rows, const MapRows& at) {
+  const PoolScatterParams& a = rows.a;
+  if (rows.tile.has_foreign()) return false;
+  const WindowRows windows(a.shape, a.window, at.row, at.count);
+  for (int64_t oh = windows.begin; oh < windows.end; ++oh) {
+    if (has_clipped(a.shape, oh) &&
+        !own_clipped_indices(static_cast<const int64_t*>(a.record), a.shape, a.window, at.o, oh)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+template <typename T>
+void scatter_rows_2x2(const PoolScatterParams& a, int64_t begin, int64_t end) {
+  const bool is_checked = a.record_kind == Record::indices && a.foreign != nullptr;
+  if (!is_checked && has_short_rows<T>(a.shape, a.record_kind)) {
+    return scatter_short_rows<T>(a, begin, end);
+  }
+  ScatterRows2x2<T> rows{a};
+  for (MapRows at(begin, end, scatter_rows_per_map(a.shape, a.window)); at.count > 0; at.next()) {
+    rows.scatter(at.o, at.row, at.count);
+    if (!is_checked) continue;
+    if (!are_own(rows, at)) __atomic_store_n(a.foreign, 1, __ATOMIC_RELAXED);
+    if (__atomic_load_n(a.foreign, __ATOMIC_RELAXED) != 0) return;
+  }
+}
 
 }  // namespace
 }  // namespace SEGFAST_ISA

@@ -18,7 +18,7 @@ namespace {
 // inner = 1, strides 1 and 2 along the width: a row of the map at a time, each of its elements
 // meets the windows that see it, in their order. Held rows have room on both sides, so that vectors
 // need not know where a row ends. 16-bit elements are added up in float, rounded once.
-template <typename T, Combine kCombine, bool kCodes, int kStride>
+template <typename T, Combine kCombine, int kStride>
 struct ScatterRowsAlong {
   using Word = word_t<T>;
   // The windows that a row's elements of one parity see by one tap.
@@ -29,11 +29,11 @@ struct ScatterRowsAlong {
   static constexpr int kSpan = kStride * kLanes<T>;  // columns of the map in a vector of windows
   static constexpr int kBlock = 8 / kStride;  // vectors at once: sums that do not wait for others
 
-  const ScatterArguments& a;
+  const PoolScatterParams& a;
   const PoolShape& s = a.shape;
   const Window2d& w = a.window;
   const T* end;  // of the rows that this thread writes: what it spills beyond a row it mends next
-  HeldRows<T, kCodes> rows;
+  HeldRows<T> rows;
   std::vector<SeenWindows> windows;  // of each row of a map, of either parity
   std::vector<size_t> windows_end;
 
@@ -48,7 +48,7 @@ struct ScatterRowsAlong {
     return margin_of(w) + std::max(s.pooled_width, seen);
   }
 
-  ScatterRowsAlong(const ScatterArguments& arguments, int64_t end_item)
+  ScatterRowsAlong(const PoolScatterParams& arguments, int64_t end_item)
       : a(arguments),
         end(static_cast<const T*>(a.map) + end_item * a.shape.width),
         rows(a, margin_of(w), width_of(s, w)) {
@@ -126,7 +126,7 @@ struct ScatterPixels {
     Word won;
   };
 
-  const ScatterArguments& a;
+  const PoolScatterParams& a;
   const PoolShape& s = a.shape;
   const Window2d& w = a.window;
   Rows rows;
@@ -134,7 +134,7 @@ struct ScatterPixels {
   std::vector<Seen> columns;        // of all columns of the map, one after another
   std::vector<size_t> columns_end;  // of each column
 
-  explicit ScatterPixels(const ScatterArguments& arguments)
+  explicit ScatterPixels(const PoolScatterParams& arguments)
       : a(arguments), rows(a, 0, s.pooled_width * s.inner + kLanes<T>) {
     for (int64_t x = 0; x < s.width; ++x) {
       const int64_t last = last_window<int64_t>(x, w.stride_w, w.pad_w, s.pooled_width);

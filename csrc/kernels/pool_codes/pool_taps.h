@@ -190,6 +190,21 @@ struct TapTile {
   bool has_foreign() const { return any_lane(foreign); }
 };
 
+// Whether a row of 2x2 windows has some that reach beyond the map.
+inline bool has_clipped(const PoolShape& s, int64_t oh) {
+  return 2 * oh + 1 >= s.height || 2 * s.pooled_width > s.width;
+}
+
+// Whether every index of a row of such windows lies in its own one, and that inside the map.
+inline bool own_clipped_indices(const int64_t* record, const PoolShape& s, const Window2d& window,
+                                int64_t o, int64_t oh) {
+  const int64_t* indices = record + (o * s.pooled_height + oh) * s.pooled_width * s.inner;
+  for (int64_t i = 0; i < s.pooled_width * s.inner; ++i) {
+    if (position_tap(window, s, oh, i / s.inner, indices[i]) < 0) return false;
+  }
+  return true;
+}
+
 }  // namespace
 }  // namespace SEGFAST_ISA
 }  // namespace segfast

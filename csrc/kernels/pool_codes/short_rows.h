@@ -1,6 +1,6 @@
 // short_rows.h: 2x2 windows with stride 2 of contiguous maps whose rows are less than a vector:
 // from codes by one vector all the same, else a window at a time. Compiled once an instruction set,
-// after pool_place.h and pool_scatter_2x2.h.
+// after pool_runs.h.
 //
 // What it gained, against a tile of taps for each row, as PyTorch's time over ours of [8, 256, 7,
 // 7] and of [2, 512, 11, 15] (one thread of a Zen 3, AVX2; ours and PyTorch's in turns, on a
@@ -95,50 +95,6 @@ __attribute__((noinline)) void move_maps(Move move, const uint8_t* codes, const 
       move_one(move, 0, CodedRun<Move>{codes}.read(0));
     }
   }
-}
-
-// Rows of all maps that the pairs before the item-th hold.
-inline int64_t rows_of_pairs(const PoolShape& s, int64_t pairs, int64_t item) {
-  return item / pairs * s.height + 2 * (item % pairs);
-}
-
-// Pairs [begin, end) of rows of all maps: the windows' values over zeros, by codes.
-template <typename T>
-void scatter_short_coded(const ScatterArguments& a, int64_t begin, int64_t end) {
-  const PoolShape& s = a.shape;
-  const TapTile tile(s, a.record, a.record_kind);
-  const int64_t width = s.width, windows = s.pooled_width;
-  const int64_t pairs = scatter_rows_per_map(s, a.window);
-  const int64_t map_end = rows_of_pairs(s, pairs, end) * width;
-  const int64_t moved = vector_maps<T>(tile, map_end, s.pooled_numel());
-  for (MapRows at(begin, end, pairs); at.count > 0;) {
-    const int64_t run = at.o * s.pooled_height + at.row;
-    T* upper = static_cast<T*>(a.map) + (at.o * s.height + 2 * at.row) * width;
-    const T* values = static_cast<const T*>(a.values) + run * windows;
-    const int64_t maps = whole_maps(at, moved);
-    if (maps > 0) {
-      move_maps(ScatterRow<T>{values, upper, upper + width, windows, width},
-                tile.codes.data + run * s.run_bytes(), s, maps);
-      at.next(maps);
-      continue;
-    }
-    std::fill(upper, upper + std::min(2 * at.count, s.height - 2 * at.row) * width, T{});
-    CodedRows coded(s, a.record, at.o, at.row);
-    const int64_t last = std::min(at.row + at.count, s.pooled_height);
-    for (int64_t oh = at.row; oh < last; ++oh, values += windows, upper += 2 * width) {
-      coded.open(oh);
-      for (int64_t i = 0; i < windows; ++i) upper[coded.next(i)] = values[i];
-    }
-    at.next();
-  }
-}
-
-template <typename T>
-void scatter_short_rows(const ScatterArguments& a, int64_t begin, int64_t end) {
-  if (a.record_kind != Record::indices) return scatter_short_coded<T>(a, begin, end);
-  const int64_t pairs = scatter_rows_per_map(a.shape, a.window);
-  PlaceRows<T, T, false, false>{a}.scatter(rows_of_pairs(a.shape, pairs, begin),
-                                           rows_of_pairs(a.shape, pairs, end));
 }
 
 }  // namespace
