@@ -33,8 +33,8 @@ struct MaxUnpool2dBackwardParams {
 };
 
 // Work items on the CPU: rows of the map, or pairs of them; where indices are scattered, groups of
-// kUnpoolChannels planes. So are those of rows of fewer windows than a vector takes.
-inline constexpr int64_t kUnpoolChannels = 16, kShortRow = 8;
+// kUnpoolChannels planes. So are those of short rows.
+inline constexpr int64_t kUnpoolChannels = 16;
 inline bool gathers(const MaxUnpool2dParams& p) {
   if (p.record_kind != Record::indices) return true;
   const bool are_short = p.shape.inner == 1 && p.shape.pooled_width < kShortRow;

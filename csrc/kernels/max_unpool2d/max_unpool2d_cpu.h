@@ -28,6 +28,10 @@
 // From indices, contiguous, rows of fewer windows than a vector takes scattered by planes, as
 // PyTorch's time over ours (one thread of a Zen 3, AVX2), of [8, 256, 7, 7] and [2, 512, 11, 15]:
 //   fp32 0.27 -> 2.0, 0.32 -> 2.2; bf16 0.21 -> 1.8, 0.24 -> 2.2. Other short rows: short_rows.h
+// Microseconds of contiguous maps of few windows a row, from indices (one thread of it), a vector
+// of which is looked at before they are looked up one by one, [2, 512, 11, 15]: backward fp32 48 ->
+// 24, bf16 24 -> 17, float64 60 -> 24 (rows of up to 31 windows there, [2, 256, 24, 30] 122 -> 72);
+// forward fp32 58 -> 40, bf16 62 -> 39
 // Backward from codes of [4, 256, 90, 120], contiguous (two threads), rows of 448 bytes read ahead,
 // shorter ones too where memory holds the map: fp32 1650 -> 1150, bf16 527 -> 428
 #include "common/lanes.h"
@@ -83,6 +87,7 @@ inline void check_codes(const MaxUnpool2dParams& p, int64_t begin, int64_t end) 
 
 template <typename Bits>
 void scatter_planes(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
+  constexpr int kCount = kLanes<double>;
   const PoolShape& s = p.shape;
   const int64_t groups = ceil_div<int64_t>(s.inner, kUnpoolChannels);
   const int64_t plane = s.height * s.width;
@@ -101,7 +106,13 @@ void scatter_planes(const MaxUnpool2dParams& p, int64_t begin, int64_t end) {
         std::memset(output + i * s.inner, 0, static_cast<size_t>(n) * sizeof(Bits));
       }
     }
-    for (int64_t i = 0; i < windows; ++i) {
+    int64_t i = 0;
+    for (; s.inner == 1 && i + kCount <= windows; i += kCount) {
+      if (!are_inside(indices + i, 0, plane)) break;
+#pragma GCC unroll 16
+      for (int k = 0; k < kCount; ++k) output[indices[i + k]] = input[i + k];
+    }
+    for (; i < windows; ++i) {
       for (int64_t c = 0; c < n; ++c) {
         const int64_t index = indices[i * s.inner + c];
         if (index < 0 || index >= plane) throw_bad_index(index, s);
@@ -365,24 +376,31 @@ struct GatherRow {
   }
 };
 
-// The same of rows that are less than a vector, by indices.
+// The same of contiguous maps, each index looked up.
 template <typename T>
-__attribute__((noinline)) void gather_short_indexed(const MaxUnpool2dBackwardParams& p,
-                                                    int64_t begin, int64_t end) {
+__attribute__((noinline)) void gather_indexed(const MaxUnpool2dBackwardParams& p, int64_t begin,
+                                              int64_t end) {
   const PoolShape s = p.shape;  // a copy, which no store can change
+  constexpr int kCount = kLanes<double>;
   const int64_t plane = s.height * s.width;
   const int64_t* index = static_cast<const int64_t*>(p.record) + begin * s.pooled_width;
   T* out = static_cast<T*>(p.grad_input) + begin * s.pooled_width;
   for (MapRows at(begin, end, s.pooled_height); at.count > 0; at.next()) {
     const T* const map = static_cast<const T*>(p.grad_output) + at.o * plane;
-    for (int64_t n = at.count * s.pooled_width; n > 0; --n, ++index, ++out) {
+    int64_t n = at.count * s.pooled_width;
+    for (; n >= kCount; n -= kCount, index += kCount, out += kCount) {
+      if (!are_inside(index, 0, plane)) break;
+#pragma GCC unroll 16
+      for (int k = 0; k < kCount; ++k) out[k] = map[index[k]];
+    }
+    for (; n > 0; --n, ++index, ++out) {
       const bool is_named = static_cast<uint64_t>(*index) < static_cast<uint64_t>(plane);
       *out = is_named ? map[*index] : at_index(map, s, *index);
     }
   }
 }
 
-// By codes.
+// The same of rows that are less than a vector, by codes.
 template <typename T>
 __attribute__((noinline)) void gather_short_coded(const MaxUnpool2dBackwardParams& p, int64_t begin,
                                                   int64_t end) {
@@ -410,11 +428,18 @@ __attribute__((noinline)) void gather_short_coded(const MaxUnpool2dBackwardParam
   }
 }
 
+// Whether a row has so few windows that their indices are looked up faster than told apart.
+template <typename T>
+bool has_few_indexed(const MaxUnpool2dBackwardParams& p) {
+  constexpr int64_t kFew = sizeof(T) == 8 ? 32 : 16;
+  return p.record_kind == Record::indices && p.shape.inner == 1 && p.shape.pooled_width < kFew;
+}
+
 template <typename T>
 void gather_rows(const MaxUnpool2dBackwardParams& p, int64_t begin, int64_t end) {
-  if (p.window.is_2x2() && has_short_rows<T>(p.shape, p.record_kind)) {
-    return p.record_kind == Record::indices ? gather_short_indexed<T>(p, begin, end)
-                                            : gather_short_coded<T>(p, begin, end);
+  if (p.window.is_2x2() && has_few_indexed<T>(p)) return gather_indexed<T>(p, begin, end);
+  if (p.record_kind == Record::codes2 && has_short_rows<T>(p.shape, p.record_kind)) {
+    return gather_short_coded<T>(p, begin, end);
   }
   GatherRow<T> row{p};
   for (MapRows at(begin, end, p.shape.pooled_height); at.count > 0; at.next()) {

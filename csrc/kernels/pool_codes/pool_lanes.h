@@ -27,6 +27,12 @@ struct Elements {
   }
 };
 
+// Whether each of kLanes<double> indices is that of one of `count` elements from `first` on.
+SEGFAST_LANES bool are_inside(const int64_t* indices, int64_t first, int64_t count) {
+  const auto from = load_vector<bits_t<double>>(indices) - static_cast<uint64_t>(first);
+  return !any_lane((bits_t<float>)(from >= static_cast<uint64_t>(count)));
+}
+
 // Elements [first, first + n) that exist, the rest 0.
 template <typename T>
 __attribute__((noinline)) void copy_existing(const Elements<T>& x, int64_t first, int n, T* to) {

@@ -25,12 +25,20 @@
 // Microseconds of channels_last [8, 256, 9, 9] and [8, 256, 14, 14], 3x3 with dilation 2, from
 // indices (one thread of it), rather than summed by vectors: fp32 157 -> 106, 407 -> 311; bf16 201
 // -> 149 and, not so, 455; from codes fp32 115 -> 104, bf16 137 -> 102
+// Of contiguous maps from codes (one thread of it), their places by vectors, windows of a small map
+// in one loop: [2, 512, 11, 15] and [8, 256, 7, 7] fp32 3x3, stride 2 83 -> 54, 55 -> 37; stride 1
+// 212 -> 150, 133 -> 100; dilation 2 217 -> 149, 140 -> 92; fp16 3x3, stride 2 96 -> 67, 63 -> 43
+// From indices, of which a vector is looked at before they are placed, where they are added up: [2,
+// 512, 11, 15] 3x3, stride 2 fp32 94 -> 74, bf16 131 -> 111, float64 109 -> 89
+//   sums of 16-bit elements of several rows of windows at once, [2, 64, 65, 127], 5x5, stride 2:
+//   from codes fp16 520 -> 450, bf16 558 -> 474; from indices 509 -> 441, 549 -> 457
+//
 // Tried without gain for contiguous maps: four maps side by side (fp32 375 -> 490 us), rows of the
 // map in a ring that is copied out, what eight windows hold added up by vectors (gathered, and
-// compared with their neighbours' places), places ahead of the windows. For channels_last ones:
-// tiles of some columns and channels that stay in a first-level cache (fp32 370 -> 540), codes read
-// as bytes (370 -> 390), prefetches. A channel takes 0.8 ns there, of which 0.74 are the loads of
-// what it is added to.
+// compared with their neighbours' places), several rows of fp32 windows at once (466 -> 495).
+// For channels_last ones: tiles of some columns and channels that stay in a first-level cache (fp32
+// 370 -> 540), codes read as bytes (370 -> 390), prefetches. A channel takes 0.8 ns there, of which
+// 0.74 are the loads of what it is added to.
 
 namespace segfast {
 namespace SEGFAST_ISA {
@@ -51,22 +59,6 @@ struct CodeBlock {
   bool has_taps(int taps) const {
     const uint64_t beyond = codes + static_cast<uint64_t>(kMostTaps - taps) * kOfAll;
     return ((codes | beyond) & kMostTaps * kOfAll) == 0;
-  }
-
-  // Windows of a row, `step` apart: each one's value to where its tap lies from the window.
-  template <bool kAdd, typename Held>
-  SEGFAST_LANES void place_along(const Held* __restrict values, const int64_t* offsets, Held* to,
-                                 int64_t step) const {
-    uint64_t rest = codes;
-#pragma GCC unroll 8
-    for (int k = 0; k < kCount; ++k, rest >>= 8, to += step) {
-      Held& place = to[offsets[rest & 0xff]];
-      if constexpr (kAdd) {
-        place += values[k];
-      } else {
-        place = values[k];
-      }
-    }
   }
 
   // Channels of a window, whose places differ: all are loaded before any is stored.
@@ -117,15 +109,18 @@ struct WindowRun {
 
   void next(int64_t windows) { values += windows, out += seen; }
 
-  // The i-th to a place that may be another thread's, or none: that of an empty window.
   template <bool kAdd>
-  SEGFAST_LANES void place(int64_t i, int64_t place) const {
-    if (static_cast<uint64_t>(place) >= static_cast<uint64_t>(seen)) return;
+  SEGFAST_LANES void place_inside(int64_t i, int64_t place) const {
     if constexpr (kAdd) {
       out[place] += values[i];
     } else {
       out[place] = values[i];
     }
+  }
+  // The i-th to a place that may be another thread's, or none: that of an empty window.
+  template <bool kAdd>
+  SEGFAST_LANES void place(int64_t i, int64_t place) const {
+    if (static_cast<uint64_t>(place) < static_cast<uint64_t>(seen)) place_inside<kAdd>(i, place);
   }
 };
 
@@ -133,36 +128,95 @@ struct WindowRun {
 template <bool kAdd, typename Held>
 __attribute__((noinline)) void place_indexed(WindowRun<Held> run, const int64_t* indices, int64_t n,
                                              int64_t maps) {
-  for (int64_t k = 0; k < maps; ++k, indices += n, run.next(n)) {
-    for (int64_t i = 0; i < n; ++i) run.template place<kAdd>(i, indices[i] - run.origin);
+  constexpr int kCount = kLanes<double>;
+  for (int64_t map = 0; map < maps; ++map, indices += n, run.next(n)) {
+    int64_t i = 0;
+    for (; kAdd && i + kCount <= n; i += kCount) {
+      if (are_inside(indices + i, run.origin, run.seen)) {
+#pragma GCC unroll 16
+        for (int k = 0; k < kCount; ++k) {
+          run.template place_inside<kAdd>(i + k, indices[i + k] - run.origin);
+        }
+      } else {
+        for (int k = 0; k < kCount; ++k)
+          run.template place<kAdd>(i + k, indices[i + k] - run.origin);
+      }
+    }
+    for (; i < n; ++i) run.template place<kAdd>(i, indices[i] - run.origin);
   }
 }
 
-// `rows` rows of windows of each of `maps` maps.
-template <bool kAdd, typename Held>
-__attribute__((noinline)) void place_coded(  // inlined, its loop runs out of registers
-    WindowRun<Held> run, const uint8_t* codes, const TapOffsets& offsets, const PoolShape& s,
-    const Window2d& w, int64_t rows, int64_t maps) {
-  const int64_t n = s.pooled_width, step = w.stride_w;
-  const int64_t reach = (n - 1) * step + offsets.at[w.taps() - 1];
-  for (int64_t k = 0; k < maps; ++k, run.next(rows * n)) {
-    int64_t origin = run.origin;
-    for (int64_t first = 0; first < rows * n; first += n, codes += n) {
-      int64_t i = 0;
-      // Whatever tap a window of the row names lies among the elements.
-      if (w.taps() <= CodeBlock::kMostTaps && origin >= 0 && origin + reach < run.seen) {
-        for (; i + CodeBlock::kCount <= n; i += CodeBlock::kCount) {
-          const CodeBlock block(codes + i);
-          if (!block.has_taps(w.taps())) break;
-          block.place_along<kAdd>(run.values + first + i, offsets.at, run.out + origin + i * step,
-                                  step);
-        }
+// The places that codes name, of a vector of windows at a time, in 32 bits.
+struct CodedPlaces {
+  using Bits = bits_t<float>;
+
+  const PoolShape& s;
+  const Window2d& w;
+  const TapOffsets offsets{w, s.width};
+  const bool fits;  // windows that are placed at once lie so near to each other, with all they see
+  const uint32_t taps = static_cast<uint32_t>(w.taps()),
+                 right = static_cast<uint32_t>(w.dilation_w);
+  // From one past a row's last tap to the next row's first.
+  const uint32_t below =
+      static_cast<uint32_t>(w.dilation_h * s.width - int64_t{w.kernel_w} * w.dilation_w);
+  // A code times this, less the lower half, is its tap's row.
+  const uint32_t row_of = (1 << 16) / static_cast<uint32_t>(w.kernel_w) + 1;
+  std::vector<uint32_t> origins;  // from the first window's
+
+  // Of rows of windows that see `span` rows of the map.
+  CodedPlaces(const PoolScatterParams& a, int64_t rows, int64_t span)
+      : s(a.shape), w(a.window), fits((span + 1) * (s.width + w.pad_w) < max_numel_32) {
+    if (!fits) return;
+    origins.resize(static_cast<size_t>(rows * s.pooled_width));
+    uint32_t* next = origins.data();
+    for (int64_t oh = 0; oh < rows; ++oh) {
+      const int64_t first = oh * w.stride_h * s.width;
+      for (int64_t ow = 0; ow < s.pooled_width; ++ow) {
+        *next++ = static_cast<uint32_t>(first + ow * w.stride_w);
       }
-      for (; i < n; ++i) {
-        run.template place<kAdd>(first + i, origin + i * step + offsets.at[codes[i]]);
-      }
-      origin += w.stride_h * s.width;
     }
+  }
+
+  int64_t origin(int64_t i) const {
+    return i / s.pooled_width * w.stride_h * s.width + i % s.pooled_width * w.stride_w;
+  }
+
+  // That of the i-th window, and of kLanes<float> from it on, where the first begins at `first`:
+  // all bits, or beyond any map, of what is no code.
+  SEGFAST_LANES int64_t place(int64_t i, uint8_t code, int64_t first) const {
+    return (fits ? int64_t{origins[static_cast<size_t>(i)]} : origin(i)) + first + offsets.at[code];
+  }
+  SEGFAST_LANES Bits places(int64_t i, const uint8_t* codes, int64_t first) const {
+    const Bits code = load_taps<float>(codes), row = code * row_of >> 16;
+    const Bits place = load_vector<Bits>(origins.data() + i) + static_cast<uint32_t>(first) +
+                       code * right + row * below;
+    return code < taps ? place : ~Bits{};
+  }
+};
+
+// The same by their codes.
+template <bool kAdd, typename Held>
+__attribute__((noinline)) void place_coded(WindowRun<Held> run, const uint8_t* codes,
+                                           const CodedPlaces& coded, int64_t n, int64_t maps) {
+  constexpr int kCount = kLanes<float>;
+  const int64_t in_vectors = coded.fits ? n / kCount * kCount : 0;
+  for (int64_t k = 0; k < maps; ++k, codes += n, run.next(n)) {
+    int64_t i = 0;
+    for (; i < in_vectors; i += kCount) {
+      const bits_t<float> places = coded.places(i, codes + i, run.origin);
+      uint32_t at[kCount];
+      store_vector(at, places);
+      if (any_lane((bits_t<float>)(places >= static_cast<uint32_t>(run.seen)))) {
+        for (int v = 0; v < kCount; ++v) run.template place<kAdd>(i + v, int64_t{at[v]});
+        continue;
+      }
+      for (int v = 0; v < kCount; v += 2) {
+        const auto two = load_vector<uint64_t>(at + v);
+        run.template place_inside<kAdd>(i + v, static_cast<uint32_t>(two));
+        run.template place_inside<kAdd>(i + v + 1, two >> 32);
+      }
+    }
+    for (; i < n; ++i) run.template place<kAdd>(i, coded.place(i, codes[i], run.origin));
   }
 }
 
@@ -171,16 +225,25 @@ __attribute__((noinline)) void place_coded(  // inlined, its loop runs out of re
 template <typename T, typename Held, bool kAdd, bool kCodes>
 struct PlaceRows {
   static constexpr bool kInPlace = std::is_same_v<T, Held>;
-  static constexpr int64_t kTogether = 1 << 11;  // elements of maps
+  static constexpr int64_t kTogether = 1 << 11;              // elements of maps
+  static constexpr int64_t kAtOnce = kInPlace ? 0 : 1 << 9;  // windows that are converted at once
 
   const PoolScatterParams& a;
   const PoolShape& s = a.shape;
   const Window2d& w = a.window;
-  const TapOffsets offsets{w, s.width};
   const int64_t width = s.width, plane = s.height * width;
   const int64_t windows = s.pooled_width, of_map = s.pooled_height * windows;
-  const int64_t span = int64_t{w.kernel_h - 1} * w.dilation_h + 1;  // rows that a window sees
-  std::vector<Held> sums = {}, converted = {};                      // unless in place
+  // Rows of windows.
+  const int64_t at_once = plane <= kTogether
+                              ? s.pooled_height
+                              : std::clamp<int64_t>(kAtOnce / windows, 1, s.pooled_height);
+  const CodedPlaces coded{a, kCodes ? at_once : 0, rows_seen(at_once)};
+  std::vector<Held> sums = {}, converted = {};  // unless in place
+
+  // How many rows of the map some rows of windows see.
+  int64_t rows_seen(int64_t rows) const {
+    return (rows - 1) * w.stride_h + int64_t{w.kernel_h - 1} * w.dilation_h + 1;
+  }
 
   // Where n elements of the map from `map` on are made, and n values as they are added.
   Held* sums_of(T* map, int64_t n) {
@@ -209,7 +272,7 @@ struct PlaceRows {
     const Held* const values = values_of(first, maps * rows * windows);
     if constexpr (kCodes) {
       place_coded<kAdd>(WindowRun<Held>{values, out, top * width - w.pad_w, seen},
-                        static_cast<const uint8_t*>(a.record) + first, offsets, s, w, rows, maps);
+                        static_cast<const uint8_t*>(a.record) + first, coded, rows * windows, maps);
     } else {
       place_indexed<kAdd>(WindowRun<Held>{values, out, y * width, seen},
                           static_cast<const int64_t*>(a.record) + first, rows * windows, maps);
@@ -231,12 +294,15 @@ struct PlaceRows {
     const int64_t last = last_window<int64_t>(y + rows - 1, w.stride_h, w.pad_h, s.pooled_height);
     int64_t oh = first_window<int64_t>(y, w.kernel_h, w.stride_h, w.pad_h, w.dilation_h);
     int64_t cleared = 0;
-    for (; oh < last; ++oh) {
+    while (oh < last) {
+      const int64_t count = std::min(at_once, last - oh);
       const int64_t top = oh * w.stride_h - w.pad_h - y;  // in rows of `out`
-      const int64_t bottom = std::clamp(top + span, cleared, rows);
-      std::fill(out + cleared * width, out + bottom * width, Held{});
-      cleared = bottom;
-      place(o * of_map + oh * windows, 1, 1, out, rows * width, y, top);
+      const int64_t low = std::max<int64_t>(top, 0), high = std::min(top + rows_seen(count), rows);
+      if (cleared < high) std::fill(out + cleared * width, out + high * width, Held{});
+      cleared = std::max(cleared, high);
+      place(o * of_map + oh * windows, count, 1, out + low * width, (high - low) * width, y + low,
+            top - low);
+      oh += count;
     }
     std::fill(out + cleared * width, out + rows * width, Held{});
     if constexpr (!kInPlace) round_sums<false>(out, rows * width, map);

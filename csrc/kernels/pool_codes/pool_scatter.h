@@ -13,6 +13,9 @@ namespace segfast {
 // Of values at one position: their sum, or the last window's.
 enum class Combine { sum, last };
 
+// Rows of fewer windows, contiguous, are too few for vectors to tell their indices apart.
+inline constexpr int64_t kShortRow = 8;
+
 struct PoolScatterParams {
   const void* values;  // [outer, pooled_height, pooled_width, inner]
   const void* record;  // codes of positions of the map, or indices: to let the last one stay, of

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/dispatch.h"
 #include "kernels/pool_codes/known_window.h"
 
 #if defined(__x86_64__)

@@ -18,11 +18,13 @@ namespace segfast {
 namespace SEGFAST_ISA {
 namespace {
 
-// As codes say, a vector takes as many windows as elements fit in.
+// As codes say, a vector takes as many windows as elements fit in; as indices do, at least
+// kShortRow pay.
 template <typename T>
 bool has_short_rows(const PoolShape& s, Record kind) {
-  const int64_t lanes = kind == Record::codes2 ? kOwnLanes<T> : kLanes<T>;
-  return s.inner == 1 && s.pooled_width < lanes;
+  const int64_t least =
+      kind == Record::codes2 ? kOwnLanes<T> : std::max<int64_t>(kLanes<T>, kShortRow);
+  return s.inner == 1 && s.pooled_width < least;
 }
 
 // Rows of windows, one after the other, each one's codes in a word: where the elements lie that
