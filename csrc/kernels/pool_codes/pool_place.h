@@ -298,8 +298,8 @@ struct PlaceRows {
       const int64_t count = std::min(at_once, last - oh);
       const int64_t top = oh * w.stride_h - w.pad_h - y;  // in rows of `out`
       const int64_t low = std::max<int64_t>(top, 0), high = std::min(top + rows_seen(count), rows);
-      if (cleared < high) std::fill(out + cleared * width, out + high * width, Held{});
-      cleared = std::max(cleared, high);
+      std::fill(out + cleared * width, out + high * width, Held{});
+      cleared = high;
       place(o * of_map + oh * windows, count, 1, out + low * width, (high - low) * width, y + low,
             top - low);
       oh += count;
