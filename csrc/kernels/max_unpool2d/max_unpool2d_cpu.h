@@ -400,10 +400,10 @@ __attribute__((noinline)) void gather_indexed(const MaxUnpool2dBackwardParams& p
   }
 }
 
-// The same of rows that are less than a vector, by codes.
+// The same by codes.
 template <typename T>
-__attribute__((noinline)) void gather_short_coded(const MaxUnpool2dBackwardParams& p, int64_t begin,
-                                                  int64_t end) {
+__attribute__((noinline)) void gather_coded(const MaxUnpool2dBackwardParams& p, int64_t begin,
+                                            int64_t end) {
   const PoolShape& s = p.shape;
   const TapTile tile(s, p.record, p.record_kind);
   const int64_t windows = s.pooled_width;
@@ -439,7 +439,7 @@ template <typename T>
 void gather_rows(const MaxUnpool2dBackwardParams& p, int64_t begin, int64_t end) {
   if (p.window.is_2x2() && has_few_indexed<T>(p)) return gather_indexed<T>(p, begin, end);
   if (p.record_kind == Record::codes2 && has_short_rows<T>(p.shape, p.record_kind)) {
-    return gather_short_coded<T>(p, begin, end);
+    return gather_coded<T>(p, begin, end);
   }
   GatherRow<T> row{p};
   for (MapRows at(begin, end, p.shape.pooled_height); at.count > 0; at.next()) {
