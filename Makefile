@@ -35,8 +35,7 @@ demo: $(BUILD)
 # process starts with tests that stand side by side, so that a fixture is built once, and takes over
 # another's when it is done.
 test:
-	$(MAKE) --jobs=2 ctest $(ORIGINALS)
-	$(MAKE) shipped
+	$(MAKE) --jobs=2 ctest shipped $(ORIGINALS)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 # What is slow and exhaustive: random options by the thousand, every loss compiled, 2^31 elements.
