@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ _spec.loader.exec_module(gpu)
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(gpu, "STEPS", [(("first",), 20.0), (("last",), 0.2)])
-    return gpu.Runner(tmp_path)
+    # A step inherits that a signal is ignored, as it is in a script's background, but no handler.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield gpu.Runner(tmp_path)
+    signal.signal(signal.SIGINT, handler)
 
 
 def python(code: str) -> list[str]:
