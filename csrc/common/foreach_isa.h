@@ -2,11 +2,15 @@
 // time inside another namespace SEGFAST_ISA. No include guard: this header is meant to be included
 // once in each <op>_cpu.cpp.
 //
-// Rules for such a file: it includes nothing but files of its own kind (the .cpp includes all other
-// headers first, so that nothing shared is compiled for a newer machine than the one at hand), has
-// no include guard and no lambda (GCC does not give a lambda the pragma's target), and stands
-// wholly inside `namespace segfast::SEGFAST_ISA`.
+// Rules for such a file: it includes nothing but files of its own kind (all other headers come
+// first, those of the .cpp and <immintrin.h> below, so that nothing shared is compiled for a newer
+// machine than the one at hand), has no include guard and no lambda (GCC does not give a lambda the
+// pragma's target), and stands wholly inside `namespace segfast::SEGFAST_ISA`.
 #include "common/isa.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #define SEGFAST_ISA isa_default
 #include SEGFAST_ISA_FILE

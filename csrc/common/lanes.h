@@ -2,8 +2,7 @@
 // from and stored to any element type, side by side or interleaved by two.
 //
 // A body file: a kernel's <op>_cpu.h includes it first, once for each instruction set. Before that,
-// the .cpp includes <algorithm>, <cstring>, <utility>, common/types.h and, on x86-64,
-// <immintrin.h>.
+// the .cpp includes <algorithm>, <cstring>, <utility> and common/types.h.
 namespace segfast {
 namespace SEGFAST_ISA {
 namespace {

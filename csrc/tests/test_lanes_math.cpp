@@ -10,10 +10,6 @@
 #include "common/types.h"
 #include "tensors.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 namespace segfast {
 enum class Function { exp_nonpositive, log_positive, log1p_unit };
 }

@@ -25,10 +25,6 @@ Part part_of(size_t bytes, int64_t item, int64_t items) {
 }  // namespace
 }  // namespace segfast
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #define SEGFAST_ISA_FILE "kernels/bandwidth/bandwidth_cpu.h"
 #include "common/foreach_isa.h"
 

@@ -8,10 +8,6 @@
 #include "kernels/confusion_matrix/confusion_matrix.h"
 #include "kernels/confusion_matrix/confusion_matrix_math.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #define SEGFAST_ISA_FILE "kernels/confusion_matrix/confusion_matrix_cpu.h"
 #include "common/foreach_isa.h"
 

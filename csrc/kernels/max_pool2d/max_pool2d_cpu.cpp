@@ -8,10 +8,6 @@
 
 #include "kernels/max_pool2d/max_pool2d.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #define SEGFAST_ISA_FILE "kernels/max_pool2d/max_pool2d_cpu.h"
 #include "common/foreach_isa.h"
 

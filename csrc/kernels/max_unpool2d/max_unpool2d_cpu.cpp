@@ -32,10 +32,6 @@ std::string map_size(const PoolShape& s) {
 }  // namespace
 }  // namespace segfast
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #define SEGFAST_ISA_FILE "kernels/max_unpool2d/max_unpool2d_cpu.h"
 #include "common/foreach_isa.h"
 

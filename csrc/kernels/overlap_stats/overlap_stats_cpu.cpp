@@ -8,10 +8,6 @@
 #include "common/scratch.h"
 #include "kernels/overlap_stats/overlap_stats.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #define SEGFAST_ISA_FILE "kernels/overlap_stats/overlap_stats_cpu.h"
 #include "common/foreach_isa.h"
 

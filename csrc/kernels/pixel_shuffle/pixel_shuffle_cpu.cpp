@@ -6,10 +6,6 @@
 #include "kernels/pixel_shuffle/pixel_shuffle.h"
 #include "kernels/pixel_shuffle/pixel_shuffle_math.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 namespace segfast {
 
 struct Bytes16 {

@@ -11,10 +11,6 @@
 #include "common/dispatch.h"
 #include "kernels/pool_codes/known_window.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #define SEGFAST_ISA_FILE "kernels/pool_codes/pool_scatter_cpu.h"
 #include "common/foreach_isa.h"
 

@@ -9,10 +9,6 @@
 #include "kernels/subpixel_upsample/subpixel_upsample.h"
 #include "kernels/subpixel_upsample/subpixel_upsample_math.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #define SEGFAST_ISA_FILE "kernels/subpixel_upsample/subpixel_upsample_cpu.h"
 #include "common/foreach_isa.h"
 
