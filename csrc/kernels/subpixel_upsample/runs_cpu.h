@@ -24,16 +24,19 @@
 //   forward   fp32 260 -> 43, 36 -> 11; bf16 500 -> 45, 89 -> 21; fp16 802 -> 43, 160 -> 19
 //   backward  fp32 765 -> 45, 100 -> 19; bf16 862 -> 50, 174 -> 35; fp16 1080 -> 49, 229 -> 34
 //
-// What bounds 16 bits there, in a cache, are instructions (8 cells, with a mask; in brackets those
-// that a vector pipe executes): forward contiguous bf16 73 (52), fp16 69 (45); channels_last bf16
-// 75 (50), fp16 74 (49); backward contiguous bf16 74 (55), fp16 70 (58); channels_last bf16 67
-// (46), fp16 67 (47). The loops sustain 3 to 4 a cycle of the six that begin and the four pipes: 20
-// to 25 cycles, as many from the first cache as from the second. Those of bf16 channels_last
-// forward take 15 where none waits for another. 1.6 times the floor would leave two threads 13
-// backward and 15 to 21 forward. Tried without gain: sums by columns, 14 in place of 16; sums on
-// the ports that add, of quarters that several share; strips of pixels, so that what a row
-// contributes to the next stays in the first cache; the compiler's other orders; two passes over a
-// pixel's channels, the first of which leaves them widened in the first cache (24.9 -> 26 us).
+// What bounds 16 bits there, in a cache, are instructions. Clocks of 8 cells, with a mask; in
+// brackets those of the same instructions where none waits for another and all memory is in the
+// first cache:
+//   forward   contiguous bf16 18 to 22 (12.6), fp16 19 to 22 (13.4)
+//             channels_last bf16 19 (12.6), fp16 21 (15)
+//   backward  contiguous bf16 26 (17.2), fp16 24 (16.9)
+//             channels_last bf16 20 (15.4), fp16 19 (14.2)
+// 1.6 times the floor would leave a thread 12 to 16 forward: no room for one to wait. Tried without
+// gain: sums by columns, 14 in place of 16; sums on the ports that add, of quarters that several
+// share; strips of pixels, so that what a row contributes to the next stays in the first cache; the
+// compiler's other orders; two passes over a pixel's channels, the first of which leaves them
+// widened in the first cache (24.9 -> 26 us); a vector of channels along the whole row, its left
+// neighbours in registers (24.4 -> 26.3).
 
 namespace segfast {
 namespace SEGFAST_ISA {
