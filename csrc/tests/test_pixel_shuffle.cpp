@@ -25,8 +25,15 @@ const ShuffleCase kCases[] = {
     {"factor 3, whole squares, a last one that overlaps, a subpixel left", 1, 18, 2, 5, 3},
     {"factor 4", 1, 21, 5, 19, 4},
     {"factor 4: whole vectors along rows", 1, 2, 3, 8, 4},
-    {"factor 5: no fixed loop", 2, 3, 3, 11, 5},
+    {"factor 5", 2, 3, 3, 11, 5},
+    {"factor 6", 1, 4, 2, 9, 6},
+    {"factor 7", 1, 5, 3, 2, 7},
     {"factor 8", 1, 2, 5, 9, 8},
+    {"factor 9: no loop of its own", 1, 6, 2, 3, 9},
+    {"1 channel", 2, 1, 3, 5, 3},
+    {"7 channels, less than a square of 16 bits", 2, 7, 3, 4, 3},
+    {"8 channels, less than a square of bytes", 1, 8, 2, 3, 3},
+    {"9 channels, less than a square of bytes", 1, 9, 2, 3, 5},
     {"an empty batch", 0, 3, 4, 4, 2},
 };
 
