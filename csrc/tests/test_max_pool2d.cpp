@@ -121,8 +121,22 @@ void test_bad_records(Backend backend, bool channels_last) {
   }
 }
 
+// Indices of rows that are as long as an offset of 16 bits reaches, and longer.
+void test_wide_maps(Backend backend, bool channels_last) {
+  for (int64_t W : {65534, 65535}) {
+    const std::string layout = channels_last ? ", channels_last" : ", contiguous";
+    if (!begin_case("maps " + std::to_string(W) + " wide" + layout)) continue;
+    const Pooling pooling({"", 1, channels_last ? 2 : 1, 2, W, {2, 2, 2, 2, 0, 0, 1, 1}, false},
+                          channels_last);
+    test_forward<BFloat16>(backend, pooling, Values::normal, 'n');
+  }
+}
+
 void test_max_pool2d(Backend backend) {
-  for (bool channels_last : {false, true}) test_bad_records(backend, channels_last);
+  for (bool channels_last : {false, true}) {
+    test_bad_records(backend, channels_last);
+    test_wide_maps(backend, channels_last);
+  }
   for_each_pooling([&](const Pooling& pooling, const std::string& reason) {
     for_each_type([&](auto tag) {
       using T = typename decltype(tag)::type;

@@ -189,6 +189,9 @@ struct IndicesOfRun {
   int64_t origin, step;    // of the first window, and to the next
   int64_t width, windows;  // of a map and of a run
 
+  // Whether a lane of 16 bits holds any offset from a window's first element.
+  static bool are_told(const PoolShape& shape) { return !kNarrow<T> || shape.width < UINT16_MAX; }
+
   static IndicesOfRun of(const MaxPool2dParams& p, const Run& run) {
     const int64_t width = p.shape.width;
     return {static_cast<int64_t*>(p.record) + run.number * run.length,
@@ -206,11 +209,9 @@ struct IndicesOfRun {
     const auto [is_right, is_lower] = won[0];
     const Wide places = lane_positions<double>(origin + at * step, step);
     if constexpr (kNarrow<T>) {
-      // Offsets in 32-bit lanes: a map may be wider than 16 bits say.
-      const auto taps = won[0].tap();
-      store(at, places, offset_of(lower_wide(taps)));
-      store(at + kLanes<T>, places + static_cast<uint64_t>(kLanes<T> * step),
-            offset_of(upper_wide(taps)));
+      const auto offset = (TwiceLanes16)((is_lower & static_cast<int16_t>(width)) - is_right);
+      store(at, places, lower_wide(offset));
+      store(at + kLanes<T>, places + static_cast<uint64_t>(kLanes<T> * step), upper_wide(offset));
     } else if constexpr (sizeof(T) == 4) {
       store(at, places, (bits_t<T>)((is_lower & static_cast<int32_t>(width)) - is_right));
     } else {
@@ -218,12 +219,6 @@ struct IndicesOfRun {
     }
   }
 
-  SEGFAST_LANES bits_t<float> offset_of(bits_t<float> tap) const {
-    const auto below = static_cast<uint32_t>(width);
-    bits_t<float> offsets{};
-    for (int k = 0; k < kLanes<float>; ++k) offsets[k] = (k & 1) + (k & 2 ? below : 0);
-    return lookup_four(offsets, tap);
-  }
   SEGFAST_LANES void store(int64_t at, Wide places, bits_t<float> offset) const {
     store_vector(indices + at, places + lower_wide(offset));
     store_vector(indices + at + kWide,
