@@ -117,8 +117,12 @@ inline void copy_few(uint8_t* __restrict to, const uint8_t* __restrict from, int
     const auto low = load_vector<uint32_t>(from), high = load_vector<uint32_t>(from + n - 4);
     store_vector(to, low);
     store_vector(to + n - 4, high);
-  } else {
-    for (int i = 0; i < n; ++i) to[i] = from[i];
+  } else if (n >= 2) {  // a loop of so few bytes GCC makes a call
+    const auto low = load_vector<uint16_t>(from), high = load_vector<uint16_t>(from + n - 2);
+    store_vector(to, low);
+    store_vector(to + n - 2, high);
+  } else if (n == 1) {
+    *to = *from;
   }
 }
 
