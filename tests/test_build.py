@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -275,6 +276,15 @@ def test_source_distribution_holds_what_a_build_needs_and_no_more(tmp_path):
     sources = {f"csrc/{line}" for line in (ROOT / "csrc" / "sources.txt").read_text().split()}
     assert names >= sources | {"setup.py", "csrc/sources.txt", "segfast/py.typed"}
     assert not [name for name in names if "tests" in name]
+
+
+def test_kernels_of_an_instruction_set_hold_no_lambda():
+    """GCC compiles a lambda for the baseline, whatever the pragma around it says."""
+    headers = {path: path.read_text() for path in (ROOT / "csrc" / "kernels").rglob("*.h")}
+    bodies = {path: text for path, text in headers.items() if "SEGFAST_ISA {" in text}
+    assert len(bodies) > 20
+    capture = re.compile(r"\[[&=][^\]]*\]\s*[({]")
+    assert not [path.name for path, text in bodies.items() if capture.search(text)]
 
 
 @pytest.mark.skipif(C is None, reason="needs the compiled module")

@@ -12,9 +12,13 @@
 #include <immintrin.h>
 #endif
 
+#if SEGFAST_BASELINE_VARIANT
+
 #define SEGFAST_ISA isa_default
 #include SEGFAST_ISA_FILE
 #undef SEGFAST_ISA
+
+#endif  // SEGFAST_BASELINE_VARIANT
 
 #if SEGFAST_X86_VARIANTS
 
@@ -72,3 +76,11 @@ namespace isa_avx512 = isa_avx2;  // never chosen
 }
 
 #endif  // SEGFAST_AVX512_VARIANT
+
+#if !SEGFAST_BASELINE_VARIANT
+
+namespace segfast {
+namespace isa_default = isa_avx2;  // never chosen
+}
+
+#endif

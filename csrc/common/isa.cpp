@@ -21,7 +21,7 @@ bool supported(Isa isa) {
     case Isa::avx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     default:
-      return true;
+      return SEGFAST_BASELINE_VARIANT;
   }
 #else
   return isa == Isa::baseline;

@@ -10,13 +10,18 @@
 #else
 #define SEGFAST_X86_VARIANTS 0
 #endif
-// SEGFAST_NO_AVX512 leaves that variant out, for tests on a machine that could not run it;
-// SEGFAST_EMULATED_AVX512 compiles it for AVX2, with csrc/tests/emulated_avx512.h in place of its
-// instructions.
+// For tests: SEGFAST_NO_AVX512 leaves that variant out, which not every machine could run, and
+// SEGFAST_NO_BASELINE that for any x86-64; SEGFAST_EMULATED_AVX512 compiles the widest for AVX2,
+// with csrc/tests/emulated_avx512.h in place of its instructions.
 #if SEGFAST_X86_VARIANTS && !defined(SEGFAST_NO_AVX512)
 #define SEGFAST_AVX512_VARIANT 1
 #else
 #define SEGFAST_AVX512_VARIANT 0
+#endif
+#if SEGFAST_X86_VARIANTS && defined(SEGFAST_NO_BASELINE)
+#define SEGFAST_BASELINE_VARIANT 0
+#else
+#define SEGFAST_BASELINE_VARIANT 1
 #endif
 
 namespace segfast {

@@ -138,6 +138,8 @@ void test_max_pool2d(Backend backend) {
     test_wide_maps(backend, channels_last);
   }
   for_each_pooling([&](const Pooling& pooling, const std::string& reason) {
+    // On a GPU, a window is like any other that no kernel knows, however many taps it has.
+    const bool is_long = backend == Backend::cuda && pooling.window.taps() > 64;
     for_each_type([&](auto tag) {
       using T = typename decltype(tag)::type;
       for (const char* unaligned : {"nothing", "input", "output", "record"}) {
@@ -148,11 +150,13 @@ void test_max_pool2d(Backend backend) {
         for (Values values : {Values::normal, Values::ties, Values::special, Values::low}) {
           if (*unaligned == 'i' && values == Values::normal) continue;  // as most special ones are
           if (writes_aligned && !(of_vectors && values == Values::special)) continue;
+          if (is_long && !(*unaligned == 'n' && values == Values::special)) continue;
           const std::string kind = std::to_string(static_cast<int>(values));
           if (!begin_case(where + ", values " + kind)) continue;
           test_forward<T>(backend, pooling, values, *unaligned);
         }
         if (*unaligned == 'o' && !of_vectors) continue;
+        if (is_long && *unaligned != 'n') continue;
         if (begin_case(where + ", backward")) test_backward<T>(backend, pooling, *unaligned);
       }
     });

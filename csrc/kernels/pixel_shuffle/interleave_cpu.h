@@ -179,15 +179,15 @@ inline void move_row(T* __restrict coarse, T* __restrict fine, int64_t plane, in
 
 constexpr int kMostRows = 8;
 
-// run(R) for the R of move_row(): a number up to kMostRows, or 0.
-template <int R = 1, typename Run>
-void with_rows(int64_t rows, const Run& run) {
+// mover.run<R>() with the R of move_row(): a number up to kMostRows, or 0.
+template <int R = 1, typename Mover>
+void with_rows(int64_t rows, const Mover& mover) {
   if constexpr (R > kMostRows) {
-    run(std::integral_constant<int, 0>{});
+    mover.template run<0>();
   } else if (rows == R) {
-    run(std::integral_constant<int, R>{});
+    mover.template run<R>();
   } else {
-    with_rows<R + 1>(rows, run);
+    with_rows<R + 1>(rows, mover);
   }
 }
 

@@ -6,34 +6,48 @@ namespace segfast {
 namespace SEGFAST_ISA {
 namespace {
 
-// Rows of elements; the fine ones follow one another.
-template <bool kShuffle, int R, typename T>
-void move_contiguous(T* coarse, T* fine, const PixelShuffleParams& p, int64_t begin, int64_t end) {
-  const int64_t r = p.factor, height = p.height, width = p.width, plane = height * width;
-  int64_t b = begin / height, h = begin % height;
-  fine += begin * r * r * width;
-  for (int64_t row = begin; row < end; ++row) {
-    T* planes = coarse + b * r * r * plane + h * width;
-    for (int64_t i = 0; i < r; ++i) {
-      move_row<kShuffle, R>(planes, fine, plane, width, r);
-      planes += r * plane;
-      fine += r * width;
-    }
-    if (++h == height) h = 0, ++b;
-  }
-}
+// The rows [begin, end) of the coarse tensor and what the fine one has of them.
+template <typename T>
+struct Rows {
+  T *coarse, *fine;
+  const PixelShuffleParams& p;
+  int64_t begin, end;
+};
 
-// move_one(coarse, fine) for each pixel of rows, which follow one another in either order.
+// Rows of elements; the fine ones follow one another.
+template <bool kShuffle, typename T>
+struct MoveContiguous {
+  const Rows<T>& rows;
+
+  template <int R>
+  void run() const {
+    const PixelShuffleParams& p = rows.p;
+    const int64_t r = p.factor, height = p.height, width = p.width, plane = height * width;
+    int64_t b = rows.begin / height, h = rows.begin % height;
+    T* fine = rows.fine + rows.begin * r * r * width;
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      T* planes = rows.coarse + b * r * r * plane + h * width;
+      for (int64_t i = 0; i < r; ++i) {
+        move_row<kShuffle, R>(planes, fine, plane, width, r);
+        planes += r * plane;
+        fine += r * width;
+      }
+      if (++h == height) h = 0, ++b;
+    }
+  }
+};
+
+// Rows of pixels, which follow one another in either order; move(coarse, fine) moves one.
 template <typename T, typename Move>
-inline void for_pixels(T* coarse, T* fine, const PixelShuffleParams& p, int64_t begin, int64_t end,
-                       const Move& move_one) {
+inline void move_pixels(const Rows<T>& rows, const Move& move) {
+  const PixelShuffleParams& p = rows.p;
   const int64_t across = p.channels * p.factor, pixel = across * p.factor, width = p.width;
   const int64_t further_rows = (p.factor - 1) * width * across;
-  coarse += begin * width * pixel;
-  fine += begin * width * pixel;
-  for (int64_t row = begin; row < end; ++row) {
+  T* coarse = rows.coarse + rows.begin * width * pixel;
+  T* fine = rows.fine + rows.begin * width * pixel;
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
     for (int64_t w = 0; w < width; ++w) {
-      move_one(coarse, fine);
+      move(coarse, fine);
       coarse += pixel;
       fine += across;
     }
@@ -41,35 +55,67 @@ inline void for_pixels(T* coarse, T* fine, const PixelShuffleParams& p, int64_t 
   }
 }
 
-template <bool kShuffle, typename T>
-void move_channels_last(T* coarse, T* fine, const PixelShuffleParams& p, int64_t begin,
-                        int64_t end) {
-  const int64_t r = p.factor, channels = p.channels, fine_row = p.width * channels * r;
-  if (r == 2) {
-    for_pixels(coarse, fine, p, begin, end, [=](T* from, T* upper) {
-      T* const lower = upper + fine_row;
-      T* const pixels[4] = {upper, upper + channels, lower, lower + channels};
-      move_pixel2<kShuffle>(from, pixels, channels);
-    });
-  } else if (channels < kSide<T> && channels <= kMostRows) {
-    // Too few for a square: like rows in torch.contiguous_format, those of each channel alternate.
-    with_rows(channels, [&](auto rows) {
-      for_pixels(coarse, fine, p, begin, end, [=](T* from, T* to) {
-        for (int64_t i = 0; i < r; ++i) {
-          move_row<kShuffle, rows>(from + i * r, to + i * fine_row, r * r, r, channels);
-        }
-      });
-    });
-  } else {
-    for_pixels(coarse, fine, p, begin, end,
-               [=](T* from, T* to) { move_pixel<kShuffle>(from, to, channels, r, fine_row); });
+// channels, factor and fine_row: as move_pixel() has them.
+struct PixelShape {
+  int64_t channels, factor, fine_row;
+
+  explicit PixelShape(const PixelShuffleParams& p)
+      : channels(p.channels), factor(p.factor), fine_row(p.width * p.channels * p.factor) {}
+};
+
+template <bool kShuffle>
+struct MovePixel : PixelShape {
+  using PixelShape::PixelShape;
+
+  template <typename T>
+  void operator()(T* coarse, T* fine) const {
+    move_pixel<kShuffle>(coarse, fine, channels, factor, fine_row);
   }
-}
+};
+
+template <bool kShuffle>
+struct MovePixel2 : PixelShape {
+  using PixelShape::PixelShape;
+
+  template <typename T>
+  void operator()(T* coarse, T* upper) const {
+    T* const lower = upper + fine_row;
+    T* const fine[4] = {upper, upper + channels, lower, lower + channels};
+    move_pixel2<kShuffle>(coarse, fine, channels);
+  }
+};
+
+// Like rows in torch.contiguous_format: those of each channel alternate.
+template <bool kShuffle, int R>
+struct MoveChannelsAsRows : PixelShape {
+  using PixelShape::PixelShape;
+
+  template <typename T>
+  void operator()(T* coarse, T* fine) const {
+    for (int64_t i = 0; i < factor; ++i) {
+      move_row<kShuffle, R>(coarse + i * factor, fine + i * fine_row, factor * factor, factor,
+                            channels);
+    }
+  }
+};
+template <bool kShuffle, typename T>
+struct MoveFewChannels {
+  const Rows<T>& rows;
+
+  template <int R>
+  void run() const {
+    move_pixels(rows, MoveChannelsAsRows<kShuffle, R>(rows.p));
+  }
+};
 
 template <bool kShuffle, typename T>
 void move_rows(T* coarse, T* fine, const PixelShuffleParams& p, int64_t begin, int64_t end) {
-  if (p.channels_last) return move_channels_last<kShuffle>(coarse, fine, p, begin, end);
-  with_rows(p.factor, [&](auto r) { move_contiguous<kShuffle, r>(coarse, fine, p, begin, end); });
+  const Rows<T> rows{coarse, fine, p, begin, end};
+  if (!p.channels_last) return with_rows(p.factor, MoveContiguous<kShuffle, T>{rows});
+  if (p.factor == 2) return move_pixels(rows, MovePixel2<kShuffle>(p));
+  const bool few = p.channels < kSide<T> && p.channels <= kMostRows;  // too few for a square
+  if (few) return with_rows(p.channels, MoveFewChannels<kShuffle, T>{rows});
+  move_pixels(rows, MovePixel<kShuffle>(p));
 }
 
 template <bool kShuffle>
