@@ -165,6 +165,15 @@ def test_sparse_input() -> None:
         F.pixel_shuffle(torch.zeros(1, 4, 2, 2).to_sparse(), 2)
 
 
+@pytest.mark.skipif(C is None, reason="the check is of what is compiled")
+@pytest.mark.filterwarnings("ignore:.*quantize")
+def test_quantized_input() -> None:
+    quantized = torch.quantize_per_tensor(torch.zeros(1, 4, 2, 2), 0.1, 0, torch.qint8)
+    for op in (F.pixel_shuffle, F.pixel_unshuffle, F.subpixel_upsample):
+        with pytest.raises(RuntimeError, match=r"not quantized, got .*; call its dequantize\(\)"):
+            op(quantized, 2)
+
+
 def test_layers_are_torchs() -> None:
     input = torch.randn(2, 8, 4, 6)
     for name, argument in (("PixelShuffle", 2), ("PixelUnshuffle", 2)):

@@ -12,9 +12,10 @@ namespace segfast {
 inline void check_shuffled(const at::Tensor& input, int64_t factor, const char* op,
                            const char* factor_name) {
   check_device(input);
-  TORCH_CHECK(input.layout() == at::kStrided && !input.is_quantized(), op,
-              " expects a dense tensor, got layout ", input.layout(), " and dtype ",
-              input.scalar_type());
+  TORCH_CHECK(input.layout() == at::kStrided, op, " expects a dense tensor, got layout ",
+              input.layout());
+  TORCH_CHECK(!input.is_quantized(), op, " expects a tensor that is not quantized, got dtype ",
+              input.scalar_type(), "; call its dequantize()");
   TORCH_CHECK(input.dim() >= 3, op,
               " expects input to have at least 3 dimensions, but got input with ", input.dim(),
               " dimension(s)");
