@@ -52,8 +52,11 @@ os.environ["MAX_JOBS"] = str(jobs)
 if plan.toolkit:
     os.environ["CUDA_HOME"] = str(plan.toolkit.home)
     os.environ["TORCH_CUDA_ARCH_LIST"] = plan.archs
-if shutil.which("ninja") is None:  # a virtual environment that is not activated
-    os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")
+# This environment's ninja, activated or not: another one's record of what is built it cannot read,
+# and builds all of it again.
+scripts = sysconfig.get_path("scripts")
+if shutil.which("ninja", path=scripts):
+    os.environ["PATH"] = scripts + os.pathsep + os.environ["PATH"]
 
 from torch.utils import cpp_extension  # noqa: E402
 
