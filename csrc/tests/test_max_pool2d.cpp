@@ -143,6 +143,7 @@ void test_max_pool2d(Backend backend) {
     for_each_type([&](auto tag) {
       using T = typename decltype(tag)::type;
       for (const char* unaligned : {"nothing", "input", "output", "record"}) {
+        if (is_long && *unaligned != 'n') continue;
         const std::string where = reason + ", " + type_name<T>() + ", unaligned: " + unaligned;
         // Fresh memory, which a forward pass writes to, is aligned: a few cases will do.
         const bool writes_aligned = *unaligned == 'o' || *unaligned == 'r';
@@ -150,13 +151,12 @@ void test_max_pool2d(Backend backend) {
         for (Values values : {Values::normal, Values::ties, Values::special, Values::low}) {
           if (*unaligned == 'i' && values == Values::normal) continue;  // as most special ones are
           if (writes_aligned && !(of_vectors && values == Values::special)) continue;
-          if (is_long && !(*unaligned == 'n' && values == Values::special)) continue;
+          if (is_long && values != Values::special) continue;
           const std::string kind = std::to_string(static_cast<int>(values));
           if (!begin_case(where + ", values " + kind)) continue;
           test_forward<T>(backend, pooling, values, *unaligned);
         }
         if (*unaligned == 'o' && !of_vectors) continue;
-        if (is_long && *unaligned != 'n') continue;
         if (begin_case(where + ", backward")) test_backward<T>(backend, pooling, *unaligned);
       }
     });

@@ -491,14 +491,14 @@ void test_overlap_stats(Backend backend) {
   int turn = 0;  // label types and alignments in turn
   for (const StatsCase& c : kCases) {
     for (const Options& o : kOptions) {
-      // How many chunks are added up depends neither on what was computed of a pixel nor of which
-      // type.
+      // How many chunks are added up does not depend on what was computed of a pixel. (On a GPU,
+      // the sums of 16-bit logits are added up as float's are.)
       const bool is_long = c.S > 10000;
       if (is_long && !first_of_its_kind(o)) continue;
       for (bool channels_last : {false, true}) {
         for_each_type([&](auto tag) {
           using T = typename decltype(tag)::type;
-          if (is_long && !std::is_same_v<T, float>) return;
+          if (is_long && backend == Backend::cuda && sizeof(T) == 2) return;
           const TargetType label_type = kLabelTypes[turn % 6];
           const char* const unaligned[] = {"nothing", "logits", "target", "gradient"};
           const int which = turn / 6 % 4, number = ++turn;

@@ -4,7 +4,6 @@
 
 #include "common/types.h"
 #include "kernels/pixel_shuffle/pixel_shuffle.h"
-#include "kernels/pixel_shuffle/pixel_shuffle_math.h"
 
 namespace segfast {
 
