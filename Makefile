@@ -15,6 +15,13 @@ TOOLS := $(VENV)/.tools
 SETUP := $(VENV)/.segfast
 ORIGINALS := $(VENV)/.originals
 BUILD := segfast/_build_info.json
+HOST_GPU := $(CURDIR)/build/shipped/tests/host_gpu
+# Runs pytest with these arguments, where `make shipped` has found a build with CUDA.
+define ON_HOST_GPU
+if [ ! -e $(HOST_GPU)/_C.so ]; then echo "no tests with a GPU on the host: built without CUDA"; else \
+  SEGFAST_HOST_GPU=$(HOST_GPU) PYTHONPATH=$(CURDIR)/tests/host_gpu LD_PRELOAD=$(HOST_GPU)/libcuda.so.1 \
+  $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(1); fi
+endef
 # Ninja shares no jobs with make.
 ALONE := env -u MAKEFLAGS
 
@@ -24,7 +31,7 @@ export TORCH_CUDA_ARCH_LIST ?= 9.0
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: demo test nightly ctest shipped bench docs ptxas gpu lint build clean
+.PHONY: demo test nightly ctest shipped hostgpu bench docs ptxas gpu lint build clean
 
 demo: $(BUILD)
 	$(BIN)/segfast bench --quick
@@ -37,16 +44,19 @@ demo: $(BUILD)
 test:
 	$(MAKE) --jobs=2 ctest shipped $(ORIGINALS)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+	@$(call ON_HOST_GPU,-m 'cuda and not nightly' --deselect tests/test_training_cuda.py)
 
 # What is slow and exhaustive: random options by the thousand, every loss compiled, 2^31 elements.
 # And the CPU kernels' AVX-512 variant, emulated: machines without it run it too. And their baseline
-# under the sanitizers, which machines with AVX2 do not run: `make test` has it as shipped.
+# under the sanitizers, which machines with AVX2 do not run: `make test` has it as shipped. And a
+# training run with the host for a GPU, some minutes.
 nightly: export PATH := $(CURDIR)/$(BIN):$(PATH)
-nightly: $(ORIGINALS)
+nightly: $(ORIGINALS) shipped
 	for preset in emulated sanitize-all; do \
 	  cmake --preset $$preset && $(ALONE) cmake --build --preset $$preset && ctest --preset $$preset || exit 1; \
 	done
 	$(BIN)/python -m pytest -m nightly
+	@$(call ON_HOST_GPU,-m cuda tests/test_training_cuda.py)
 
 # The kernels under the sanitizers, those for CUDA run on the CPU. Without torch, which need not be
 # installed yet.
@@ -59,6 +69,11 @@ shipped: export PATH := $(CURDIR)/$(BIN):$(PATH)
 shipped: $(BUILD)
 	cmake --preset shipped -D SEGFAST_OBJECTS="$$(dirname $$(ls -t build/*-torch*/build.ninja | head -n 1))"
 	$(ALONE) cmake --build --preset shipped && ctest --preset shipped
+
+# Tests marked cuda with a GPU that is the host (tests/host_gpu/sitecustomize.py). For a part of them:
+# make hostgpu ARGS="-k pool".
+hostgpu: shipped
+	@$(call ON_HOST_GPU,-m 'cuda and not nightly' $(ARGS))
 
 # Some minutes; `pytest benchmarks` runs every cell.
 bench: $(BUILD)

@@ -6,21 +6,54 @@ elements than 32 bits can count.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from segfast import functional as F
-from segfast.bench.cases import Case, Comparison, floats
+from segfast import losses
+from segfast.bench.cases import Case, Comparison, floats, forward
 from segfast.bench.losses import loss_cases
 from segfast.bench.memory import peak_bytes
 from segfast.bench.ops import op_cases
 
 CASES = [*op_cases(), *loss_cases()]
+
+
+def whole(op: str, layer: Callable[[Tensor], Tensor | tuple[Tensor, ...]]) -> Case:
+    """Both passes of what the benchmark has no case of."""
+    return Case(op, "forward", lambda x: forward(layer, layer, x))
+
+
+def unpool_overlapping(x: Tensor) -> Comparison:
+    pooled, indices = F.max_pool2d(x, 3, 2, 1, return_indices=True)
+    layer = partial(F.max_unpool2d, indices=indices, kernel_size=3, stride=2, padding=1)
+    return forward(layer, layer, pooled, [indices])
+
+
+def multilabel(x: Tensor) -> Tensor:
+    target = torch.arange(x.numel(), device=x.device).view(x.shape) % 3 == 0
+    return losses.DiceBCELoss(mode="multilabel")(x, target)
+
+
+def pixels_of(x: Tensor) -> Tensor:
+    return F.confusion_matrix(x.argmax(1), x.argmin(1), x.shape[1])
+
+
 #: A case whose first input is the map itself: its backward pass is run with it.
-WHOLE = [case for case in CASES if case.direction != "backward"]
+WHOLE = [
+    *(case for case in CASES if case.direction != "backward"),
+    whole("max_pool2d 3x3 indices", lambda x: F.max_pool2d(x, 3, 2, 1, return_indices=True)),
+    whole("max_pool2d 7x7", lambda x: F.max_pool2d(x, 7, 3, 2)),
+    Case("max_unpool2d 3x3 indices", "forward", unpool_overlapping),
+    whole("pixel_shuffle 4", lambda x: F.pixel_shuffle(x, 4)),
+    whole("subpixel_upsample 4", lambda x: F.subpixel_upsample(x, 4, blur=True)),
+    whole("multilabel", multilabel),
+    whole("confusion_matrix labels", pixels_of),
+]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.op} {case.direction}")
 every_op = pytest.mark.parametrize("case", WHOLE, ids=lambda case: case.op)
 

@@ -48,7 +48,7 @@ def count(prediction: Tensor, labels: Tensor) -> Tensor:
 
 def mean_iou(logits: Tensor, labels: Tensor) -> Tensor:
     pytest.importorskip("torchmetrics")
-    metric = segfast.metrics.MeanIoU(4)
+    metric = segfast.metrics.MeanIoU(4).to(logits.device)
     metric.update(logits, labels)
     return metric.compute()
 
@@ -93,12 +93,12 @@ OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Tensor, ...]]
     ),
     "codes_to_indices": (
         lambda codes: F.codes_to_indices(codes, (2, 4, 6, 8), 2),
-        lambda _: INDICES,
+        lambda codes: INDICES.to(codes.device),
         (CODES,),
     ),
     "indices_to_codes": (
         lambda indices: F.indices_to_codes(indices, (2, 4, 6, 8), 2),
-        lambda _: CODES,
+        lambda indices: CODES.to(indices.device),
         (INDICES,),
     ),
     "pixel_shuffle": (

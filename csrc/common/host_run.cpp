@@ -8,12 +8,18 @@
 #include "common/host_run.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <map>
 #include <memory>
 #include <random>
 #include <vector>
 
 #include "common/host_run_fiber.h"
+
+// Where a launch waits for its turn in a stream, in a process that keeps streams: the tests of the
+// extension on a machine without a GPU do (tests/host_gpu/cudart.cpp).
+extern "C" [[gnu::weak]] cudaError_t host_gpu_enqueue(cudaStream_t stream,
+                                                      std::function<cudaError_t()> work);
 
 // The address sanitizer's, in a program that is linked with it. This file is compiled without, as a
 // rule (CMakeLists.txt).
@@ -209,6 +215,23 @@ void run_block(unsigned block) {
   shared.clear();
 }
 
+cudaError_t run_grid(const void* kernel, int64_t grid, int block,
+                     const std::function<void()>& thread) {
+  kernels_run().insert(kernel);
+  thread_body = &thread;
+  gridDim.x = static_cast<unsigned>(grid);
+  blockDim.x = static_cast<unsigned>(block);
+  std::vector<unsigned> order(static_cast<size_t>(grid));
+  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<unsigned>(i);
+  std::shuffle(order.begin(), order.end(), random_bits);
+  for (unsigned index : order) {
+    blockIdx.x = index;
+    run_block(static_cast<unsigned>(block));
+    if (sticky_error != cudaSuccess) break;
+  }
+  return sticky_error;
+}
+
 }  // namespace
 
 void set_seed(uint64_t seed) {
@@ -307,23 +330,18 @@ std::set<const void*>& kernels_run() {
   return kernels;
 }
 
-cudaError_t run(int64_t grid, int block, const std::function<void()>& thread) {
+cudaError_t run(const void* kernel, int64_t grid, int block, cudaStream_t stream,
+                std::function<void()> thread) {
   if (sticky_error != cudaSuccess || grid == 0) return sticky_error;
   if (grid < 0 || grid > 0x7fffffff || block <= 0 || block > kMaxBlock) {
     return cudaErrorInvalidConfiguration;
   }
-  thread_body = &thread;
-  gridDim.x = static_cast<unsigned>(grid);
-  blockDim.x = static_cast<unsigned>(block);
-  std::vector<unsigned> order(static_cast<size_t>(grid));
-  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<unsigned>(i);
-  std::shuffle(order.begin(), order.end(), random_bits);
-  for (unsigned index : order) {
-    blockIdx.x = index;
-    run_block(static_cast<unsigned>(block));
-    if (sticky_error != cudaSuccess) break;
-  }
-  return sticky_error;
+  if (host_gpu_enqueue == nullptr) return run_grid(kernel, grid, block, thread);
+  return host_gpu_enqueue(stream, [=] {
+    const cudaError_t error = run_grid(kernel, grid, block, thread);
+    if (error != cudaSuccess) std::fprintf(stderr, "%s\n", failure.c_str());
+    return error;
+  });
 }
 
 }  // namespace segfast::host_run

@@ -74,7 +74,10 @@ void* shared_memory(const void* key, size_t size);
 void copy_async(void* to, const void* from, size_t size);
 void wait_for_copies();
 
-cudaError_t run(int64_t grid, int block, const std::function<void()>& thread);
+// Runs a grid of a kernel: at once, or, where something keeps streams (host_gpu_enqueue), when its
+// stream comes to it.
+cudaError_t run(const void* kernel, int64_t grid, int block, cudaStream_t stream,
+                std::function<void()> thread);
 
 // Where the kernels begin that have run so far, for tests that want to have run them all.
 std::set<const void*>& kernels_run();
@@ -97,10 +100,10 @@ T shuffle(unsigned mask, T value, unsigned source, Site site) {
 namespace segfast {
 
 template <typename Params>
-inline cudaError_t launch(void (*kernel)(Params), int64_t grid, int block, cudaStream_t,
+inline cudaError_t launch(void (*kernel)(Params), int64_t grid, int block, cudaStream_t stream,
                           Params params) {
-  if (grid > 0) host_run::kernels_run().insert(reinterpret_cast<const void*>(kernel));
-  return host_run::run(grid, block, [=] { kernel(params); });
+  return host_run::run(reinterpret_cast<const void*>(kernel), grid, block, stream,
+                       [=] { kernel(params); });
 }
 
 }  // namespace segfast
