@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,9 @@ from segfast.bench.cases import Case
 from segfast.bench.losses import loss_cases
 from segfast.bench.ops import op_cases
 
+ROOT = Path(__file__).parents[1]
+#: What makes a process find a GPU (Makefile).
+SETTINGS = ("SEGFAST_HOST_GPU", "PYTHONPATH", "LD_PRELOAD")
 HOST_GPU = os.environ.get("SEGFAST_HOST_GPU")
 pytestmark = [
     pytest.mark.cuda,
@@ -132,3 +137,15 @@ def test_launches_of_a_call(case: Case, runtime: ctypes.CDLL) -> None:
         with pytest.raises(RuntimeError, match="too many resources requested for launch"):
             call()
     call()
+
+
+def test_host_time(tmp_path: Path) -> None:
+    """Its table: a row a case, type and layout, the launches of each."""
+    env = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    command = [sys.executable, "scripts/host_time.py", "--seconds", "0", "--out"]
+    subprocess.run([*command, tmp_path / "table.md"], check=True, env=env, cwd=ROOT)
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    name = "| subpixel_upsample forward | float32 nchw"
+    [row] = [line for line in lines if line.startswith(name)]
+    ours, theirs = (int(cell) for cell in row.split("|")[4:7:2])
+    assert (ours, theirs) == (1, 4)
