@@ -44,19 +44,17 @@ demo: $(BUILD)
 test:
 	$(MAKE) --jobs=2 ctest shipped $(ORIGINALS)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
-	@$(call ON_HOST_GPU,-m 'cuda and not nightly' --deselect tests/test_training_cuda.py)
+	@$(call ON_HOST_GPU,-m 'cuda and not nightly')
 
 # What is slow and exhaustive: random options by the thousand, every loss compiled, 2^31 elements.
 # And the CPU kernels' AVX-512 variant, emulated: machines without it run it too. And their baseline
-# under the sanitizers, which machines with AVX2 do not run: `make test` has it as shipped. And a
-# training run with the host for a GPU, some minutes.
+# under the sanitizers, which machines with AVX2 do not run: `make test` has it as shipped.
 nightly: export PATH := $(CURDIR)/$(BIN):$(PATH)
-nightly: $(ORIGINALS) shipped
+nightly: $(ORIGINALS)
 	for preset in emulated sanitize-all; do \
 	  cmake --preset $$preset && $(ALONE) cmake --build --preset $$preset && ctest --preset $$preset || exit 1; \
 	done
 	$(BIN)/python -m pytest -m nightly
-	@$(call ON_HOST_GPU,-m cuda tests/test_training_cuda.py)
 
 # The kernels under the sanitizers, those for CUDA run on the CPU. Without torch, which need not be
 # installed yet.

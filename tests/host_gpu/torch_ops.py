@@ -28,9 +28,10 @@ KEPT = {
     "aten::view_as_complex",
     "aten::view_as_real",
 }
-#: Ops that start kernels without one registered for CUDA alone; of convolutions a CPU has faster
-#: ones than the ops that they choose for CUDA.
-OTHERS = {"aten::convolution", "aten::convolution_backward", "aten::copy_"}
+#: A CPU has faster ones than the ops that these choose for CUDA, those of 16 bits in float32.
+CONVOLUTIONS = {"convolution", "convolution_backward"}
+#: Ops that start kernels without one registered for CUDA alone.
+OTHERS = {"aten::copy_", *(f"aten::{name}" for name in CONVOLUTIONS)}
 
 #: Ops whose results have as many elements as values decide; indices that are truth values are
 #: another.
@@ -91,12 +92,18 @@ def each(function: Callable[[Any], Any], value: Any) -> Any:
     return function(value)
 
 
+def cast(value: Any, source: torch.dtype, target: torch.dtype) -> Any:
+    """In another type, if it is a tensor of the first one."""
+    return value.to(target) if isinstance(value, Tensor) and value.dtype == source else value
+
+
 class Call:
     """One call of an op on the CPU, and what becomes of its results."""
 
     def __init__(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.device: torch.device | None = None
         self._op = op
+        self._name = op.__name__.partition(".")[0]
         self._pairs: list[tuple[Tensor, Tensor]] = []  # on the CPU and on the GPU
         self._args = [each(self._down, value) for value in args]
         self._kwargs = {name: each(self._down, value) for name, value in kwargs.items()}
@@ -112,15 +119,18 @@ class Call:
 
     def waits(self, results: Any) -> bool:
         """Whether the host would wait for the GPU to compute them."""
-        name = self._op.__name__.partition(".")[0]
-        if name == "index":
+        if self._name == "index":
             return any(cpu.dtype in (torch.bool, torch.uint8) for cpu, _ in self._pairs[1:])
-        if name == "copy_" and len(self._pairs) < 2:  # to or from the host
+        if self._name == "copy_" and len(self._pairs) < 2:  # to or from the host
             return not any(self._args[2:])  # non_blocking
-        return name in WAITING or not isinstance(results, Tensor | list | tuple)
+        return self._name in WAITING or not isinstance(results, Tensor | list | tuple)
 
     def _compute(self) -> Any:
-        return self._op(*self._args, **self._kwargs)
+        dtype = self._args[0].dtype if self._name in CONVOLUTIONS else None
+        if dtype not in (torch.float16, torch.bfloat16):
+            return self._op(*self._args, **self._kwargs)
+        results = self._op(*[each(lambda x: cast(x, dtype, torch.float32), x) for x in self._args])
+        return each(lambda x: cast(x, torch.float32, dtype), results)
 
     def _down(self, value: Any) -> Any:
         if isinstance(value, Tensor) and value.is_cuda:
