@@ -582,6 +582,8 @@ class TestErrors:
     def test_no_data(self, segfast: Command) -> None:
         assert "--data is missing" in self.fails(segfast, "train")
         assert "nowhere: does not exist" in self.fails(segfast, "train", "--data", "nowhere")
+        assert "nowhere: does not exist" in self.fails(segfast, "train", "nowhere")
+        assert "name one data set" in self.fails(segfast, "train", "a", "--data", "a")
 
     def test_resume(self, segfast: Command, trained: Path, tmp_path: Path) -> None:
         err = self.fails(segfast, "train", "--resume", tmp_path)
@@ -711,7 +713,7 @@ def test_bench(segfast: Command, tmp_path: Path) -> None:
 def test_the_training_options_are_the_commands() -> None:
     """given_options takes what is called as a field of TrainOptions, and nothing else."""
     fields = {field.name for field in dataclasses.fields(TrainOptions)}
-    own = {train: {"config", "resume", "out"}, lr_find: {"config", "steps", "out"}}
+    own = {train: {"where", "config", "resume", "out"}, lr_find: {"config", "steps", "out"}}
     for command, others in own.items():
         assert inspect.signature(command).parameters.keys() - others <= fields
     assert fields - inspect.signature(train).parameters.keys() == {"weight_decay"}

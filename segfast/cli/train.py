@@ -43,6 +43,9 @@ _RESUMABLE = {"data", "epochs", "workers", "cache", "devices", "logger"}
 
 
 def train(
+    where: Annotated[
+        str | None, typer.Argument(metavar="DATA", help="The same as --data DATA.")
+    ] = None,
     data: Data = None,
     classes: Classes = None,
     ignore_index: IgnoreIndex = None,
@@ -111,6 +114,9 @@ def train(
     Without more than --data everything is chosen for the data and the machine, and said. Ctrl-C
     stops after the step under way and saves; --resume RUN goes on from there.
     """
+    if where is not None and data is not None:
+        raise OptionError(f"{where} and --data {data}: name one data set")
+    data = data or where
     options = given_options(locals())
     base: dict[str, Any] = {}
     checkpoint = None
