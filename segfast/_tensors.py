@@ -48,6 +48,17 @@ def as_int(name: str, value: Any, or_none: str = "") -> int:
     return operator.index(value)
 
 
+def check_numbers(**values: Any) -> None:
+    """Numbers by their names, before one is compared with another.
+
+    Raises:
+        TypeError: one of them is none.
+    """
+    for name, value in values.items():
+        if not hasattr(value, "__float__"):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+
+
 def as_numbers(name: str, values: Any, dtype: torch.dtype) -> Tensor:
     """A copy of the numbers in a tensor, an array or a list.
 

@@ -866,6 +866,24 @@ def test_bad_arguments(case: tuple[Callable[[], Any], str]) -> None:
         case[0]()
 
 
+NO_NUMBERS: list[tuple[str, Callable[[], Any]]] = [
+    ("smooth", lambda: L.DiceLoss(smooth=("2", 0.0))),
+    ("power", lambda: L.DiceLoss(power="2")),
+    ("alpha", lambda: L.TverskyLoss(alpha="2")),
+    ("gamma", lambda: L.FocalTverskyLoss(gamma="2")),
+    ("beta", lambda: L.FBetaLoss(beta="2")),
+    ("label_smoothing", lambda: L.CrossEntropyLoss(label_smoothing="2")),
+    ("gamma", lambda: L.FocalLoss(gamma="2")),
+    ("alpha", lambda: L.FocalLoss("binary", alpha="2")),
+]
+
+
+@pytest.mark.parametrize(("option", "make"), NO_NUMBERS)
+def test_options_that_are_no_numbers(option: str, make: Callable[[], Any]) -> None:
+    with pytest.raises(TypeError, match=f"{option} must be a number, got '2'"):
+        make()
+
+
 def test_ends_of_ranges_are_within() -> None:
     logits, labels = problem("multiclass")
     smoothed = L.CrossEntropyLoss(label_smoothing=1.0, ignore_index=IGNORED)

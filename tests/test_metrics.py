@@ -559,6 +559,8 @@ def test_bad_input_of_updates() -> None:
     nothing = MeanIoU(3, ignore_index=255)
     nothing.update(logits, torch.full_like(labels, 255))
     assert nothing.compute().isnan()
+    with pytest.raises(TypeError, match="smooth must be a number, got '1'"):
+        MeanIoU(3, smooth="1")
     with pytest.raises(ValueError, match="smooth must not be negative"):
         MeanIoU(3, smooth=-1.0)
     with pytest.raises(ValueError, match="threshold must lie between 0 and 1"):

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from segfast._tensors import check_numbers
 from segfast.functional.overlap_stats import OverlapStats
 from segfast.losses._base import StatsLoss, Weights, as_weights
 from segfast.losses._fused import PixelTerm
@@ -39,6 +40,7 @@ class PixelLoss(StatsLoss):
         reduction: str = "mean",
     ) -> None:
         super().__init__(mode, ignore_index, reduce, reduction)
+        check_numbers(label_smoothing=label_smoothing)
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing must be between 0 and 1, got {label_smoothing}")
         self.label_smoothing = label_smoothing
@@ -137,6 +139,7 @@ class FocalLoss(PixelLoss):
         **options: Any,
     ) -> None:
         super().__init__(mode, class_weight=class_weight, **options)
+        check_numbers(gamma=gamma, alpha=0.5 if alpha is None else alpha)
         if gamma < 0:
             raise ValueError(f"gamma must not be negative, got {gamma}")
         if alpha is not None and mode == "multiclass":

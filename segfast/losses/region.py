@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segfast._classes import check_choice
+from segfast._tensors import check_numbers
 from segfast.functional.overlap_stats import OverlapStats
 from segfast.losses._base import StatsLoss, Weights, as_weights, for_classes
 from segfast.losses._fused import EMPTY, LINKS, RegionTerm
@@ -69,6 +70,8 @@ class RegionLoss(StatsLoss):
         self.smooth = tuple(smooth) if isinstance(smooth, Sequence) else (smooth, smooth)
         if len(self.smooth) != 2:
             raise ValueError(f"smooth must be one number or two, got {smooth}")
+        for number in self.smooth:
+            check_numbers(smooth=number)
         if min(self.smooth) < 0:
             raise ValueError(f"smooth must not be negative, got {smooth}")
         if exponent not in (1, 2):
@@ -77,6 +80,7 @@ class RegionLoss(StatsLoss):
             raise ValueError("include_background=False needs more than the one class of 'binary'")
         self.empty = check_choice("empty", empty, EMPTY)
         self.link = check_choice("link", link, LINKS)
+        check_numbers(power=power)
         self.power = power
         self.include_background = include_background
         self.exponent = exponent
@@ -226,6 +230,7 @@ class TverskyLoss(_QuotientLoss):
         self, mode: str = "multiclass", *, alpha: float = 0.5, beta: float = 0.5, **options: Any
     ) -> None:
         super().__init__(mode, **options)
+        check_numbers(alpha=alpha, beta=beta)
         if alpha < 0 or beta < 0:
             raise ValueError(f"alpha and beta must not be negative, got {alpha} and {beta}")
         self.alpha, self.beta = alpha, beta
@@ -251,6 +256,7 @@ class FocalTverskyLoss(TverskyLoss):
         gamma: float = 0.75,
         **options: Any,
     ) -> None:
+        check_numbers(gamma=gamma)
         super().__init__(mode, alpha=alpha, beta=beta, power=gamma, **options)
 
 
@@ -263,6 +269,7 @@ class FBetaLoss(_QuotientLoss):
 
     def __init__(self, mode: str = "multiclass", *, beta: float = 1.0, **options: Any) -> None:
         super().__init__(mode, **options)
+        check_numbers(beta=beta)
         if beta <= 0:
             raise ValueError(f"beta must be positive, got {beta}")
         self.beta = beta

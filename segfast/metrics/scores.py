@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from segfast._classes import check_choice
+from segfast._tensors import check_numbers
 from segfast.metrics.confusion_matrix import CountingMetric
 
 AVERAGES = ("macro", "micro", "weighted", "none")
@@ -58,6 +59,7 @@ class Score(CountingMetric):
         self.per_image = per_image
         if not include_background and mode == "binary":
             raise ValueError("include_background=False needs more than the one class of 'binary'")
+        check_numbers(smooth=smooth)
         if smooth < 0:
             raise ValueError(f"smooth must not be negative, got {smooth}")
         self.include_background = include_background
