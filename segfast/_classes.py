@@ -96,6 +96,13 @@ def check_values(
         bad_target(target, dense, classes, ignore_index, name)
 
 
+def pick_classes(x: Tensor, classes: Sequence[int], dim: int) -> Tensor:
+    """Those classes along ``dim``. As indices, a list would be copied to a GPU, and waited for."""
+    if not classes:
+        return x.narrow(dim, 0, 0)
+    return torch.stack([x.select(dim, c) for c in classes], dim)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor of a torch.func transform as it is outside: with all examples of a vmap."""
     functorch = torch._C._functorch

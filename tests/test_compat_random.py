@@ -137,7 +137,7 @@ def draw_smp_soft(draw: Draw) -> Drawn:
     )
     target = draw.labels(2, list(logits.shape), ignored).double()
     mine, theirs = draw.both("smp", "SoftBCEWithLogitsLoss", **options)
-    return lambda x, y: mine.to(x.dtype)(x, y), theirs, logits, (target,)
+    return lambda x, y: mine.to(x)(x, y), theirs, logits, (target,)
 
 
 def draw_monai(draw: Draw) -> Drawn:
@@ -350,6 +350,12 @@ def value_and_gradient(
     return [value.detach(), torch.autograd.grad((value * slope).sum(), x)[0]]
 
 
+def value_and_slope(loss: Callable[..., Any], logits: Tensor, *rest: Any) -> list[Tensor]:
+    x = logits.detach().requires_grad_()
+    value = loss(x, *rest)
+    return [value.detach(), torch.autograd.grad(value.sum(), x)[0]]
+
+
 def compare(library: str, seed: int, dtype: torch.dtype) -> None:
     mine, theirs, logits, rest = globals()[f"draw_{library}"](Draw(seed))
     logits = logits.to(dtype)
@@ -409,6 +415,29 @@ def test_equals_the_original(library: str, seeds: range, dtype: torch.dtype) -> 
                 compare(library, seed, dtype)
             except Exception as error:
                 raise AssertionError(f"draw_{library}(Draw({seed}))") from error
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_same_on_a_gpu(library: str) -> None:
+    """And nothing waits for it, but where smp leaves out pixels one by one."""
+    load(library)
+    for seed in range(40):
+        mine, _, logits, rest = globals()[f"draw_{library}"](Draw(seed))
+        expected = value_and_slope(mine, logits, *rest)
+        mine = mine.cuda() if isinstance(mine, torch.nn.Module) else mine
+        arguments = [x.cuda() if isinstance(x, Tensor) else x for x in (logits, *rest)]
+        value_and_slope(mine, *arguments)  # the first launch may load code
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("default" if getattr(mine, "plain", False) else "error")
+        try:
+            actual = value_and_slope(mine, *arguments)
+        except Exception as error:
+            raise AssertionError(f"draw_{library}(Draw({seed}))") from error
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        for gpu, cpu in zip(actual, expected, strict=True):
+            torch.testing.assert_close(gpu.cpu(), cpu, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

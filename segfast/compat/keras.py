@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segfast._classes import check_choice, check_target, check_values
+from segfast._classes import check_choice, check_target, check_values, pick_classes
 from segfast.compat._common import in_type_of, mean, sums, weights
 from segfast.functional.overlap_stats import OverlapStats
 
@@ -131,7 +131,7 @@ class _RegionLoss(Loss):
         """See :class:`Loss`."""
         i, p, t = (x if self.per_image else x.sum(0, keepdim=True) for x in stats[:3])
         if self.class_indexes is not None:
-            i, p, t = (x[:, self.class_indexes] for x in (i, p, t))
+            i, p, t = (pick_classes(x, self.class_indexes, 1) for x in (i, p, t))
         score = self.score(i, p, t)
         if self.class_weights is not None:
             score = score * self.class_weights
@@ -264,7 +264,8 @@ class CategoricalFocalLoss(Loss):
         if self.class_indexes is None:
             return {"gamma": self.gamma}
         chosen = torch.zeros(input.shape[1], dtype=torch.float64, device=input.device)
-        chosen[self.class_indexes] = 1
+        for index in self.class_indexes:
+            chosen[index].fill_(1)  # an assignment would wait for a GPU
         return {"gamma": self.gamma, "class_weight": chosen}
 
     def from_stats(self, stats: OverlapStats, input: Tensor) -> Tensor:
@@ -312,12 +313,14 @@ def _only(classes: list[int], input: Tensor, target: Tensor) -> tuple[Tensor, Te
     if not all(0 <= c < input.shape[1] for c in classes):
         raise ValueError(f"class_indexes must be of {input.shape[1]} classes, got {classes}")
     dense = check_target(input, target)
+    chosen = pick_classes(input, classes, 1)
     if dense:
-        return input[:, classes], target[:, classes]
+        return chosen, pick_classes(target, classes, 1)
     check_values(target, dense, input.shape[1], None)
     places = torch.full((input.shape[1],), -1, device=target.device)
-    places[classes] = torch.arange(len(classes), device=target.device)
-    return input[:, classes], places[target.long()]
+    for place, index in enumerate(classes):
+        places[index].fill_(place)
+    return chosen, places[target.long()]
 
 
 dice_loss = DiceLoss()

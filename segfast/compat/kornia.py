@@ -117,7 +117,7 @@ def focal_loss(
     factors = torch.ones(classes, dtype=torch.float64, device=pred.device)
     if alpha is not None:
         factors = factors * alpha
-        factors[0] = 1 - alpha
+        factors[0].fill_(1 - alpha)  # an assignment would wait for a GPU
     if weight is not None:
         factors = factors * weight
     if reduction == "none":
@@ -203,8 +203,10 @@ def lovasz_softmax_loss(pred: Tensor, target: Tensor, weight: Tensor | None = No
     """``kornia.losses.lovasz_softmax_loss``: of logits [N, C, ...] against labels [N, ...], the
     mean over samples and all classes; ``weight`` [C] multiplies the classes' losses."""
     check_per_class("weight", weight, pred)
-    build = lovasz.LovaszSoftmaxLoss
-    loss: Tensor = build(per_image=True, classes="all", class_weight=weight)(pred, target)
+    sorting = lovasz.LovaszSoftmaxLoss(per_image=True, classes="all")
+    if weight is not None:  # which has been checked, without a wait for a GPU
+        sorting.class_weight = weight.detach().double()
+    loss: Tensor = sorting(pred, target)
     return loss if weight is None else loss * weight.sum().to(loss) / len(weight)
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from segfast._classes import check_choice, check_target, check_values
+from segfast._classes import check_choice, check_target, check_values, pick_classes
 from segfast.compat._common import (
     as_labels,
     divided,
@@ -133,7 +133,7 @@ class _OverlapLoss(nn.Module):
         if self.class_weights is not None:  # wherever they are, as in smp
             weight = self.class_weights.to(loss)
         if self.classes is not None:
-            loss, weight = loss[self.classes], weight[self.classes]
+            loss, weight = (pick_classes(x, self.classes, 0) for x in (loss, weight))
         mean = divided((loss * weight).sum(), weight.sum())
         if self.gamma != 1:  # the least mean whose power has a finite slope, but for a loss of 0
             mean = mean.clamp(min=1e-12) ** self.gamma * (mean > 0)
@@ -233,6 +233,7 @@ class FocalLoss(nn.Module):
         self.from_logits, self.eps = from_logits, eps
         self.normalized, self.reduced_threshold = normalized, reduced_threshold
         self.plain = strict or normalized or reduced_threshold is not None or reduction == "none"
+        self.plain |= alpha == 1  # all weight on positives: no ratio says that
         self.class_weights: Tensor | None
         given = weights("class_weights", class_weights)
         self.register_buffer("class_weights", given, persistent=False)
@@ -245,7 +246,7 @@ class FocalLoss(nn.Module):
             p = input.double().clamp(self.eps, 1 - self.eps)
             input = p.log() if self.mode == MULTICLASS_MODE else p.logit()
         weight = None if self.class_weights is None else self.class_weights.to(input.device)
-        if self.plain or self.alpha == 1:  # all weight on positives: no ratio says that
+        if self.plain:
             dense = check_target(input, target)
             check_values(target, dense, max(input.shape[1], 2), self.ignore_index)
             loss = torch.stack([self._plain(*pair) for pair in self._channels(input, target)])
@@ -258,7 +259,7 @@ class FocalLoss(nn.Module):
         positive = None
         if self.alpha is not None:
             ratio = self.alpha / negative
-            positive = torch.tensor([ratio], dtype=torch.float64, device=input.device)
+            positive = torch.full((1,), ratio, dtype=torch.float64, device=input.device)
         stats = sums(
             input,
             target,

@@ -18,6 +18,7 @@ from segfast._classes import (
     check_ignore_index,
     check_target,
     check_values,
+    pick_classes,
 )
 from segfast._tensors import check_floating, check_tensors
 from segfast.losses._base import Weights, as_weights, for_classes
@@ -129,7 +130,8 @@ class _LovaszLoss(nn.Module):
         if self.classes == "present":
             weight = weight * rows[1].any(-1)
         if not isinstance(self.classes, str):
-            rows, weight = [x[:, self.classes] for x in rows], weight[:, self.classes]
+            rows = [pick_classes(x, self.classes, 1) for x in rows]
+            weight = pick_classes(weight, self.classes, 1)
         total = weight.sum(1)
         means = (lovasz_extension(*rows) * weight).sum(1) / total.masked_fill(total == 0, 1)
         mean = means.mean()

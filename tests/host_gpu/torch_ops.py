@@ -33,8 +33,8 @@ CONVOLUTIONS = {"convolution", "convolution_backward"}
 #: Ops that start kernels without one registered for CUDA alone.
 OTHERS = {"aten::copy_", *(f"aten::{name}" for name in CONVOLUTIONS)}
 
-#: Ops whose results have as many elements as values decide; indices that are truth values are
-#: another.
+#: Ops whose results have as many elements as values decide. Indices that are truth values are
+#: another, and so is what returns a number.
 WAITING = {"bincount", "masked_select", "nonzero", "_unique", "_unique2", "unique_dim"}
 
 CALLBACK = ctypes.CFUNCTYPE(None)
@@ -123,7 +123,7 @@ class Call:
             return any(cpu.dtype in (torch.bool, torch.uint8) for cpu, _ in self._pairs[1:])
         if self._name == "copy_" and len(self._pairs) < 2:  # to or from the host
             return not any(self._args[2:])  # non_blocking
-        return self._name in WAITING or not isinstance(results, Tensor | list | tuple)
+        return self._name in WAITING or isinstance(results, bool | int | float | complex)
 
     def _compute(self) -> Any:
         dtype = self._args[0].dtype if self._name in CONVOLUTIONS else None

@@ -50,9 +50,13 @@ class FocalLoss(nn.Module):
         super().__init__()
         self.include_background, self.to_onehot_y = include_background, to_onehot_y
         self.gamma, self.use_softmax, self.ignore_index = gamma, use_softmax, ignore_index
-        self.alpha = None if alpha is None else as_numbers("alpha", alpha, torch.float64)
-        if self.alpha is not None and not bool(((self.alpha >= 0) & (self.alpha <= 1)).all()):
-            raise ValueError(f"alpha must be in [0, 1], got {self.alpha.tolist()}")
+        factors = None if alpha is None else as_numbers("alpha", alpha, torch.float64)
+        if factors is not None and not bool(((factors >= 0) & (factors <= 1)).all()):
+            raise ValueError(f"alpha must be in [0, 1], got {factors.tolist()}")
+        self.alpha: Tensor | None
+        self.register_buffer("alpha", factors, persistent=False)
+        # Asked here: later it may lie on a GPU, which would be waited for.
+        self.all_on_positives = factors is not None and factors.dim() == 0 and float(factors) == 1
         self.reduction = choice_of("reduction", reduction, REDUCTIONS)
         self.class_weight: Tensor | None
         self.register_buffer("class_weight", class_weights(weight))
@@ -66,7 +70,7 @@ class FocalLoss(nn.Module):
         if self.use_softmax:
             fused = channels > 1 and self.first(channels) == 0
         else:  # all weight on positives: no ratio to that of negatives says so
-            fused = self.alpha is None or self.alpha.dim() > 0 or float(self.alpha) < 1
+            fused = not self.all_on_positives
         return fused and self.reduction != "none"
 
     def factors(self, input: Tensor) -> tuple[Tensor, Tensor]:
