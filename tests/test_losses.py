@@ -720,10 +720,10 @@ def test_under_a_gradient_scaler() -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("name", ["dice_ce", "dice_bce", "generalized_dice"])
+@pytest.mark.parametrize("name", L.list_losses())
 def test_in_a_cuda_graph(name: str) -> None:
     """Captured once, replayed on other data: nothing waits for the host."""
-    options = {} if name == "generalized_dice" else {"class_weight": torch.rand(C)}
+    options = {"class_weight": torch.rand(C)} if name in ("dice_ce", "dice_bce") else {}
     loss = build(name, ignore_index=IGNORED, **options).cuda()
     logits = torch.randn(2, C, 32, 48, device="cuda", requires_grad=True)
     labels = torch.randint(C, (2, 32, 48), device="cuda")
