@@ -44,6 +44,15 @@ def saved_by(run: Callable[[], object]) -> list[Tensor]:
     return saved
 
 
+def results_of(op: Callable[..., Any], args: list[Tensor], slope: Tensor) -> list[Tensor]:
+    """The outputs, and the gradient of the first argument where it has one, for this slope."""
+    first = args[0].detach().requires_grad_(args[0].is_floating_point())
+    outputs = tensors_of(op(first, *args[1:]))
+    if not outputs[0].requires_grad:
+        return outputs
+    return [*outputs, *torch.autograd.grad(outputs[0], first, slope)]
+
+
 class OpTester:
     """Subclass with ``op``, ``small`` and, where the defaults do not fit, the rest.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from op_tester import results_of
 from torch import Tensor
 
 import segfast
@@ -148,16 +149,6 @@ OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Tensor, ...]]
 }
 
 
-def results_of(op: Callable[..., Any], args: list[Tensor], slopes: list[Tensor]) -> list[Tensor]:
-    """The outputs, and the gradient of the first argument where it has one."""
-    first = args[0].detach().requires_grad_(args[0].is_floating_point())
-    outputs = op(first, *args[1:])
-    outputs = list(outputs) if isinstance(outputs, tuple) else [outputs]
-    if not outputs[0].requires_grad:
-        return outputs
-    return [*outputs, *torch.autograd.grad(outputs[0], first, slopes[0])]
-
-
 @pytest.mark.parametrize("strided", [False, True], ids=["dense", "strided"])
 @pytest.mark.parametrize("name", OPS)
 def test_every_op_sees_the_values(device: torch.device, name: str, strided: bool) -> None:
@@ -170,6 +161,6 @@ def test_every_op_sees_the_values(device: torch.device, name: str, strided: bool
         given = [
             lazy(x, strided) if lazily >> i & 1 else x for i, x in enumerate((*arguments, slope))
         ]
-        args, slopes = given[:-1], given[-1:]
-        actual, expected = (results_of(op, args, slopes) for op in (ours, theirs))
+        args, given_slope = given[:-1], given[-1]
+        actual, expected = (results_of(op, args, given_slope) for op in (ours, theirs))
         torch.testing.assert_close(actual, expected)

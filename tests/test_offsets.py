@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from op_tester import results_of, tensors_of
 from torch import Tensor
 
 from segfast import functional as F
@@ -90,15 +91,6 @@ def placed(x: Tensor, offset: int) -> Tensor:
     return memory.as_strided(x.shape, x.stride(), offset).copy_(x)
 
 
-def results_of(op: Callable[..., Any], tensors: list[Tensor], slope: Tensor) -> list[Tensor]:
-    first = tensors[0].detach().requires_grad_(tensors[0].is_floating_point())
-    outputs = op(first, *tensors[1:])
-    outputs = list(outputs) if isinstance(outputs, tuple) else [outputs]
-    if not outputs[0].requires_grad:
-        return outputs
-    return [*outputs, *torch.autograd.grad(outputs[0], first, slope)]
-
-
 @pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", OPS)
@@ -108,8 +100,7 @@ def test_tensors_begin_anywhere(
     op, arguments = OPS[name]
     x = torch.randn(SHAPE, device=device).to(dtype).contiguous(memory_format=format)
     tensors = list(arguments(x))
-    output = op(*tensors)
-    first = output[0] if isinstance(output, tuple) else output
+    first = tensors_of(op(*tensors))[0]
     tensors.append(torch.rand_like(first) if first.is_floating_point() else first)
     expected = results_of(op, tensors[:-1], tensors[-1])
     for offset in (1, 2, 4, 8):
