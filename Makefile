@@ -22,6 +22,8 @@ if [ ! -e $(HOST_GPU)/_C.so ]; then echo "no tests with a GPU on the host: built
   SEGFAST_HOST_GPU=$(HOST_GPU) PYTHONPATH=$(CURDIR)/tests/host_gpu LD_PRELOAD=$(HOST_GPU)/libcuda.so.1 \
   $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(1); fi
 endef
+# What of it takes half the time and lies above a launch: nightly has it.
+LONG := gradients or registration or compiles_whole or sample_inputs or test_training_cuda
 # Ninja shares no jobs with make.
 ALONE := env -u MAKEFLAGS
 
@@ -44,17 +46,19 @@ demo: $(BUILD)
 test:
 	$(MAKE) --jobs=2 ctest shipped $(ORIGINALS)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
-	@$(call ON_HOST_GPU,-m 'cuda and not nightly')
+	@$(call ON_HOST_GPU,-m 'cuda and not nightly' -k 'not ($(LONG))')
 
 # What is slow and exhaustive: random options by the thousand, every loss compiled, 2^31 elements.
 # And the CPU kernels' AVX-512 variant, emulated: machines without it run it too. And their baseline
-# under the sanitizers, which machines with AVX2 do not run: `make test` has it as shipped.
+# under the sanitizers, which machines with AVX2 do not run: `make test` has it as shipped. And all
+# tests for a GPU on the host.
 nightly: export PATH := $(CURDIR)/$(BIN):$(PATH)
-nightly: $(ORIGINALS)
+nightly: $(ORIGINALS) shipped
 	for preset in emulated sanitize-all; do \
 	  cmake --preset $$preset && $(ALONE) cmake --build --preset $$preset && ctest --preset $$preset || exit 1; \
 	done
 	$(BIN)/python -m pytest -m nightly
+	@$(call ON_HOST_GPU,-m 'cuda and not nightly')
 
 # The kernels under the sanitizers, those for CUDA run on the CPU. Without torch, which need not be
 # installed yet.
