@@ -340,20 +340,18 @@ def draw_keras(draw: Draw) -> Drawn:
 
 
 def value_and_gradient(
-    loss: Callable[..., Any], logits: Tensor, rest: tuple[Any, ...], seed: int
+    loss: Callable[..., Any], logits: Tensor, rest: tuple[Any, ...], seed: int | None
 ) -> list[Tensor]:
+    """The gradient is that of the values times random numbers, or without a seed of their sum."""
     x = logits.detach().requires_grad_()
     value = loss(x, *rest)
     if not isinstance(value, Tensor):  # nnU-Net, of nothing
         value = x.sum() * 0 + value
-    slope = torch.randn(value.shape, generator=torch.Generator().manual_seed(seed)).double()
+    if seed is None:
+        slope = torch.ones_like(value)
+    else:
+        slope = torch.randn(value.shape, generator=torch.Generator().manual_seed(seed)).double()
     return [value.detach(), torch.autograd.grad((value * slope).sum(), x)[0]]
-
-
-def value_and_slope(loss: Callable[..., Any], logits: Tensor, *rest: Any) -> list[Tensor]:
-    x = logits.detach().requires_grad_()
-    value = loss(x, *rest)
-    return [value.detach(), torch.autograd.grad(value.sum(), x)[0]]
 
 
 def compare(library: str, seed: int, dtype: torch.dtype) -> None:
@@ -424,14 +422,14 @@ def test_the_same_on_a_gpu(library: str) -> None:
     load(library)
     for seed in range(40):
         mine, _, logits, rest = globals()[f"draw_{library}"](Draw(seed))
-        expected = value_and_slope(mine, logits, *rest)
+        expected = value_and_gradient(mine, logits, rest, None)
         mine = mine.cuda() if isinstance(mine, torch.nn.Module) else mine
-        arguments = [x.cuda() if isinstance(x, Tensor) else x for x in (logits, *rest)]
-        value_and_slope(mine, *arguments)  # the first launch may load code
+        x, *rest = (x.cuda() if isinstance(x, Tensor) else x for x in (logits, *rest))
+        value_and_gradient(mine, x, rest, None)  # the first launch may load code
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("default" if getattr(mine, "plain", False) else "error")
         try:
-            actual = value_and_slope(mine, *arguments)
+            actual = value_and_gradient(mine, x, rest, None)
         except Exception as error:
             raise AssertionError(f"draw_{library}(Draw({seed}))") from error
         finally:

@@ -110,8 +110,7 @@ cudaError_t enqueue(Stream& stream, Work work) {
 }
 
 // A call that waits for `streams`. None may while one is captured.
-template <typename Streams>
-cudaError_t wait_for(const Streams& streams) {
+cudaError_t wait_for(const std::vector<Stream*>& streams) {
   if (capturing > 0) return result(cudaErrorStreamCaptureUnsupported);
   for (Stream* stream : streams) drain(*stream);
   return result(cudaSuccess);
